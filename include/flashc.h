@@ -1,0 +1,360 @@
+/*
+ * flashc: exact attention forward for CPUs, as one C call.
+ *
+ *     O = softmax(scale * Q K^T + bias) V,   LSE = log(sum(exp(scores)))
+ *
+ * without ever storing the score matrix. Tiles of Q K^T are streamed through an online softmax
+ * (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018) that rescales the
+ * partial output whenever the running max rises (Dao et al., "FlashAttention", 2022).
+ *
+ * This header is the manual. It holds for every function, unless the function says otherwise:
+ *
+ *   Ownership  The caller owns every array and struct; flashc keeps no pointer after it returns.
+ *              Returned `const char *` point to static or thread-local text: never free them.
+ *   Threads    Any function may be called from any number of threads at once, on different outputs.
+ *              flashc changes no process-wide state: not the OpenMP or OpenBLAS thread counts, not
+ *              the floating-point mode, not the locale, not the signal mask. It prints nothing.
+ *   Fork       In a child made by fork() calls run on one thread (libgomp hangs there otherwise).
+ *   Errors     A status other than FLASHC_OK comes with a message (flashc_last_error()) that names
+ *              the argument, what was expected and what was found. Nothing aborts. After any error
+ *              but FLASHC_ERR_CANCELLED the outputs are as they were.
+ *   Units      Sizes count elements, strides count elements of the tensor's type (they may be 0 or
+ *              negative), *_size of memory counts bytes. All index arithmetic is 64-bit.
+ *
+ * The smallest program:
+ *
+ *     #include <flashc.h>
+ *     #include <stdio.h>
+ *     int main(void) {
+ *         float q[4 * 8] = {1}, k[6 * 8] = {1}, v[6 * 8] = {1}, o[4 * 8];
+ *         flashc_attention_params p;
+ *         flashc_attention_params_init(&p, sizeof p);
+ *         p.seqlen_q = 4; p.seqlen_k = 6; p.head_dim = p.head_dim_v = 8;
+ *         p.q = flashc_tensor_bhsd(q, FLASHC_F32, 1, 4, 8);
+ *         p.k = flashc_tensor_bhsd(k, FLASHC_F32, 1, 6, 8);
+ *         p.v = flashc_tensor_bhsd(v, FLASHC_F32, 1, 6, 8);
+ *         p.o = flashc_tensor_bhsd(o, FLASHC_F32, 1, 4, 8);
+ *         if (flashc_attention_fwd(&p) != FLASHC_OK) return puts(flashc_last_error()), 1;
+ *         return printf("%f\n", (double)o[0]) < 0;
+ *     }
+ */
+#ifndef FLASHC_H
+#define FLASHC_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FLASHC_VERSION_MAJOR 0
+#define FLASHC_VERSION_MINOR 1
+#define FLASHC_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+#define FLASHC_API __attribute__((visibility("default")))
+#else
+#define FLASHC_API
+#endif
+
+/* ---------------------------------------------------------------------------------------------
+ * 1. Status, version, types
+ * ------------------------------------------------------------------------------------------- */
+
+typedef enum flashc_status {
+    FLASHC_OK = 0,
+    FLASHC_ERR_ARGUMENT = 1,    /* a value, shape, stride or pointer is not valid                */
+    FLASHC_ERR_UNSUPPORTED = 2, /* valid, but the named kernel cannot run it, or not on this CPU */
+    FLASHC_ERR_MEMORY = 3,      /* the scratch memory could not be had                           */
+    FLASHC_ERR_WORKSPACE = 4,   /* the caller's workspace is too small or not aligned            */
+    FLASHC_ERR_CANCELLED = 5    /* the progress callback asked to stop                           */
+} flashc_status;
+
+/* The status in a few words, e.g. "invalid argument". Never NULL; unknown values are named so. */
+FLASHC_API const char *flashc_status_string(flashc_status status);
+
+/* The message of this thread's latest failed call ("" before the first). Valid until this thread's
+ * next call into flashc. */
+FLASHC_API const char *flashc_last_error(void);
+
+/* "MAJOR.MINOR.PATCH" of the library that is loaded. */
+FLASHC_API const char *flashc_version(void);
+
+/* Element types. Arithmetic is f32 whatever the type; conversion to a 16-bit type rounds to nearest
+ * even. FLASHC_BOOL is one byte per element, 0 = false, anything else = true (masks only). */
+typedef enum flashc_dtype {
+    FLASHC_F32 = 1,  /* IEEE binary32                       */
+    FLASHC_F16 = 2,  /* IEEE binary16                       */
+    FLASHC_BF16 = 3, /* bfloat16, the upper half of an f32  */
+    FLASHC_BOOL = 4  /* one byte                            */
+} flashc_dtype;
+
+/* Bytes per element: 4, 2, 2, 1; 0 for an unknown type. */
+FLASHC_API size_t flashc_dtype_size(flashc_dtype dtype);
+/* "f32", "f16", "bf16", "bool"; "?" for an unknown type. */
+FLASHC_API const char *flashc_dtype_name(flashc_dtype dtype);
+
+/* A view of memory, read or written as element [i0][i1][i2][i3] at
+ * data + (i0*stride[0] + i1*stride[1] + i2*stride[2] + i3*stride[3]) * flashc_dtype_size(dtype).
+ * Axes are always [batch, head, row, column], whatever the order in memory; the strides say that
+ * order. Inputs take any strides: 0 broadcasts, negative ones walk backwards (data then points to
+ * element [0][0][0][0], not to the lowest address). The sizes stand once, in the params struct.
+ * data must be aligned to the element's size. data == NULL means "absent" where that is allowed. */
+typedef struct flashc_tensor {
+    void *data;
+    flashc_dtype dtype;
+    int64_t stride[4];
+} flashc_tensor;
+
+/* Views of packed arrays. bhsd: [batch, heads, seqlen, dim] (PyTorch SDPA, ONNX 4-D);
+ * bshd: [batch, seqlen, heads, dim] (FlashAttention, vLLM, JAX). */
+FLASHC_API flashc_tensor flashc_tensor_bhsd(const void *data, flashc_dtype dtype, int64_t heads, int64_t seqlen,
+                                            int64_t dim);
+FLASHC_API flashc_tensor flashc_tensor_bshd(const void *data, flashc_dtype dtype, int64_t heads, int64_t seqlen,
+                                            int64_t dim);
+
+/* ---------------------------------------------------------------------------------------------
+ * 2. Attention
+ * ------------------------------------------------------------------------------------------- */
+
+/* How query positions line up with key positions. Query i of batch element b sits at position
+ * i + offset(b), key j at position j; causal shows the keys j <= i + offset(b). */
+typedef enum flashc_alignment {
+    FLASHC_ALIGN_UNSET = 0,        /* an error wherever a position is needed (causal)            */
+    FLASHC_ALIGN_TOP_LEFT = 1,     /* offset 0: PyTorch's is_causal, ONNX                        */
+    FLASHC_ALIGN_BOTTOM_RIGHT = 2, /* offset seqlen_k - seqlen_q: FlashAttention, KV caches      */
+    FLASHC_ALIGN_EXPLICIT = 3      /* offset = offsets[b]                                        */
+} flashc_alignment;
+
+/* Called on the calling thread only, from time to time, with the work items done so far and their
+ * number. Return 0 to go on; anything else cancels the call. Must not call longjmp or throw. */
+typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
+
+/* softmax_scale's default: 1 / sqrt(head_dim). (NaN and +infinity are refused, so that a scale that
+ * came out of a division by zero is seen.) */
+#define FLASHC_SCALE_DEFAULT (-(float)INFINITY)
+
+/* One attention call. Always flashc_attention_params_init() first, then set what differs.
+ *
+ * Shapes   q    [batch, num_heads,   seqlen_q, head_dim]
+ *          k    [batch, num_heads_k, seqlen_k, head_dim]
+ *          v    [batch, num_heads_k, seqlen_k, head_dim_v]
+ *          o    [batch, num_heads,   seqlen_q, head_dim_v]
+ *          lse  [batch, num_heads,   seqlen_q]            (stride[3] is not used)
+ *          mask, bias [batch, num_heads, seqlen_q, seqlen_k]; stride 0 broadcasts an axis
+ * num_heads is a multiple of num_heads_k; query head h reads K/V head h / (num_heads/num_heads_k)
+ * (grouped-query and multi-query attention). Sizes may be 0, but head_dim >= 1.
+ *
+ * Semantics, per score, in this order and in natural units (not log2):
+ *   1. s = softmax_scale * (q . k)
+ *   2. s += bias
+ *   3. hidden keys are left out (not: given a large negative number). Hidden are keys that the
+ *      boolean mask (0 = hidden) or causal hides, and keys whose score is -inf from any source, a
+ *      bias of -inf included, also where q . k is NaN.
+ *   4. softmax over the visible keys; O = P V.
+ *
+ *   - A row with no visible key: O = 0, LSE = -inf.
+ *   - A hidden key cannot influence the result, bit for bit, whatever its K and V hold (NaN too).
+ *   - NaN in a visible q . k, or a logit of +inf, makes that row of O and LSE NaN. NaN or infinity in
+ *     a visible row of V makes its column of O NaN or infinite, and nothing else.
+ *   - LSE is in natural log. A zero in O is +0.
+ *   - Exponentials are exact to about 1 ulp, and exactly 0 below exp(-87.34).
+ *   - Same machine and same kernel: the same bits for any number of threads, any batch size and
+ *     any neighbours in the batch.
+ *   - Error against exact arithmetic on the same inputs, with u = 2^-24, for finite data:
+ *       |O - exact|   <= u (8 + 4A + 2(n + T)) sum_j p_j |v_j|  + half an ulp of o's type
+ *       |LSE - exact| <= u (16 max(1, |LSE|, A) + 2(n + T))
+ *     A = max over visible keys of |scale| sum_d |q_d k_d| + |bias|, n = seqlen_k (the longest
+ *     sequential chain over keys), T = key tiles. Products scale*q, and sums of |v| over the
+ *     keys, must stay within the range of normal f32.
+ */
+typedef struct flashc_attention_params {
+    size_t struct_size; /* set by init: lets later versions add fields without breaking callers */
+
+    int64_t batch, num_heads, num_heads_k; /* 1, 1, 1 after init   */
+    int64_t seqlen_q, seqlen_k;            /* 0 after init         */
+    int64_t head_dim, head_dim_v;          /* 0 after init; to set */
+
+    flashc_tensor q, k, v; /* f32, f16 or bf16, each its own */
+    flashc_tensor o;       /* output; f32, f16 or bf16, the caller's choice; must not overlap itself */
+    flashc_tensor lse;     /* output; f32; optional */
+
+    float softmax_scale;        /* any finite value, 0 and negatives too; FLASHC_SCALE_DEFAULT after init */
+    int causal;                 /* 0 or 1; needs alignment */
+    flashc_alignment alignment; /* UNSET after init */
+    const int64_t *offsets;     /* [batch], for FLASHC_ALIGN_EXPLICIT: position of query 0, may be negative */
+    flashc_tensor mask;         /* FLASHC_BOOL, non-zero = visible; optional */
+    flashc_tensor bias;         /* f32, f16 or bf16, added to the scaled score; optional */
+
+    /* 0: the OpenMP default, limited by the affinity mask and the cgroup CPU quota. Otherwise
+     * obeyed, bounded by the number of work items. Inside a parallel region of the caller's the OpenMP
+     * nesting setting decides how many of them run. */
+    int num_threads;
+    const char *kernel; /* a name from flashc_kernel_get(); NULL = the best that fits */
+
+    /* Scratch of at least flashc_attention_workspace_size() bytes, aligned to 64; NULL: one internal
+     * allocation, freed before return. It grows with tile and threads, never with seqlen. */
+    void *workspace;
+    size_t workspace_size;
+
+    /* Optional. After a cancel FLASHC_ERR_CANCELLED is returned: rows of o and lse hold either their
+     * result or what they held before. */
+    flashc_progress_fn progress;
+    void *progress_user_data;
+} flashc_attention_params;
+
+/* Fills *params with the defaults above. struct_size is sizeof *params. */
+FLASHC_API void flashc_attention_params_init(flashc_attention_params *params, size_t struct_size);
+
+/* Computes o (and lse). Errors: FLASHC_ERR_ARGUMENT, _UNSUPPORTED, _MEMORY, _WORKSPACE, _CANCELLED. */
+FLASHC_API flashc_status flashc_attention_fwd(const flashc_attention_params *params);
+
+/* Bytes of workspace that flashc_attention_fwd() needs for these params. Tensor data is not read;
+ * params->workspace is ignored. Errors as flashc_attention_fwd(). */
+FLASHC_API flashc_status flashc_attention_workspace_size(const flashc_attention_params *params, size_t *size);
+
+/* The plan of a call: a pure function of params, CPU, OpenBLAS build and thread limits. */
+typedef struct flashc_explanation {
+    size_t struct_size;    /* the caller sets it to sizeof(flashc_explanation) */
+    const char *kernel;    /* name, as in params->kernel */
+    const char *gemm;      /* who multiplies the tiles: "built-in" or e.g. "OpenBLAS 0.3.21 SkylakeX openmp" */
+    int64_t block_m;       /* query rows per tile */
+    int64_t block_n;       /* keys per tile */
+    int64_t rows_per_item; /* query rows that share each loaded key tile */
+    int64_t num_items;     /* work items: units of scheduling */
+    int64_t num_threads;   /* team size */
+    size_t workspace_size; /* bytes */
+    double flops;          /* useful floating-point operations: 2 * (head_dim + head_dim_v) per visible
+                              (query, key) pair; causal is counted out, mask and bias are not read */
+    char refused[1024];    /* one line per faster kernel that was not taken: "name: reason\n" */
+} flashc_explanation;
+
+/* Fills *out; tensor data is not read. Errors as flashc_attention_fwd(). */
+FLASHC_API flashc_status flashc_explain(const flashc_attention_params *params, flashc_explanation *out);
+
+/* The kernels, best first. */
+typedef struct flashc_kernel {
+    const char *name;        /* e.g. "f32_avx512" */
+    const char *description; /* one line */
+    const char *unavailable; /* NULL if this machine can run it, else the reason. Forcing a slow but
+                                runnable kernel by name is allowed. */
+} flashc_kernel;
+
+FLASHC_API int flashc_kernel_count(void);
+/* Kernel number index in 0 .. count-1; FLASHC_ERR_ARGUMENT outside. */
+FLASHC_API flashc_status flashc_kernel_get(int index, flashc_kernel *out);
+
+/* What this machine and this build have. */
+typedef struct flashc_system_info {
+    size_t struct_size;       /* the caller sets it to sizeof(flashc_system_info) */
+    const char *version;      /* of the library */
+    const char *cpu_features; /* those that kernels ask for, e.g. "avx2 fma f16c avx512f" */
+    const char *blas;         /* e.g. "OpenBLAS 0.3.21 SkylakeX openmp", or "none" */
+    int openmp;               /* 1 if built with OpenMP */
+    int default_threads;      /* what num_threads = 0 means here */
+} flashc_system_info;
+
+/* The environment variable FLASHC_DISABLE_CPU_FEATURES (a comma-separated list of the names in
+ * cpu_features), read once, hides features from the choice of kernels. */
+FLASHC_API flashc_status flashc_system_get(flashc_system_info *out);
+
+/* ---------------------------------------------------------------------------------------------
+ * 3. Softmax, the online-softmax state, partial results
+ * ------------------------------------------------------------------------------------------- */
+
+/* Softmax over the last axis. x, y: [rows, cols], contiguous last axis, row strides in elements,
+ * both of type dtype (f32, f16, bf16). lse: [rows] f32, natural log, or NULL. y may be x.
+ * -inf leaves an element out (0); a row of nothing but -inf gives zeros and LSE -inf; NaN or +inf makes
+ * the row NaN. Error per element: u (8 + 4 max|x| + 2 (128 + cols/128)) relative, u = 2^-24, plus
+ * half an ulp of dtype. */
+FLASHC_API flashc_status flashc_softmax(int64_t rows, int64_t cols, const void *x, int64_t x_row_stride, void *y,
+                                        int64_t y_row_stride, flashc_dtype dtype, float *lse);
+
+/* The mergeable state of an online softmax over any set of keys seen so far, one per query row:
+ *     row_max = max s_j,  row_sum = sum exp(s_j - row_max),  acc = sum exp(s_j - row_max) v_j
+ * Attention holds its partial results in this type. Arrays are the caller's:
+ * row_max, row_sum: [rows]; acc: element (row, col) at acc[row*acc_row_stride + col*acc_col_stride],
+ * [rows, head_dim_v]; acc may be NULL if head_dim_v is 0 (softmax denominators only). */
+typedef struct flashc_softmax_state {
+    int64_t rows, head_dim_v;
+    float *row_max, *row_sum, *acc;
+    int64_t acc_row_stride, acc_col_stride;
+} flashc_softmax_state;
+
+/* No keys seen: row_max = -inf, row_sum = 0, acc = 0; the identity of merge. */
+FLASHC_API flashc_status flashc_softmax_state_init(const flashc_softmax_state *state);
+
+/* Takes n_keys more keys. scores: [rows, n_keys] f32 in natural units, row stride in elements, -inf
+ * hides; v: [n_keys, head_dim_v] f32 with contiguous rows (NULL if head_dim_v is 0). */
+FLASHC_API flashc_status flashc_softmax_state_update(const flashc_softmax_state *state, int64_t n_keys,
+                                                     const float *scores, int64_t scores_row_stride, const float *v,
+                                                     int64_t v_row_stride);
+
+/* into = the state over the union of both (disjoint) key sets. from is not changed. */
+FLASHC_API flashc_status flashc_softmax_state_merge(const flashc_softmax_state *into, const flashc_softmax_state *from);
+
+/* o: [rows, head_dim_v] f32 = acc / row_sum (0 for a row without keys), may be acc itself;
+ * lse: [rows] = row_max + log(row_sum). Either may be NULL. */
+FLASHC_API flashc_status flashc_softmax_state_finish(const flashc_softmax_state *state, float *o, int64_t o_row_stride,
+                                                     float *lse);
+
+/* Merges n_parts >= 1 partial attention results over disjoint keys into exact attention over their
+ * union, in a fixed binary tree over the part index. o_parts[i]: [rows, head_dim_v], lse_parts[i]:
+ * [rows], f32, contiguous. o and lse may be any of the parts. A part row whose LSE is -inf is the
+ * identity, whatever its O holds; identities merge to O = 0, LSE = -inf. lse may be NULL. */
+FLASHC_API flashc_status flashc_merge_partials(int64_t n_parts, int64_t rows, int64_t head_dim_v,
+                                               const float *const *o_parts, const float *const *lse_parts, float *o,
+                                               float *lse);
+
+/* One step of the online recurrence over x_0 .. x_{N-1}, in double. m_i is the max of x_0 .. x_i. */
+typedef struct flashc_trace_step {
+    double x;              /* x_i */
+    double row_max;        /* m_i */
+    double denom_standard; /* d_i  = sum_{j<=i} exp(x_j - m_{N-1}): the final max, known only at the end */
+    double denom_online;   /* d'_i = d'_{i-1} exp(m_{i-1} - m_i) + exp(x_i - m_i) */
+    double scale;          /* exp(m_{N-1} - m_i): d'_i = d_i * scale */
+    double correction;     /* exp(m_{i-1} - m_i): what the step multiplied the old sum by; 0 at i = 0 */
+    double p_standard;     /* exp(x_i - m_{N-1}) / d_{N-1} */
+    double p_online;       /* exp(x_i - m_i) * exp(m_i - m_{N-1}) / d'_{N-1} */
+} flashc_trace_step;
+
+/* Fills steps[0 .. n-1]. Values must be finite. */
+FLASHC_API flashc_status flashc_softmax_trace(int64_t n, const double *x, flashc_trace_step *steps);
+
+/* ---------------------------------------------------------------------------------------------
+ * 4. Arrays: conversion and checks
+ * ------------------------------------------------------------------------------------------- */
+
+/* dst[i] = src[i] for n contiguous elements, any pair of f32, f16, bf16. Round to nearest even; NaN
+ * stays NaN; f16 overflow gives infinity. dst == src only if the types are the same size. */
+FLASHC_API flashc_status flashc_convert(void *dst, flashc_dtype dst_dtype, const void *src, flashc_dtype src_dtype,
+                                        int64_t n);
+
+/* What a comparison found. */
+typedef struct flashc_compare_report {
+    int equal;            /* 1 if every element is within tolerance */
+    int64_t mismatches;   /* how many are not */
+    int64_t worst;        /* index of the largest excess over the tolerance, -1 if n is 0 */
+    double max_abs_error; /* largest |a - b| over elements that are finite in both */
+    int64_t max_abs_index;
+} flashc_compare_report;
+
+/* Elementwise |a - b| <= atol + rtol * |b| over n contiguous elements (f32, f16, bf16, each its own
+ * type). NaN equals NaN and nothing else; an infinity equals itself alone. */
+FLASHC_API flashc_status flashc_compare(int64_t n, const void *a, flashc_dtype a_dtype, const void *b,
+                                        flashc_dtype b_dtype, double rtol, double atol, flashc_compare_report *out);
+
+/* Is every row of y [rows, cols] a softmax: non-negative, and summing to 1 within the tolerance?
+ * tolerance < 0 takes the type's default: cols elements each rounded to half an ulp of values at
+ * most 1 give cols*2^-25 + 1e-6 (f32), 2^-11 + cols*2^-25 + 1e-6 (f16), 2^-9 + 1e-6 (bf16).
+ * *valid: 1 or 0. *bad_row (may be NULL): the first row that is not, -1 if all are. */
+FLASHC_API flashc_status flashc_is_softmax(int64_t rows, int64_t cols, const void *y, int64_t y_row_stride,
+                                           flashc_dtype dtype, double tolerance, int *valid, int64_t *bad_row);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* FLASHC_H */

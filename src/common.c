@@ -1,0 +1,81 @@
+#include "common.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#define FLASHC_STRINGIFY_(x) #x
+#define FLASHC_STRINGIFY(x) FLASHC_STRINGIFY_(x)
+
+static _Thread_local char last_error[512];
+
+flashc_status flashc_fail(flashc_status status, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(last_error, sizeof last_error, format, args);
+    va_end(args);
+    return status;
+}
+
+const char *flashc_last_error(void)
+{
+    return last_error;
+}
+
+const char *flashc_status_string(flashc_status status)
+{
+    switch (status) {
+    case FLASHC_OK: return "ok";
+    case FLASHC_ERR_ARGUMENT: return "invalid argument";
+    case FLASHC_ERR_UNSUPPORTED: return "not supported";
+    case FLASHC_ERR_MEMORY: return "out of memory";
+    case FLASHC_ERR_WORKSPACE: return "workspace not usable";
+    case FLASHC_ERR_CANCELLED: return "cancelled";
+    }
+    return "unknown status";
+}
+
+const char *flashc_version(void)
+{
+    return FLASHC_STRINGIFY(FLASHC_VERSION_MAJOR) "." FLASHC_STRINGIFY(FLASHC_VERSION_MINOR) "." FLASHC_STRINGIFY(
+        FLASHC_VERSION_PATCH);
+}
+
+size_t flashc_dtype_size(flashc_dtype dtype)
+{
+    switch (dtype) {
+    case FLASHC_F32: return 4;
+    case FLASHC_F16: return 2;
+    case FLASHC_BF16: return 2;
+    case FLASHC_BOOL: return 1;
+    }
+    return 0;
+}
+
+const char *flashc_dtype_name(flashc_dtype dtype)
+{
+    switch (dtype) {
+    case FLASHC_F32: return "f32";
+    case FLASHC_F16: return "f16";
+    case FLASHC_BF16: return "bf16";
+    case FLASHC_BOOL: return "bool";
+    }
+    return "?";
+}
+
+/* The const is dropped as in strchr(): a view of an input is never written through. */
+static flashc_tensor make_view(const void *data, flashc_dtype dtype, int64_t s0, int64_t s1, int64_t s2)
+{
+    flashc_tensor view = {.data = (void *)(uintptr_t)data, .dtype = dtype, .stride = {s0, s1, s2, 1}};
+    return view;
+}
+
+flashc_tensor flashc_tensor_bhsd(const void *data, flashc_dtype dtype, int64_t heads, int64_t seqlen, int64_t dim)
+{
+    return make_view(data, dtype, heads * seqlen * dim, seqlen * dim, dim);
+}
+
+flashc_tensor flashc_tensor_bshd(const void *data, flashc_dtype dtype, int64_t heads, int64_t seqlen, int64_t dim)
+{
+    return make_view(data, dtype, seqlen * heads * dim, dim, heads * dim);
+}

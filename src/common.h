@@ -1,0 +1,41 @@
+/* Words that every floor uses: errors, alignment, small integer helpers. */
+#ifndef FLASHC_COMMON_H
+#define FLASHC_COMMON_H
+
+#include "flashc.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Every scratch array starts on a cache line; a full AVX-512 register is one. */
+#define FLASHC_ALIGNMENT 64
+
+/* Sets this thread's error message (printf format) and returns status. */
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+flashc_status flashc_fail(flashc_status status, const char *format, ...);
+
+static inline int64_t flashc_min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline int64_t flashc_max(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* a / b rounded up, a >= 0, b > 0. */
+static inline int64_t flashc_ceil_div(int64_t a, int64_t b)
+{
+    return a / b + (a % b != 0);
+}
+
+static inline int64_t flashc_round_up(int64_t a, int64_t multiple)
+{
+    return flashc_ceil_div(a, multiple) * multiple;
+}
+
+#endif

@@ -1,0 +1,96 @@
+/* Scalar conversions between f32 and the 16-bit types, and the constants of exp2. These are the
+ * definition; vector code must agree bit for bit (tests compare them exhaustively). */
+#ifndef FLASHC_NUMERICS_H
+#define FLASHC_NUMERICS_H
+
+#include "common.h"
+
+#include <string.h>
+
+#define FLASHC_LOG2E 1.44269504088896340736f
+#define FLASHC_LN2 0.693147180559945309417
+
+/* Below this power of two exp2 is exactly 0: 2^-126 is the smallest normal f32, exp(-87.34). */
+#define FLASHC_EXP2_MIN (-126.0f)
+
+static inline uint32_t flashc_bits_from_f32(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline float flashc_f32_from_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static inline float flashc_f32_from_bf16(uint16_t h)
+{
+    return flashc_f32_from_bits((uint32_t)h << 16);
+}
+
+/* NaN is tested first: rounding up would carry a NaN's mantissa into infinity or -0. */
+static inline uint16_t flashc_bf16_from_f32(float x)
+{
+    uint32_t bits = flashc_bits_from_f32(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)((bits >> 16) | 0x0040u); /* quiet, sign and payload kept */
+    bits += 0x7fffu + ((bits >> 16) & 1u);
+    return (uint16_t)(bits >> 16);
+}
+
+static inline float flashc_f32_from_f16(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
+    uint32_t magnitude = h & 0x7fffu;
+    if (magnitude >= 0x7c00u) /* infinity or NaN; NaN comes out quiet, as F16C makes it */
+        return flashc_f32_from_bits(sign | 0x7f800000u | (magnitude & 0x03ffu) << 13 |
+                                    (magnitude > 0x7c00u ? 0x00400000u : 0));
+    if (magnitude >= 0x0400u)
+        return flashc_f32_from_bits(sign | ((magnitude << 13) + ((127u - 15u) << 23)));
+    /* Zero or subnormal: magnitude * 2^-24, exact in f32. */
+    float value = (float)magnitude * 0x1p-24f;
+    return flashc_f32_from_bits(sign | flashc_bits_from_f32(value));
+}
+
+static inline uint16_t flashc_f16_from_f32(float x)
+{
+    uint32_t bits = flashc_bits_from_f32(x);
+    uint16_t sign = (uint16_t)((bits >> 16) & 0x8000u);
+    uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u)
+        return (uint16_t)(sign | 0x7e00u | ((magnitude >> 13) & 0x03ffu));
+    if (magnitude >= 0x477ff000u) /* 65520 and above round to infinity */
+        return (uint16_t)(sign | 0x7c00u);
+    if (magnitude < 0x38800000u) {
+        /* Below 2^-14 the result is subnormal: adding 0.5 aligns the last kept bit with 2^-24 and
+         * lets the addition itself round to nearest even. */
+        float aligned = flashc_f32_from_bits(magnitude) + 0.5f;
+        return (uint16_t)(sign | (flashc_bits_from_f32(aligned) - 0x3f000000u));
+    }
+    uint32_t odd = (magnitude >> 13) & 1u;
+    magnitude += 0x0fffu + odd - ((127u - 15u) << 23);
+    return (uint16_t)(sign | (magnitude >> 13));
+}
+
+/* Element number index of an array of dtype (f32, f16 or bf16), as f32. */
+static inline float flashc_load_f32(const void *data, flashc_dtype dtype, int64_t index)
+{
+    if (dtype == FLASHC_F32)
+        return ((const float *)data)[index];
+    uint16_t half = ((const uint16_t *)data)[index];
+    return dtype == FLASHC_F16 ? flashc_f32_from_f16(half) : flashc_f32_from_bf16(half);
+}
+
+static inline void flashc_store_f32(void *data, flashc_dtype dtype, int64_t index, float value)
+{
+    if (dtype == FLASHC_F32)
+        ((float *)data)[index] = value;
+    else
+        ((uint16_t *)data)[index] = dtype == FLASHC_F16 ? flashc_f16_from_f32(value) : flashc_bf16_from_f32(value);
+}
+
+#endif
