@@ -1,0 +1,117 @@
+/* The public calls on attention: params -> problem -> plan -> execute. */
+#include "attention/execute.h"
+#include "attention/plan.h"
+#include "attention/problem.h"
+#include "attention/threads.h"
+#include "cpu.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+flashc_status flashc_attention_fwd(const flashc_attention_params *params)
+{
+    flashc_problem problem;
+    flashc_plan plan;
+    flashc_status status = flashc_problem_init(&problem, params);
+    if (status == FLASHC_OK)
+        status = flashc_plan_init(&plan, &problem, NULL, 0);
+    if (status != FLASHC_OK || plan.num_items == 0)
+        return status;
+
+    if (problem.workspace) {
+        if (problem.workspace_size < plan.workspace_size)
+            return flashc_fail(FLASHC_ERR_WORKSPACE, "workspace_size: expected at least %zu bytes, found %zu",
+                               plan.workspace_size, problem.workspace_size);
+        return flashc_execute(&problem, &plan, problem.workspace);
+    }
+    void *workspace = aligned_alloc(FLASHC_ALIGNMENT, plan.workspace_size);
+    if (!workspace)
+        return flashc_fail(FLASHC_ERR_MEMORY, "workspace: could not allocate %zu bytes", plan.workspace_size);
+    status = flashc_execute(&problem, &plan, workspace);
+    free(workspace);
+    return status;
+}
+
+/* Resolves params as flashc_attention_fwd() would without a workspace of the caller's. */
+static flashc_status make_plan(const flashc_attention_params *params, flashc_plan *plan, char *refused,
+                               size_t refused_size)
+{
+    flashc_problem problem;
+    flashc_status status = flashc_problem_init(&problem, params);
+    return status == FLASHC_OK ? flashc_plan_init(plan, &problem, refused, refused_size) : status;
+}
+
+flashc_status flashc_attention_workspace_size(const flashc_attention_params *params, size_t *size)
+{
+    if (!size)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "size: expected a pointer, found NULL");
+    flashc_plan plan;
+    flashc_status status = make_plan(params, &plan, NULL, 0);
+    if (status == FLASHC_OK)
+        *size = plan.workspace_size;
+    return status;
+}
+
+flashc_status flashc_explain(const flashc_attention_params *params, flashc_explanation *out)
+{
+    if (!out)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "out: expected a pointer, found NULL");
+    if (out->struct_size != sizeof *out)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "out->struct_size: expected %zu, found %zu", sizeof *out,
+                           out->struct_size);
+    flashc_plan plan;
+    char refused[sizeof out->refused];
+    flashc_status status = make_plan(params, &plan, refused, sizeof refused);
+    if (status != FLASHC_OK)
+        return status;
+    *out = (flashc_explanation){
+        .struct_size = sizeof *out,
+        .kernel = plan.kernel->name,
+        .gemm = flashc_kernel_gemm_name(plan.kernel),
+        .block_m = plan.block.block_m,
+        .block_n = plan.block.block_n,
+        .rows_per_item = plan.blocks_per_item * plan.block.block_m,
+        .num_items = plan.num_items,
+        .num_threads = plan.num_threads,
+        .workspace_size = plan.workspace_size,
+        .flops = plan.flops,
+    };
+    memcpy(out->refused, refused, sizeof refused);
+    return FLASHC_OK;
+}
+
+int flashc_kernel_count(void)
+{
+    return flashc_kernel_rows();
+}
+
+flashc_status flashc_kernel_get(int index, flashc_kernel *out)
+{
+    if (!out)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "out: expected a pointer, found NULL");
+    if (index < 0 || index >= flashc_kernel_rows())
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "index: expected 0 to %d, found %d", flashc_kernel_rows() - 1, index);
+    const flashc_kernel_row *row = flashc_kernel_row_at(index);
+    *out = (flashc_kernel){.name = row->name,
+                           .description = row->description,
+                           .unavailable = flashc_kernel_unavailable(row)};
+    return FLASHC_OK;
+}
+
+flashc_status flashc_system_get(flashc_system_info *out)
+{
+    if (!out)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "out: expected a pointer, found NULL");
+    if (out->struct_size != sizeof *out)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "out->struct_size: expected %zu, found %zu", sizeof *out,
+                           out->struct_size);
+    *out = (flashc_system_info){
+        .struct_size = sizeof *out,
+        .version = flashc_version(),
+        .cpu_features = flashc_cpu_feature_names(),
+        .blas = flashc_kernel_blas_name(),
+        .openmp = flashc_has_openmp(),
+        .default_threads = flashc_default_threads(),
+    };
+    return FLASHC_OK;
+}

@@ -1,0 +1,117 @@
+/*
+ * The one parallel region. Threads take items from an atomic counter; an item owns its output rows and
+ * reads nothing that another writes, so neither the number of threads nor the order of items can change a bit.
+ *
+ * The region is opened for one thread too: OpenBLAS's OpenMP build starts threads of its own unless it
+ * finds itself in a parallel region or with a team size of 1, and a team of one does not count as a
+ * parallel region (omp_in_parallel() is false there). omp_set_num_threads() inside the region sets
+ * the size for that worker's own inner regions only; the host's setting is not touched.
+ */
+#include "attention/execute.h"
+
+#include "attention/item.h"
+#include "attention/threads.h"
+#include "cpu.h"
+
+#include <stdatomic.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+bool flashc_has_openmp(void)
+{
+#ifdef _OPENMP
+    return true;
+#else
+    return false;
+#endif
+}
+
+int flashc_default_threads(void)
+{
+#ifdef _OPENMP
+    return (int)flashc_threads_limit(flashc_min(omp_get_max_threads(), flashc_cpu_count()));
+#else
+    return 1;
+#endif
+}
+
+int64_t flashc_threads_limit(int64_t threads)
+{
+    return flashc_has_openmp() && !flashc_cpu_is_forked_child() ? threads : 1;
+}
+
+typedef struct run {
+    const flashc_problem *problem;
+    const flashc_plan *plan;
+    char *workspace;
+    atomic_int_least64_t next, done;
+    atomic_bool cancelled;
+} run;
+
+/* One member of the team. */
+typedef struct worker {
+    run *r;
+    int slot; /* 0 is the calling thread */
+    unsigned float_mode;
+    unsigned tiles;
+} worker;
+
+/* Key tiles between two calls of the callback inside an item: about a millisecond. */
+enum { TILES_PER_REPORT = 64 };
+
+static void report_progress(const worker *w)
+{
+    const flashc_problem *p = w->r->problem;
+    if (w->slot != 0 || !p->progress)
+        return;
+    /* The callback is the caller's code: it runs in the caller's floating-point mode. */
+    flashc_cpu_restore_float_mode(w->float_mode);
+    if (p->progress(p->progress_user_data, atomic_load(&w->r->done), w->r->plan->num_items) != 0)
+        atomic_store(&w->r->cancelled, true);
+    flashc_cpu_default_float_mode();
+}
+
+static bool keep_going(void *context)
+{
+    worker *w = context;
+    if (++w->tiles % TILES_PER_REPORT == 0)
+        report_progress(w);
+    return !atomic_load_explicit(&w->r->cancelled, memory_order_relaxed);
+}
+
+static void work(run *r, int slot)
+{
+    worker w = {.r = r, .slot = slot, .float_mode = flashc_cpu_default_float_mode()};
+    char *scratch = r->workspace + (size_t)slot * r->plan->scratch.size;
+    while (!atomic_load_explicit(&r->cancelled, memory_order_relaxed)) {
+        const int64_t index = atomic_fetch_add_explicit(&r->next, 1, memory_order_relaxed);
+        if (index >= r->plan->num_items)
+            break;
+        flashc_item_run(r->problem, r->plan, index, scratch, keep_going, &w);
+        if (atomic_load_explicit(&r->cancelled, memory_order_relaxed))
+            break;
+        atomic_fetch_add_explicit(&r->done, 1, memory_order_relaxed);
+        report_progress(&w);
+    }
+    flashc_cpu_restore_float_mode(w.float_mode);
+}
+
+flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *plan, void *workspace)
+{
+    run r = {.problem = problem, .plan = plan, .workspace = workspace};
+#ifdef _OPENMP
+#pragma omp parallel num_threads(plan->num_threads)
+    {
+        omp_set_num_threads(1);
+        work(&r, omp_get_thread_num());
+    }
+#else
+    work(&r, 0);
+#endif
+    if (atomic_load(&r.cancelled))
+        return flashc_fail(FLASHC_ERR_CANCELLED, "progress: the callback cancelled the call after %lld of %lld items",
+                           (long long)atomic_load(&r.done), (long long)plan->num_items);
+    return FLASHC_OK;
+}

@@ -1,0 +1,148 @@
+#include "attention/plan.h"
+
+#include "attention/cache.h"
+#include "attention/mask.h"
+#include "attention/threads.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    /* Enough items for a last one that runs alone to cost little. */
+    TARGET_ITEMS = 64,
+    /* Row blocks that share a K/V tile: 4 x 48 rows read each tile seldom enough from L3 or memory
+     * for f32; a tile that must be converted first wants twice as many to hide that. */
+    MAX_BLOCKS_IN_PLACE = 4,
+    MAX_BLOCKS_CONVERTED = FLASHC_MAX_BLOCKS_PER_ITEM,
+    /* qt and acc of an item stay within this, half of the smallest L2 (1 MiB) that matters. */
+    MAX_ITEM_BYTES = 512 * 1024,
+    /* Default threads: one per this many useful operations; less is done before a team has started. */
+    FLOPS_PER_THREAD = 1000000,
+};
+
+static flashc_status choose_named(flashc_plan *plan, const flashc_problem *p)
+{
+    char known[256];
+    size_t used = 0;
+    for (int i = 0; i < flashc_kernel_rows(); i++) {
+        const flashc_kernel_row *row = flashc_kernel_row_at(i);
+        if (strcmp(row->name, p->kernel) == 0) {
+            const char *unavailable = flashc_kernel_unavailable(row);
+            if (unavailable)
+                return flashc_fail(FLASHC_ERR_UNSUPPORTED, "kernel: %s cannot run here: %s", p->kernel, unavailable);
+            plan->kernel = row;
+            return FLASHC_OK;
+        }
+        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", row->name);
+        used = used < sizeof known ? used : sizeof known - 1;
+    }
+    return flashc_fail(FLASHC_ERR_ARGUMENT, "kernel: expected one of %s, found \"%.64s\"", known, p->kernel);
+}
+
+static void choose_best(flashc_plan *plan, const flashc_problem *p, char *refused, size_t refused_size)
+{
+    size_t used = 0;
+    for (int i = 0; i < flashc_kernel_rows(); i++) {
+        const flashc_kernel_row *row = flashc_kernel_row_at(i);
+        const char *reason = flashc_kernel_unavailable(row);
+        if (!reason)
+            reason = flashc_kernel_not_preferred(row, p->head_dim, p->head_dim_v);
+        if (!reason) {
+            plan->kernel = row;
+            return;
+        }
+        if (refused && used < refused_size)
+            used += (size_t)snprintf(refused + used, refused_size - used, "%s: %s\n", row->name, reason);
+    }
+}
+
+/* Visible (query, key) pairs by position, for one batch element and head. */
+static double visible_pairs(const flashc_problem *p, int64_t batch)
+{
+    if (!p->causal)
+        return (double)p->seqlen_q * (double)p->seqlen_k;
+    /* The range end grows by one a query, between 0 and seqlen_k: zeros, a ramp, then a plateau. */
+    int64_t first = flashc_mask_key_end(p, batch, 0), last = flashc_mask_key_end(p, batch, p->seqlen_q - 1);
+    if (last == 0)
+        return 0;
+    int64_t offset = flashc_problem_offset(p, batch);
+    int64_t zeros = offset < 0 ? flashc_min(-(offset + 1) + 1, p->seqlen_q) : 0;
+    if (zeros > 0)
+        first = flashc_mask_key_end(p, batch, zeros);
+    int64_t ramp = last - first + 1;
+    int64_t plateau = p->seqlen_q - zeros - ramp;
+    return ((double)first + (double)last) * (double)ramp / 2 + (double)plateau * (double)last;
+}
+
+static double useful_flops(const flashc_problem *p)
+{
+    if (p->seqlen_q == 0)
+        return 0;
+    double pairs = 0;
+    if (p->alignment == FLASHC_ALIGN_EXPLICIT && p->causal)
+        for (int64_t b = 0; b < p->batch; b++)
+            pairs += visible_pairs(p, b);
+    else if (p->batch > 0)
+        pairs = (double)p->batch * visible_pairs(p, 0);
+    return 2.0 * pairs * (double)p->num_heads * (double)(p->head_dim + p->head_dim_v);
+}
+
+static size_t take(size_t *size, int64_t count, size_t element_size)
+{
+    size_t offset = *size;
+    *size += (size_t)flashc_round_up(count * (int64_t)element_size, FLASHC_ALIGNMENT);
+    return offset;
+}
+
+static void lay_out_scratch(flashc_plan *plan, const flashc_problem *p)
+{
+    flashc_scratch_layout *s = &plan->scratch;
+    const int64_t m = plan->block.block_m, n = plan->block.block_n, item_rows = plan->blocks_per_item * m;
+    *s = (flashc_scratch_layout){.size = 0};
+    s->qt = take(&s->size, p->head_dim * item_rows, sizeof(float));
+    s->acc = take(&s->size, p->head_dim_v * item_rows, sizeof(float));
+    s->scores = take(&s->size, n * m, sizeof(float));
+    s->bias = take(&s->size, flashc_mask_has_bias(p) ? n * m : 0, sizeof(float));
+    s->bias_scratch = take(&s->size, p->mask.data && p->bias.data ? n * m : 0, sizeof(float));
+    s->k_tile = take(&s->size, flashc_cache_in_place(&p->k, p->head_dim) ? 0 : n * p->head_dim, sizeof(float));
+    s->v_tile = take(&s->size, n * p->head_dim_v, sizeof(float)); /* also the careful pass's copy of V */
+    s->hidden = take(&s->size, n * m, sizeof(uint8_t));
+    s->row_max = take(&s->size, item_rows, sizeof(float));
+    s->row_sum = take(&s->size, item_rows, sizeof(float));
+    s->correction = take(&s->size, m, sizeof(float));
+}
+
+flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char *refused, size_t refused_size)
+{
+    *plan = (flashc_plan){.kernel = NULL};
+    if (refused_size > 0)
+        refused[0] = '\0';
+    if (p->kernel) {
+        flashc_status status = choose_named(plan, p);
+        if (status != FLASHC_OK)
+            return status;
+    } else {
+        choose_best(plan, p, refused, refused_size);
+    }
+    plan->block = plan->kernel->block_shape(p->head_dim, p->head_dim_v);
+    plan->rows = p->seqlen_q * p->group;
+    plan->flops = useful_flops(p);
+
+    const int64_t heads = p->batch * p->num_heads_k;
+    const int64_t blocks = flashc_ceil_div(plan->rows, plan->block.block_m);
+    const bool in_place = flashc_cache_in_place(&p->k, p->head_dim) && flashc_cache_in_place(&p->v, p->head_dim_v);
+    const int64_t block_bytes = (p->head_dim + p->head_dim_v) * plan->block.block_m * (int64_t)sizeof(float);
+    int64_t most = flashc_min(in_place ? MAX_BLOCKS_IN_PLACE : MAX_BLOCKS_CONVERTED, MAX_ITEM_BYTES / block_bytes);
+    most = flashc_min(most, blocks * heads / TARGET_ITEMS);
+    plan->blocks_per_item = flashc_max(1, flashc_min(most, blocks));
+    plan->row_items = flashc_ceil_div(blocks, plan->blocks_per_item);
+    plan->num_items = plan->row_items * heads;
+
+    int64_t threads = p->num_threads;
+    if (threads == 0)
+        threads = flashc_min(flashc_default_threads(), 1 + (int64_t)(plan->flops / FLOPS_PER_THREAD));
+    plan->num_threads = (int)flashc_max(1, flashc_min(flashc_threads_limit(threads), plan->num_items));
+    lay_out_scratch(plan, p);
+    plan->workspace_size = plan->scratch.size * (size_t)plan->num_threads;
+    return FLASHC_OK;
+}

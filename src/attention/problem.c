@@ -1,0 +1,284 @@
+#include "attention/problem.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The struct as it was in the first release: nothing shorter can have been compiled. */
+enum { FIRST_STRUCT_SIZE = sizeof(flashc_attention_params) };
+
+typedef enum { INPUT, OUTPUT } direction;
+
+/* One tensor argument with its place in the call, for checks and messages. */
+typedef struct argument {
+    const char *name;
+    const flashc_tensor *tensor;
+    int64_t size[4];
+    direction direction;
+} argument;
+
+static bool is_empty(const argument *a)
+{
+    return a->size[0] == 0 || a->size[1] == 0 || a->size[2] == 0 || a->size[3] == 0;
+}
+
+/* Every byte offset of the view must fit, with its sign, in int64. */
+static flashc_status check_strides(const argument *a)
+{
+    int64_t low = 0, high = 0, bytes = (int64_t)flashc_dtype_size(a->tensor->dtype);
+    for (int axis = 0; axis < 4; axis++) {
+        int64_t extent;
+        bool overflow = __builtin_mul_overflow(a->size[axis] - 1, a->tensor->stride[axis], &extent) ||
+                        __builtin_mul_overflow(extent, bytes, &extent);
+        overflow = overflow || (extent >= 0 ? __builtin_add_overflow(high, extent, &high)
+                                            : __builtin_add_overflow(low, extent, &low));
+        if (overflow)
+            return flashc_fail(FLASHC_ERR_ARGUMENT,
+                               "%s.stride[%d]: %" PRId64 " elements times size %" PRId64
+                               " leaves the 64-bit address range",
+                               a->name, axis, a->tensor->stride[axis], a->size[axis]);
+    }
+    return FLASHC_OK;
+}
+
+/* An output whose elements share memory. Axes sorted by stride must each step over all that the
+ * shorter ones span; the rare interleavings that fail this test without overlapping are refused too. */
+static flashc_status check_no_self_overlap(const argument *a)
+{
+    int axes[4], n = 0;
+    for (int axis = 0; axis < 4; axis++)
+        if (a->size[axis] > 1)
+            axes[n++] = axis;
+    const int64_t *stride = a->tensor->stride;
+    for (int i = 1; i < n; i++)
+        for (int j = i; j > 0 && llabs(stride[axes[j]]) < llabs(stride[axes[j - 1]]); j--) {
+            int swap = axes[j];
+            axes[j] = axes[j - 1];
+            axes[j - 1] = swap;
+        }
+    int64_t span = 0;
+    for (int i = 0; i < n; i++) {
+        int64_t step = llabs(stride[axes[i]]);
+        if (step <= span)
+            return flashc_fail(FLASHC_ERR_ARGUMENT,
+                               "%s.stride[%d]: the output overlaps itself: found a stride of %" PRId64
+                               ", expected more than the %" PRId64 " elements that faster axes span",
+                               a->name, axes[i], stride[axes[i]], span);
+        span += step * (a->size[axes[i]] - 1);
+    }
+    return FLASHC_OK;
+}
+
+static flashc_status check_tensor(const argument *a, bool may_be_f32_only, bool may_be_bool_only)
+{
+    const flashc_tensor *t = a->tensor;
+    bool type_ok = may_be_bool_only  ? t->dtype == FLASHC_BOOL
+                   : may_be_f32_only ? t->dtype == FLASHC_F32
+                                     : t->dtype == FLASHC_F32 || t->dtype == FLASHC_F16 || t->dtype == FLASHC_BF16;
+    if (!type_ok)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.dtype: expected %s, found %s (%d)", a->name,
+                           may_be_bool_only  ? "bool"
+                           : may_be_f32_only ? "f32"
+                                             : "f32, f16 or bf16",
+                           flashc_dtype_name(t->dtype), (int)t->dtype);
+    if (is_empty(a))
+        return FLASHC_OK;
+    if (!t->data)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "%s.data: expected a pointer to [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64
+                           "] elements, found NULL",
+                           a->name, a->size[0], a->size[1], a->size[2], a->size[3]);
+    if ((uintptr_t)t->data % flashc_dtype_size(t->dtype) != 0)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected an address aligned to %zu bytes, found %p", a->name,
+                           flashc_dtype_size(t->dtype), t->data);
+    flashc_status status = check_strides(a);
+    if (status == FLASHC_OK && a->direction == OUTPUT)
+        status = check_no_self_overlap(a);
+    return status;
+}
+
+static flashc_status check_sizes(const flashc_attention_params *p)
+{
+    /* Large enough for anything that fits in memory, small enough that sums of a few sizes and
+     * products with block sizes stay in int64. */
+    const int64_t limit = INT64_C(1) << 48;
+    const struct {
+        const char *name;
+        int64_t value, low;
+    } sizes[] = {
+        {"batch", p->batch, 0},       {"num_heads", p->num_heads, 0}, {"num_heads_k", p->num_heads_k, 0},
+        {"seqlen_q", p->seqlen_q, 0}, {"seqlen_k", p->seqlen_k, 0},   {"head_dim", p->head_dim, 1},
+        {"head_dim_v", p->head_dim_v, 0},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        if (sizes[i].value < sizes[i].low || sizes[i].value > limit)
+            return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected %" PRId64 " to 2^48, found %" PRId64, sizes[i].name,
+                               sizes[i].low, sizes[i].value);
+    if (p->num_heads_k == 0 ? p->num_heads != 0 : p->num_heads % p->num_heads_k != 0)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "num_heads: expected a multiple of num_heads_k, found %" PRId64 " query heads and %" PRId64
+                           " K/V heads",
+                           p->num_heads, p->num_heads_k);
+    int64_t rows;
+    if (__builtin_mul_overflow(p->batch, p->num_heads, &rows) || __builtin_mul_overflow(rows, p->seqlen_q, &rows) ||
+        rows > limit)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "batch, num_heads, seqlen_q: expected at most 2^48 query rows, found %" PRId64 " * %" PRId64
+                           " * %" PRId64,
+                           p->batch, p->num_heads, p->seqlen_q);
+    return FLASHC_OK;
+}
+
+static flashc_status check_positions(const flashc_attention_params *p)
+{
+    if (p->causal != 0 && p->causal != 1)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "causal: expected 0 or 1, found %d", p->causal);
+    if ((int)p->alignment < FLASHC_ALIGN_UNSET || p->alignment > FLASHC_ALIGN_EXPLICIT)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "alignment: expected a flashc_alignment (0 to 3), found %d",
+                           (int)p->alignment);
+    if (p->causal && p->alignment == FLASHC_ALIGN_UNSET)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "alignment: causal needs FLASHC_ALIGN_TOP_LEFT, _BOTTOM_RIGHT or _EXPLICIT, found UNSET");
+    if (p->alignment == FLASHC_ALIGN_EXPLICIT && !p->offsets && p->batch > 0)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "offsets: FLASHC_ALIGN_EXPLICIT needs one per batch element, found NULL");
+    return FLASHC_OK;
+}
+
+static flashc_status check_options(const flashc_attention_params *p)
+{
+    if (p->softmax_scale != FLASHC_SCALE_DEFAULT && !isfinite(p->softmax_scale))
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "softmax_scale: expected a finite value, found %f",
+                           (double)p->softmax_scale);
+    if (p->num_threads < 0)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "num_threads: expected 0 (default) or more, found %d", p->num_threads);
+    if (p->workspace && (uintptr_t)p->workspace % FLASHC_ALIGNMENT != 0)
+        return flashc_fail(FLASHC_ERR_WORKSPACE, "workspace: expected an address aligned to %d bytes, found %p",
+                           FLASHC_ALIGNMENT, p->workspace);
+    return FLASHC_OK;
+}
+
+static flashc_status check_tensors(const flashc_attention_params *p)
+{
+    const argument arguments[] = {
+        {"q", &p->q, {p->batch, p->num_heads, p->seqlen_q, p->head_dim}, INPUT},
+        {"k", &p->k, {p->batch, p->num_heads_k, p->seqlen_k, p->head_dim}, INPUT},
+        {"v", &p->v, {p->batch, p->num_heads_k, p->seqlen_k, p->head_dim_v}, INPUT},
+        {"mask", &p->mask, {p->batch, p->num_heads, p->seqlen_q, p->seqlen_k}, INPUT},
+        {"bias", &p->bias, {p->batch, p->num_heads, p->seqlen_q, p->seqlen_k}, INPUT},
+        {"lse", &p->lse, {p->batch, p->num_heads, p->seqlen_q, 1}, OUTPUT},
+        {"o", &p->o, {p->batch, p->num_heads, p->seqlen_q, p->head_dim_v}, OUTPUT},
+    };
+    const size_t count = sizeof arguments / sizeof arguments[0];
+    for (size_t i = 0; i < count; i++) {
+        const argument *a = &arguments[i];
+        bool optional = a->tensor == &p->mask || a->tensor == &p->bias || a->tensor == &p->lse;
+        if (optional && !a->tensor->data)
+            continue;
+        flashc_status status = check_tensor(a, a->tensor == &p->lse, a->tensor == &p->mask);
+        if (status != FLASHC_OK)
+            return status;
+        if (a->direction == OUTPUT && !is_empty(a))
+            for (size_t j = 0; j < i; j++)
+                if (arguments[j].tensor->data == a->tensor->data && !is_empty(&arguments[j]))
+                    return flashc_fail(FLASHC_ERR_ARGUMENT,
+                                       "%s.data: expected memory of its own, found the address of %s (%p)", a->name,
+                                       arguments[j].name, a->tensor->data);
+    }
+    return FLASHC_OK;
+}
+
+/* Copies what the caller's version of the struct has over the defaults of ours. */
+static flashc_status read_params(flashc_attention_params *p, const flashc_attention_params *params)
+{
+    if (!params)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "params: expected a pointer, found NULL");
+    size_t size = params->struct_size;
+    if (size < FIRST_STRUCT_SIZE)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "struct_size: expected at least %zu (flashc_attention_params_init sets it), found %zu",
+                           (size_t)FIRST_STRUCT_SIZE, size);
+    /* A newer caller may run on this library as long as it leaves what this library lacks unset. */
+    if (size > 65536)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "struct_size: expected at most 65536, found %zu", size);
+    const unsigned char *bytes = (const unsigned char *)params;
+    for (size_t i = sizeof *p; i < size; i++)
+        if (bytes[i] != 0)
+            return flashc_fail(FLASHC_ERR_UNSUPPORTED,
+                               "struct_size: found %zu, and byte %zu is set: a feature that flashc %s does not have",
+                               size, i, flashc_version());
+    flashc_attention_params_init(p, sizeof *p);
+    memcpy(p, params, size < sizeof *p ? size : sizeof *p);
+    p->struct_size = sizeof *p;
+    return FLASHC_OK;
+}
+
+void flashc_attention_params_init(flashc_attention_params *params, size_t struct_size)
+{
+    flashc_attention_params defaults;
+    memset(&defaults, 0, sizeof defaults);
+    defaults.struct_size = struct_size;
+    defaults.batch = defaults.num_heads = defaults.num_heads_k = 1;
+    defaults.softmax_scale = FLASHC_SCALE_DEFAULT;
+    if (!params)
+        return;
+    memset(params, 0, struct_size);
+    memcpy(params, &defaults, struct_size < sizeof defaults ? struct_size : sizeof defaults);
+}
+
+flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attention_params *params)
+{
+    flashc_attention_params p;
+    flashc_status status = read_params(&p, params);
+    if (status == FLASHC_OK)
+        status = check_sizes(&p);
+    if (status == FLASHC_OK)
+        status = check_positions(&p);
+    if (status == FLASHC_OK)
+        status = check_options(&p);
+    if (status == FLASHC_OK)
+        status = check_tensors(&p);
+    if (status != FLASHC_OK)
+        return status;
+    *problem = (flashc_problem){
+        .batch = p.batch,
+        .num_heads = p.num_heads,
+        .num_heads_k = p.num_heads_k,
+        .seqlen_q = p.seqlen_q,
+        .seqlen_k = p.seqlen_k,
+        .head_dim = p.head_dim,
+        .head_dim_v = p.head_dim_v,
+        .group = p.num_heads_k ? p.num_heads / p.num_heads_k : 0,
+        .q = p.q,
+        .k = p.k,
+        .v = p.v,
+        .o = p.o,
+        .lse = p.lse,
+        .mask = p.mask,
+        .bias = p.bias,
+        .softmax_scale =
+            p.softmax_scale == FLASHC_SCALE_DEFAULT ? (float)(1.0 / sqrt((double)p.head_dim)) : p.softmax_scale,
+        .causal = p.causal != 0,
+        .alignment = p.alignment,
+        .offsets = p.offsets,
+        .num_threads = p.num_threads,
+        .kernel = p.kernel,
+        .workspace = p.workspace,
+        .workspace_size = p.workspace_size,
+        .progress = p.progress,
+        .progress_user_data = p.progress_user_data,
+    };
+    return FLASHC_OK;
+}
+
+int64_t flashc_problem_offset(const flashc_problem *problem, int64_t batch)
+{
+    switch (problem->alignment) {
+    case FLASHC_ALIGN_UNSET:
+    case FLASHC_ALIGN_TOP_LEFT: return 0;
+    case FLASHC_ALIGN_BOTTOM_RIGHT: return problem->seqlen_k - problem->seqlen_q;
+    case FLASHC_ALIGN_EXPLICIT: return problem->offsets[batch];
+    }
+    return 0;
+}

@@ -1,0 +1,39 @@
+/*
+ * A checked call: every size, stride, position and pointer resolved and valid. All later stages take
+ * a problem and check nothing again.
+ */
+#ifndef FLASHC_PROBLEM_H
+#define FLASHC_PROBLEM_H
+
+#include "common.h"
+
+typedef struct flashc_problem {
+    int64_t batch, num_heads, num_heads_k, seqlen_q, seqlen_k, head_dim, head_dim_v;
+    int64_t group; /* query heads per K/V head */
+    flashc_tensor q, k, v, o, lse, mask, bias;
+    float softmax_scale;
+    bool causal;
+    flashc_alignment alignment;
+    const int64_t *offsets;
+    int num_threads;    /* 0: default */
+    const char *kernel; /* NULL: best */
+    void *workspace;    /* NULL: allocate */
+    size_t workspace_size;
+    flashc_progress_fn progress;
+    void *progress_user_data;
+} flashc_problem;
+
+/* Checks params (argument by argument, see flashc.h) and resolves them. */
+flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attention_params *params);
+
+/* Position of query 0 of a batch element. */
+int64_t flashc_problem_offset(const flashc_problem *problem, int64_t batch);
+
+/* Address of element [i0][i1][i2][i3]. */
+static inline char *flashc_element(const flashc_tensor *t, int64_t i0, int64_t i1, int64_t i2, int64_t i3)
+{
+    int64_t index = i0 * t->stride[0] + i1 * t->stride[1] + i2 * t->stride[2] + i3 * t->stride[3];
+    return (char *)t->data + index * (int64_t)flashc_dtype_size(t->dtype);
+}
+
+#endif

@@ -1,0 +1,38 @@
+/* What this machine offers: CPU features that kernels ask for, threads that this process may use,
+ * the floating-point mode, and whether this process is a forked child. */
+#ifndef FLASHC_CPU_H
+#define FLASHC_CPU_H
+
+#include "common.h"
+
+enum {
+    FLASHC_CPU_AVX2 = 1u << 0,
+    FLASHC_CPU_FMA = 1u << 1,
+    FLASHC_CPU_F16C = 1u << 2,
+    FLASHC_CPU_AVX512F = 1u << 3,
+};
+
+/* Features that the CPU and the operating system support, less those in the environment variable
+ * FLASHC_DISABLE_CPU_FEATURES. Read once. */
+unsigned flashc_cpu_features(void);
+
+/* Their names, space-separated; the text lives as long as the process. */
+const char *flashc_cpu_feature_names(void);
+
+/* A sentence on the first of `needed` that is not there; NULL if all are. */
+const char *flashc_cpu_missing(unsigned needed);
+
+/* CPUs in this thread's affinity mask, limited by the cgroup CPU quota (v1 and v2, rounded up; the
+ * quota is read once). At least 1. */
+int flashc_cpu_count(void);
+
+/* True in a child of fork(): libgomp's workers do not survive it, so the child stays serial. */
+bool flashc_cpu_is_forked_child(void);
+
+/* Puts this thread's floating-point mode (rounding, flush-to-zero) to IEEE defaults and returns the
+ * old mode for flashc_cpu_restore_float_mode(). libgomp's workers keep the mode of the thread that
+ * first made them, so every worker does this for itself. */
+unsigned flashc_cpu_default_float_mode(void);
+void flashc_cpu_restore_float_mode(unsigned mode);
+
+#endif

@@ -1,0 +1,123 @@
+/* AVX2 + FMA + F16C: 8 floats a vector, 16 registers: 4 x 3 accumulators, 3 loads, 1 broadcast. */
+#include "kernels/f32_exp2.h"
+#include "kernels/kernel.h"
+#include "numerics.h"
+
+#include <immintrin.h>
+
+typedef __m256 vec;
+enum { VL = 8, GEMM_ROWS = 4, GEMM_VECS = 3 };
+
+#define V_INLINE static inline __attribute__((always_inline))
+
+V_INLINE vec v_load(const float *p) { return _mm256_loadu_ps(p); }
+V_INLINE void v_store(float *p, vec x) { _mm256_storeu_ps(p, x); }
+V_INLINE vec v_set1(float x) { return _mm256_set1_ps(x); }
+V_INLINE vec v_add(vec a, vec b) { return _mm256_add_ps(a, b); }
+V_INLINE vec v_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
+V_INLINE vec v_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+V_INLINE vec v_max(vec a, vec b) { return _mm256_max_ps(a, b); } /* b if either is NaN */
+
+V_INLINE vec v_exp2(vec x)
+{
+    /* The clamp keeps n in the range of the exponent field; max(limit, x) is x where x is NaN. */
+    const vec limit = v_set1(FLASHC_EXP2_MIN);
+    const vec clamped = _mm256_max_ps(limit, x);
+    const vec n = _mm256_round_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const vec f = _mm256_sub_ps(clamped, n);
+    vec p = v_fma(v_set1(FLASHC_EXP2_C6), f, v_set1(FLASHC_EXP2_C5));
+    p = v_fma(p, f, v_set1(FLASHC_EXP2_C4));
+    p = v_fma(p, f, v_set1(FLASHC_EXP2_C3));
+    p = v_fma(p, f, v_set1(FLASHC_EXP2_C2));
+    p = v_fma(p, f, v_set1(FLASHC_EXP2_C1));
+    p = v_fma(p, f, v_set1(1.0f));
+    /* A multiplication by 2^n, and not an addition to p's exponent, keeps NaN whatever n became. */
+    const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    const vec result = v_mul(p, _mm256_castsi256_ps(exponent));
+    return _mm256_andnot_ps(_mm256_cmp_ps(x, limit, _CMP_LT_OQ), result);
+}
+
+V_INLINE vec is_neg_inf(vec x)
+{
+    return _mm256_cmp_ps(x, v_set1(-(float)INFINITY), _CMP_EQ_OQ);
+}
+
+V_INLINE vec v_zero_if_neg_inf(vec x)
+{
+    return _mm256_andnot_ps(is_neg_inf(x), x);
+}
+
+V_INLINE vec v_hide_if_neg_inf(vec s, vec b)
+{
+    return _mm256_blendv_ps(s, b, is_neg_inf(b));
+}
+
+V_INLINE vec v_hide_outside(vec s, int32_t t, const int32_t *first, const int32_t *last)
+{
+    const __m256i key = _mm256_set1_epi32(t);
+    const __m256i before = _mm256_cmpgt_epi32(_mm256_loadu_si256((const __m256i *)(const void *)first), key);
+    const __m256i inside = _mm256_cmpgt_epi32(_mm256_loadu_si256((const __m256i *)(const void *)last), key);
+    const __m256i visible = _mm256_andnot_si256(before, inside);
+    return _mm256_blendv_ps(v_set1(-(float)INFINITY), s, _mm256_castsi256_ps(visible));
+}
+
+V_INLINE vec v_load_f16(const uint16_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+V_INLINE vec v_load_bf16(const uint16_t *p)
+{
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+V_INLINE vec v_load_bool(const uint8_t *p)
+{
+    const __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+    const vec hidden = _mm256_castsi256_ps(_mm256_cmpeq_epi32(wide, _mm256_setzero_si256()));
+    return _mm256_and_ps(hidden, v_set1(-(float)INFINITY));
+}
+
+V_INLINE void v_store_f16(uint16_t *p, vec x)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+V_INLINE void v_store_bf16(uint16_t *p, vec x)
+{
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    const vec quiet = _mm256_or_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x00400000)));
+    const vec nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
+    const __m256i result =
+        _mm256_srli_epi32(_mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet, nan)), 16);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(result, result), 0x08);
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_castsi256_si128(packed));
+}
+
+V_INLINE void v_transpose(vec r[8])
+{
+    vec t[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            const __m256d lo = _mm256_castps_pd(t[i + j]), hi = _mm256_castps_pd(t[i + 2 + j]);
+            r[i + 2 * j] = _mm256_castpd_ps(_mm256_unpacklo_pd(lo, hi));
+            r[i + 2 * j + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(lo, hi));
+        }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+    }
+    for (int i = 0; i < 8; i++)
+        r[i] = t[i];
+}
+
+#include "kernels/f32_tile.h"
+
+const flashc_isa flashc_f32_avx2 = FLASHC_F32_TILE_ISA;

@@ -1,0 +1,121 @@
+/* AVX-512F: 16 floats a vector, 32 registers: 8 x 3 accumulators, 3 loads, 1 broadcast. */
+#include "kernels/f32_exp2.h"
+#include "kernels/kernel.h"
+#include "numerics.h"
+
+#include <immintrin.h>
+
+typedef __m512 vec;
+enum { VL = 16, GEMM_ROWS = 8, GEMM_VECS = 3 };
+
+#define V_INLINE static inline __attribute__((always_inline))
+
+V_INLINE vec v_load(const float *p) { return _mm512_loadu_ps(p); }
+V_INLINE void v_store(float *p, vec x) { _mm512_storeu_ps(p, x); }
+V_INLINE vec v_set1(float x) { return _mm512_set1_ps(x); }
+V_INLINE vec v_add(vec a, vec b) { return _mm512_add_ps(a, b); }
+V_INLINE vec v_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
+V_INLINE vec v_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+V_INLINE vec v_max(vec a, vec b) { return _mm512_max_ps(a, b); } /* b if either is NaN */
+
+V_INLINE vec v_exp2(vec x)
+{
+    const vec n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const vec f = _mm512_sub_ps(x, n);
+    vec p = v_fma(v_set1(FLASHC_EXP2_C6), f, v_set1(FLASHC_EXP2_C5));
+    p = v_fma(p, f, v_set1(FLASHC_EXP2_C4));
+    p = v_fma(p, f, v_set1(FLASHC_EXP2_C3));
+    p = v_fma(p, f, v_set1(FLASHC_EXP2_C2));
+    p = v_fma(p, f, v_set1(FLASHC_EXP2_C1));
+    p = v_fma(p, f, v_set1(1.0f));
+    /* "not less" is true for NaN, which therefore stays. */
+    const __mmask16 keep = _mm512_cmp_ps_mask(x, v_set1(FLASHC_EXP2_MIN), _CMP_NLT_UQ);
+    return _mm512_maskz_scalef_ps(keep, p, n);
+}
+
+V_INLINE __mmask16 is_neg_inf(vec x)
+{
+    return _mm512_cmp_ps_mask(x, v_set1(-(float)INFINITY), _CMP_EQ_OQ);
+}
+
+V_INLINE vec v_zero_if_neg_inf(vec x)
+{
+    return _mm512_mask_mov_ps(x, is_neg_inf(x), v_set1(0.0f));
+}
+
+V_INLINE vec v_hide_if_neg_inf(vec s, vec b)
+{
+    return _mm512_mask_mov_ps(s, is_neg_inf(b), b);
+}
+
+V_INLINE vec v_hide_outside(vec s, int32_t t, const int32_t *first, const int32_t *last)
+{
+    const __m512i key = _mm512_set1_epi32(t);
+    const __mmask16 visible = _mm512_cmple_epi32_mask(_mm512_loadu_si512(first), key) &
+                              _mm512_cmpgt_epi32_mask(_mm512_loadu_si512(last), key);
+    return _mm512_mask_mov_ps(v_set1(-(float)INFINITY), visible, s);
+}
+
+V_INLINE vec v_load_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
+V_INLINE vec v_load_bf16(const uint16_t *p)
+{
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+V_INLINE vec v_load_bool(const uint8_t *p)
+{
+    const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    const __mmask16 hidden = _mm512_cmpeq_epi32_mask(wide, _mm512_setzero_si512());
+    return _mm512_maskz_mov_ps(hidden, v_set1(-(float)INFINITY));
+}
+
+V_INLINE void v_store_f16(uint16_t *p, vec x)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+V_INLINE void v_store_bf16(uint16_t *p, vec x)
+{
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_epi32(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    const __m512i quiet = _mm512_or_epi32(bits, _mm512_set1_epi32(0x00400000));
+    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    const __m512i result = _mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, quiet), 16);
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(result));
+}
+
+/* 16 x 16 in four rounds: pairs, fours, then 128-bit quarters twice. */
+V_INLINE void v_transpose(vec r[16])
+{
+    vec t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            const __m512d lo = _mm512_castps_pd(t[i + j]), hi = _mm512_castps_pd(t[i + 2 + j]);
+            r[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(lo, hi));
+            r[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(lo, hi));
+        }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 8; i++) {
+        r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+    }
+}
+
+#include "kernels/f32_tile.h"
+
+const flashc_isa flashc_f32_avx512 = FLASHC_F32_TILE_ISA;

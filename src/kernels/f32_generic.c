@@ -1,0 +1,99 @@
+/* Any CPU: vectors of 4 floats in the compilers' own notation (SSE2, NEON or plain scalars come out
+ * of it), 4 x 2 accumulators. The last row of the table, and the one to read first. */
+#include "kernels/f32_exp2.h"
+#include "kernels/kernel.h"
+#include "numerics.h"
+
+typedef float vec __attribute__((vector_size(16)));
+typedef uint32_t uvec __attribute__((vector_size(16)));
+typedef int32_t ivec __attribute__((vector_size(16)));
+enum { VL = 4, GEMM_ROWS = 4, GEMM_VECS = 2 };
+
+#define V_INLINE static inline __attribute__((always_inline))
+
+V_INLINE vec v_load(const float *p)
+{
+    vec x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+V_INLINE void v_store(float *p, vec x) { memcpy(p, &x, sizeof x); }
+V_INLINE vec v_set1(float x) { return (vec){x, x, x, x}; }
+V_INLINE vec v_add(vec a, vec b) { return a + b; }
+V_INLINE vec v_mul(vec a, vec b) { return a * b; }
+V_INLINE vec v_fma(vec a, vec b, vec c) { return a * b + c; }
+V_INLINE vec v_select(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+V_INLINE vec v_max(vec a, vec b) { return v_select(a > b, a, b); } /* false if either is NaN: b */
+
+V_INLINE vec v_exp2(vec x)
+{
+    const vec limit = v_set1(FLASHC_EXP2_MIN);
+    const vec clamped = v_select(x < limit, limit, x);
+    /* Adding 1.5 * 2^23 leaves x rounded to an integer in the low bits of the sum. */
+    const vec magic = v_set1(0x1.8p23f);
+    const vec rounded = clamped + magic;
+    const vec f = clamped - (rounded - magic);
+    vec p = v_fma(v_set1(FLASHC_EXP2_C6), f, v_set1(FLASHC_EXP2_C5));
+    p = v_fma(p, f, v_set1(FLASHC_EXP2_C4));
+    p = v_fma(p, f, v_set1(FLASHC_EXP2_C3));
+    p = v_fma(p, f, v_set1(FLASHC_EXP2_C2));
+    p = v_fma(p, f, v_set1(FLASHC_EXP2_C1));
+    p = v_fma(p, f, v_set1(1.0f));
+    /* magic's own low bits are zero after the shift; 127 is the exponent's bias. */
+    const uvec exponent = ((uvec)rounded + 127u) << 23;
+    return v_select(x < limit, v_set1(0.0f), p * (vec)exponent);
+}
+
+V_INLINE vec v_zero_if_neg_inf(vec x) { return v_select(x == v_set1(-(float)INFINITY), v_set1(0.0f), x); }
+V_INLINE vec v_hide_if_neg_inf(vec s, vec b) { return v_select(b == v_set1(-(float)INFINITY), b, s); }
+
+V_INLINE vec v_hide_outside(vec s, int32_t t, const int32_t *first, const int32_t *last)
+{
+    ivec low, high;
+    const ivec key = {t, t, t, t};
+    memcpy(&low, first, sizeof low);
+    memcpy(&high, last, sizeof high);
+    return v_select((low <= key) & (key < high), s, v_set1(-(float)INFINITY));
+}
+
+V_INLINE vec v_load_f16(const uint16_t *p)
+{
+    return (vec){flashc_f32_from_f16(p[0]), flashc_f32_from_f16(p[1]), flashc_f32_from_f16(p[2]),
+                 flashc_f32_from_f16(p[3])};
+}
+
+V_INLINE vec v_load_bf16(const uint16_t *p)
+{
+    return (vec){flashc_f32_from_bf16(p[0]), flashc_f32_from_bf16(p[1]), flashc_f32_from_bf16(p[2]),
+                 flashc_f32_from_bf16(p[3])};
+}
+
+V_INLINE vec v_load_bool(const uint8_t *p)
+{
+    const ivec value = {p[0], p[1], p[2], p[3]};
+    return v_select(value == 0, v_set1(-(float)INFINITY), v_set1(0.0f));
+}
+
+V_INLINE void v_store_f16(uint16_t *p, vec x)
+{
+    for (int i = 0; i < VL; i++)
+        p[i] = flashc_f16_from_f32(x[i]);
+}
+
+V_INLINE void v_store_bf16(uint16_t *p, vec x)
+{
+    for (int i = 0; i < VL; i++)
+        p[i] = flashc_bf16_from_f32(x[i]);
+}
+
+V_INLINE void v_transpose(vec r[4])
+{
+    const vec a = r[0], b = r[1], c = r[2], d = r[3];
+    for (int i = 0; i < VL; i++)
+        r[i] = (vec){a[i], b[i], c[i], d[i]};
+}
+
+#include "kernels/f32_tile.h"
+
+const flashc_isa flashc_f32_generic = FLASHC_F32_TILE_ISA;

@@ -1,0 +1,19 @@
+/* The tile products by OpenBLAS, and what there is to know about the OpenBLAS that was loaded. */
+#ifndef FLASHC_GEMM_OPENBLAS_H
+#define FLASHC_GEMM_OPENBLAS_H
+
+#include "kernels/kernel.h"
+
+extern const flashc_gemm_ops flashc_gemm_openblas;
+
+/* "OpenBLAS 0.3.21 SkylakeX openmp" */
+const char *flashc_openblas_name(void);
+
+/* Why this OpenBLAS must not be called from our threads (its build is not the OpenMP one); NULL if it may. */
+const char *flashc_openblas_unsafe(void);
+
+/* Why it is not taken unasked: only its small-matrix path (no packing, no locks, no allocation, no
+ * threads) is fit for tiles, and that depends on version, core and tile size. NULL if it is. */
+const char *flashc_openblas_not_preferred(flashc_block_shape block, int64_t head_dim, int64_t head_dim_v);
+
+#endif

@@ -1,0 +1,109 @@
+/* The kernel table, best first; the last row always fits. */
+#include "config.h"
+#include "cpu.h"
+#include "kernels/gemm_openblas.h"
+#include "kernels/kernel.h"
+
+/*
+ * Tiles of the built-in GEMM. block_m = 48 is one panel of 3 AVX-512 vectors (2 of AVX2, 6 of the
+ * generic row's pairs): the panel of qt (head_dim up to 128) and the panel of P (block_n keys) take
+ * 24 KiB each and stay in L1 while K or V streams past; a narrow block also wastes less of the causal
+ * diagonal than a wide one. Several blocks share each loaded K/V tile (rows_per_item).
+ */
+static flashc_block_shape built_in_blocks(int64_t head_dim, int64_t head_dim_v)
+{
+    (void)head_dim;
+    (void)head_dim_v;
+    return (flashc_block_shape){.block_m = 48, .block_n = 128};
+}
+
+#if FLASHC_HAVE_OPENBLAS
+/* OpenBLAS's small-matrix path: the best of a sweep over multiples of 64 x 4, one thread, AVX-512
+ * (Zen 4: 84/89/92/91 % of the FMA peak at head_dim 32/64/128/256); block_m * block_n * head_dim stays
+ * within that path's limit of 1e6. */
+static flashc_block_shape openblas_blocks(int64_t head_dim, int64_t head_dim_v)
+{
+    int64_t d = flashc_max(head_dim, head_dim_v);
+    if (d <= 32)
+        return (flashc_block_shape){.block_m = 128, .block_n = 240};
+    if (d <= 64)
+        return (flashc_block_shape){.block_m = 64, .block_n = 240};
+    if (d <= 128)
+        return (flashc_block_shape){.block_m = 64, .block_n = 120};
+    return (flashc_block_shape){.block_m = 64, .block_n = 60};
+}
+#endif
+
+enum {
+    NEEDS_AVX2 = FLASHC_CPU_AVX2 | FLASHC_CPU_FMA | FLASHC_CPU_F16C,
+    NEEDS_AVX512 = FLASHC_CPU_AVX512F,
+};
+
+static const flashc_kernel_row rows[] = {
+#if FLASHC_HAVE_X86_KERNELS
+#if FLASHC_HAVE_OPENBLAS
+    {"f32_avx512_openblas", "AVX-512 softmax, tiles by OpenBLAS", NEEDS_AVX512, true, &flashc_f32_avx512.vector,
+     &flashc_gemm_openblas, openblas_blocks},
+#endif
+    {"f32_avx512", "AVX-512 softmax and tiles", NEEDS_AVX512, false, &flashc_f32_avx512.vector,
+     &flashc_f32_avx512.gemm, built_in_blocks},
+#if FLASHC_HAVE_OPENBLAS
+    {"f32_avx2_openblas", "AVX2 softmax, tiles by OpenBLAS", NEEDS_AVX2, true, &flashc_f32_avx2.vector,
+     &flashc_gemm_openblas, openblas_blocks},
+#endif
+    {"f32_avx2", "AVX2 softmax and tiles", NEEDS_AVX2, false, &flashc_f32_avx2.vector, &flashc_f32_avx2.gemm,
+     built_in_blocks},
+#endif
+#if FLASHC_HAVE_OPENBLAS
+    {"f32_generic_openblas", "portable C softmax, tiles by OpenBLAS", 0, true, &flashc_f32_generic.vector,
+     &flashc_gemm_openblas, openblas_blocks},
+#endif
+    {"f32_generic", "portable C, no BLAS and no SIMD needed", 0, false, &flashc_f32_generic.vector,
+     &flashc_f32_generic.gemm, built_in_blocks},
+};
+
+int flashc_kernel_rows(void)
+{
+    return (int)(sizeof rows / sizeof rows[0]);
+}
+
+const flashc_kernel_row *flashc_kernel_row_at(int index)
+{
+    return &rows[index];
+}
+
+const char *flashc_kernel_unavailable(const flashc_kernel_row *row)
+{
+    const char *missing = flashc_cpu_missing(row->cpu_features);
+    if (missing)
+        return missing;
+#if FLASHC_HAVE_OPENBLAS
+    if (row->uses_openblas)
+        return flashc_openblas_unsafe();
+#endif
+    return NULL;
+}
+
+const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, int64_t head_dim, int64_t head_dim_v)
+{
+#if FLASHC_HAVE_OPENBLAS
+    if (row->uses_openblas)
+        return flashc_openblas_not_preferred(row->block_shape(head_dim, head_dim_v), head_dim, head_dim_v);
+#endif
+    (void)row, (void)head_dim, (void)head_dim_v;
+    return NULL;
+}
+
+const char *flashc_kernel_blas_name(void)
+{
+#if FLASHC_HAVE_OPENBLAS
+    return flashc_openblas_name();
+#else
+    return "none";
+#endif
+}
+
+const char *flashc_kernel_gemm_name(const flashc_kernel_row *row)
+{
+    return row->uses_openblas ? flashc_kernel_blas_name() : "built-in";
+}
