@@ -1,0 +1,120 @@
+#include "numerics.h"
+#include "softmax/check.h"
+#include "softmax/state.h"
+
+#include <inttypes.h>
+
+/* Elements that are converted at a time: 4 KiB of stack. Within a block the max is known before the
+ * first exp, so a row's sum is rescaled at most once per block. */
+#define BLOCK 1024
+
+static void load_block(float *block, const void *x, flashc_dtype dtype, int64_t first, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        block[i] = flashc_load_f32(x, dtype, first + i);
+}
+
+/* One row at element offset x_first of x, in two passes: the state of an attention row without V,
+ * then its weights. Each block is read before it is written, so y may be x. */
+static void softmax_row(int64_t cols, const void *x, int64_t x_first, void *y, int64_t y_first, flashc_dtype dtype,
+                        float *lse)
+{
+    float block[BLOCK];
+    float row_max, row_sum;
+    flashc_softmax_state state = {.rows = 1, .row_max = &row_max, .row_sum = &row_sum};
+    flashc_state_init(&state);
+    for (int64_t begin = 0; begin < cols; begin += BLOCK) {
+        int64_t n = flashc_min(BLOCK, cols - begin);
+        load_block(block, x, dtype, x_first + begin, n);
+        flashc_state_update(&state, n, block, n, NULL, 0);
+    }
+    bool empty = flashc_softmax_row_is_empty(row_max, row_sum);
+    for (int64_t begin = 0; begin < cols; begin += BLOCK) {
+        int64_t n = flashc_min(BLOCK, cols - begin);
+        load_block(block, x, dtype, x_first + begin, n);
+        for (int64_t i = 0; i < n; i++) {
+            float p = empty ? 0.0f : flashc_softmax_weight(block[i], row_max) / row_sum;
+            flashc_store_f32(y, dtype, y_first + begin + i, p);
+        }
+    }
+    if (lse)
+        *lse = flashc_softmax_row_lse(row_max, row_sum);
+}
+
+flashc_status flashc_softmax(int64_t rows, int64_t cols, const void *x, int64_t x_row_stride, void *y,
+                             int64_t y_row_stride, flashc_dtype dtype, float *lse)
+{
+    flashc_status status = flashc_check_size("rows", rows);
+    if (status == FLASHC_OK)
+        status = flashc_check_size("cols", cols);
+    if (status == FLASHC_OK)
+        status = flashc_check_float_dtype("dtype", dtype);
+    if (status == FLASHC_OK)
+        status = flashc_check_input("x", x, rows, cols, x_row_stride, flashc_dtype_size(dtype));
+    if (status == FLASHC_OK)
+        status = flashc_check_output("y", y, rows, cols, y_row_stride, flashc_dtype_size(dtype));
+    if (status == FLASHC_OK && lse)
+        status = flashc_check_output("lse", lse, 1, rows, rows, sizeof(float));
+    if (status != FLASHC_OK)
+        return status;
+    if (rows > 1 && cols > 0 && x == y && x_row_stride != y_row_stride)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "y: expected x's row stride %" PRId64 " where it is x itself, found %" PRId64, x_row_stride,
+                           y_row_stride);
+    for (int64_t row = 0; row < rows; row++)
+        softmax_row(cols, x, row * x_row_stride, y, row * y_row_stride, dtype, lse ? lse + row : NULL);
+    return FLASHC_OK;
+}
+
+/* Half an ulp at the largest values a softmax can have: relative for what is normal in the type,
+ * absolute (2^-25) for each element below. bf16 has f32's exponents, so nothing is below. */
+static double default_tolerance(int64_t cols, flashc_dtype dtype)
+{
+    double tolerance = 1e-6;
+    if (dtype == FLASHC_F16)
+        tolerance += 0x1p-11;
+    if (dtype == FLASHC_BF16)
+        tolerance += 0x1p-9;
+    else
+        tolerance += (double)cols * 0x1p-25;
+    return tolerance;
+}
+
+static bool row_is_softmax(int64_t cols, const void *y, int64_t first, flashc_dtype dtype, double tolerance)
+{
+    double sum = 0.0;
+    for (int64_t col = 0; col < cols; col++) {
+        double p = (double)flashc_load_f32(y, dtype, first + col);
+        if (!(p >= 0.0)) /* NaN as well */
+            return false;
+        sum += p;
+    }
+    return fabs(sum - 1.0) <= tolerance;
+}
+
+flashc_status flashc_is_softmax(int64_t rows, int64_t cols, const void *y, int64_t y_row_stride, flashc_dtype dtype,
+                                double tolerance, int *valid, int64_t *bad_row)
+{
+    flashc_status status = flashc_check_size("rows", rows);
+    if (status == FLASHC_OK)
+        status = flashc_check_size("cols", cols);
+    if (status == FLASHC_OK)
+        status = flashc_check_float_dtype("dtype", dtype);
+    if (status == FLASHC_OK)
+        status = flashc_check_input("y", y, rows, cols, y_row_stride, flashc_dtype_size(dtype));
+    if (status == FLASHC_OK)
+        status = flashc_check_pointer("valid", valid);
+    if (status != FLASHC_OK)
+        return status;
+    if (tolerance != tolerance)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "tolerance: expected a number, found NaN");
+    if (tolerance < 0.0)
+        tolerance = default_tolerance(cols, dtype);
+    int64_t row = 0;
+    while (row < rows && row_is_softmax(cols, y, row * y_row_stride, dtype, tolerance))
+        row++;
+    *valid = row == rows;
+    if (bad_row)
+        *bad_row = row == rows ? -1 : row;
+    return FLASHC_OK;
+}

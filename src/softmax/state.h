@@ -1,0 +1,53 @@
+/* The online-softmax recurrence, in plain C: the reference for what vector code does, and the only
+ * one that the softmax functions use. The functions here are those of flashc.h without the argument
+ * checks. Strides decide where acc lies: [rows, head_dim_v] with the columns contiguous, or one
+ * vector lane per row (acc_row_stride 1) as attention's kernels hold it. */
+#ifndef FLASHC_SOFTMAX_STATE_H
+#define FLASHC_SOFTMAX_STATE_H
+
+#include "common.h"
+
+#include <math.h>
+
+/* The smallest f32 whose exp is a normal f32: ln(2^-126) = -87.3365447 lies between it and the next. */
+#define FLASHC_EXP_MIN (-87.3365402f)
+
+/* Keys are summed in chains of this length, and the chains one after the other: a sum of n terms
+ * then carries (SUM_CHUNK + n / SUM_CHUNK) rounding errors instead of n. */
+#define FLASHC_SUM_CHUNK 128
+
+/* The f32 exp of every weight: exactly 0 where the result would be subnormal. NaN stays NaN. */
+static inline float flashc_exp(float x)
+{
+    return x < FLASHC_EXP_MIN ? 0.0f : expf(x);
+}
+
+/* exp(score - row_max): what a key counts in a row whose max is row_max. -inf is left out also where
+ * row_max itself is -inf or +inf. */
+static inline float flashc_softmax_weight(float score, float row_max)
+{
+    return score == -INFINITY ? 0.0f : flashc_exp(score - row_max);
+}
+
+/* A row that has seen no visible key. A NaN row_sum means that it has seen a NaN: kernels whose max
+ * drops NaN leave row_max at -inf then. */
+static inline bool flashc_softmax_row_is_empty(float row_max, float row_sum)
+{
+    return row_max == -INFINITY && row_sum == row_sum;
+}
+
+/* row_max + ln(row_sum), in double so that the one rounding left is the result's. */
+static inline float flashc_softmax_row_lse(float row_max, float row_sum)
+{
+    if (flashc_softmax_row_is_empty(row_max, row_sum))
+        return -INFINITY;
+    return (float)((double)row_max + log((double)row_sum));
+}
+
+void flashc_state_init(const flashc_softmax_state *state);
+void flashc_state_update(const flashc_softmax_state *state, int64_t n_keys, const float *scores,
+                         int64_t scores_row_stride, const float *v, int64_t v_row_stride);
+void flashc_state_merge(const flashc_softmax_state *into, const flashc_softmax_state *from);
+void flashc_state_finish(const flashc_softmax_state *state, float *o, int64_t o_row_stride, float *lse);
+
+#endif

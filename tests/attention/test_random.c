@@ -1,0 +1,49 @@
+/* Random problems on every kernel that this machine can run, against the float64 oracle and the
+ * error bound of flashc.h. FLASHC_TEST_SEED and FLASHC_TEST_COUNT (problems per kernel) vary it. */
+#include "support/cmocka.h"
+#include "support/kernels.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* About 10 ms each: with ten kernels about 15 s on one core. */
+static const int64_t DEFAULT_COUNT = 150;
+static const uint64_t DEFAULT_SEED = 1;
+
+static int64_t from_environment(const char *name, int64_t otherwise)
+{
+    const char *text = getenv(name);
+    return text != NULL && text[0] != '\0' ? strtoll(text, NULL, 0) : otherwise;
+}
+
+static void test_random_problems(void **state)
+{
+    (void)state;
+    const char *names[MAX_KERNELS];
+    int kernels = runnable_kernels(names);
+    int64_t count = from_environment("FLASHC_TEST_COUNT", DEFAULT_COUNT);
+    uint64_t seed = (uint64_t)from_environment("FLASHC_TEST_SEED", (int64_t)DEFAULT_SEED);
+    for (int k = 0; k < kernels; k++) {
+        int64_t refused = 0, typical = 0;
+        for (int64_t i = 0; i < count; i++) {
+            problem p;
+            problem_random(&p, seed + (uint64_t)i, names[k]);
+            flashc_explanation plan = {.struct_size = sizeof plan};
+            refused += !run_and_check(&p);
+            if (flashc_explain(&p.params, &plan) == FLASHC_OK)
+                typical += p.params.seqlen_q > plan.block_m && p.params.seqlen_k > 2 * plan.block_n;
+            problem_free(&p);
+        }
+        printf("%s: %lld problems, %lld of them with at least two query blocks and three key tiles, %lld refused\n",
+               names[k], (long long)count, (long long)typical, (long long)refused);
+        if (count > 0 && refused == count)
+            fail_msg("%s, which this machine can run, refused every problem", names[k]);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_problems)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,92 @@
+#include "support/bound.h"
+
+#include "support/values.h"
+
+#include <math.h>
+#include <stdio.h>
+
+/* u (8 + 4A + 2(n + T)) sum p|v| and u (16 max(1, |LSE|, A) + 2(n + T)): see flashc.h. */
+static const double UNIT_ROUNDOFF = 0x1p-24;
+static const double O_CONSTANT = 8.0;
+static const double O_PER_LOGIT = 4.0;
+static const double LSE_PER_LOGIT = 16.0;
+static const double PER_CHAIN_STEP = 2.0;
+/* Measured on a model of the algorithm, random zero-mean data stay 7 times inside this. */
+static const double ZERO_MEAN_FACTOR = 4.0;
+
+int64_t bound_chain(int64_t seqlen_k, int64_t block_n)
+{
+    return seqlen_k + (seqlen_k + block_n - 1) / block_n;
+}
+
+/* The result is first an f32 near the exact value and then rounded to the output's type, whose step
+ * may be the larger one just above the exact value. */
+static double with_rounding(double error, double exact, flashc_dtype dtype)
+{
+    return error + test_half_ulp(dtype, fabs(exact) + error);
+}
+
+double bound_o(const oracle *r, int64_t row, int64_t column, int64_t chain, flashc_dtype o_dtype)
+{
+    int64_t at = row * r->head_dim_v + column;
+    double factor = O_CONSTANT + O_PER_LOGIT * r->magnitude[row] + PER_CHAIN_STEP * (double)chain;
+    return with_rounding(UNIT_ROUNDOFF * factor * r->weighted_v[at], r->o[at], o_dtype);
+}
+
+double bound_lse(const oracle *r, int64_t row, int64_t chain)
+{
+    double size = fmax(1.0, fmax(fabs(r->lse[row]), r->magnitude[row]));
+    return UNIT_ROUNDOFF * (LSE_PER_LOGIT * size + PER_CHAIN_STEP * (double)chain);
+}
+
+double bound_o_zero_mean(const oracle *r, int64_t row, int64_t column, flashc_dtype o_dtype)
+{
+    double error = ZERO_MEAN_FACTOR * UNIT_ROUNDOFF * (1.0 + r->magnitude[row]) * r->max_v[row];
+    return with_rounding(error, r->o[row * r->head_dim_v + column], o_dtype);
+}
+
+/* One number against its reference. special: only known not to be finite. */
+static bool agrees(double got, double exact, double bound, bool special)
+{
+    if (special)
+        return !isfinite(got);
+    if (isnan(exact))
+        return isnan(got);
+    if (isinf(exact))
+        return got == exact;
+    return fabs(got - exact) <= bound;
+}
+
+bool bound_check(const flashc_attention_params *p, const oracle *r, int64_t block_n, bool zero_mean, char *message,
+                 size_t size)
+{
+    int64_t chain = bound_chain(p->seqlen_k, block_n);
+    for (int64_t row = 0; row < r->rows; row++) {
+        int64_t i = row % p->seqlen_q, h = row / p->seqlen_q % p->num_heads, b = row / p->seqlen_q / p->num_heads;
+        for (int64_t c = 0; c < p->head_dim_v; c++) {
+            int64_t at = row * p->head_dim_v + c;
+            double got = test_get(&p->o, b, h, i, c), exact = r->o[at];
+            double bound = bound_o(r, row, c, chain, p->o.dtype);
+            bool special = r->special_v[at] && !isnan(r->lse[row]); /* else the whole row is NaN */
+            if (zero_mean)
+                bound = fmin(bound, bound_o_zero_mean(r, row, c, p->o.dtype));
+            if (!agrees(got, exact, bound, special) || (got == 0.0 && signbit(got))) {
+                snprintf(message, size,
+                         "o[%lld][%lld][%lld][%lld] = %.9g, exact %.9g, error %.3g, bound %.3g%s (A %.3g, visible %lld)",
+                         (long long)b, (long long)h, (long long)i, (long long)c, got, exact, fabs(got - exact), bound,
+                         zero_mean ? " (zero-mean)" : "", r->magnitude[row], (long long)r->visible[row]);
+                return false;
+            }
+        }
+        if (p->lse.data == NULL)
+            continue;
+        double got = test_get(&p->lse, b, h, i, 0), bound = bound_lse(r, row, chain);
+        if (!agrees(got, r->lse[row], bound, false)) {
+            snprintf(message, size, "lse[%lld][%lld][%lld] = %.9g, exact %.9g, error %.3g, bound %.3g (A %.3g)",
+                     (long long)b, (long long)h, (long long)i, got, r->lse[row], fabs(got - r->lse[row]), bound,
+                     r->magnitude[row]);
+            return false;
+        }
+    }
+    return true;
+}

@@ -1,0 +1,28 @@
+/* The error bound that flashc.h states, as functions, and a tighter gate for random data. */
+#ifndef FLASHC_TESTS_BOUND_H
+#define FLASHC_TESTS_BOUND_H
+
+#include "flashc.h"
+
+#include "support/oracle.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* The chain that the bound grows with: n + T of flashc.h, n keys and T = n / block_n key tiles. */
+int64_t bound_chain(int64_t seqlen_k, int64_t block_n);
+
+/* |O - exact| of one element, half an ulp of the output type included. row, column: of the oracle. */
+double bound_o(const oracle *r, int64_t row, int64_t column, int64_t chain, flashc_dtype o_dtype);
+/* |LSE - exact| of one row. */
+double bound_lse(const oracle *r, int64_t row, int64_t chain);
+/* For zero-mean random data only: rounding errors of terms of both signs cancel, so that the error
+ * does not grow with the number of keys: 4 u (1 + A) max|v|, half an ulp included. */
+double bound_o_zero_mean(const oracle *r, int64_t row, int64_t column, flashc_dtype o_dtype);
+
+/* Compares o, and lse if there, of params with the oracle's. true: all is as flashc.h says; false:
+ * message (of size bytes) says where it is not. zero_mean: apply the tight gate as well. */
+bool bound_check(const flashc_attention_params *params, const oracle *r, int64_t block_n, bool zero_mean,
+                 char *message, size_t size);
+
+#endif

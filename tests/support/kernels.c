@@ -1,0 +1,89 @@
+#include "support/kernels.h"
+
+#include "support/bound.h"
+#include "support/cmocka.h"
+#include "support/oracle.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int runnable_kernels(const char *names[MAX_KERNELS])
+{
+    static bool told;
+    int count = 0;
+    for (int i = 0; i < flashc_kernel_count() && count < MAX_KERNELS; i++) {
+        flashc_kernel kernel;
+        if (flashc_kernel_get(i, &kernel) != FLASHC_OK) {
+            fprintf(stderr, "flashc_kernel_get(%d): %s\n", i, flashc_last_error());
+            exit(1);
+        }
+        if (kernel.unavailable == NULL)
+            names[count++] = kernel.name;
+        else if (!told)
+            fprintf(stderr, "not run: %s: %s\n", kernel.name, kernel.unavailable);
+    }
+    told = true;
+    if (count == 0) {
+        fprintf(stderr, "no kernel runs on this machine; the generic one must\n");
+        exit(1);
+    }
+    return count;
+}
+
+bool run_problem(problem *p)
+{
+    flashc_status status = flashc_attention_fwd(&p->params);
+    if (status == FLASHC_ERR_UNSUPPORTED && p->params.kernel != NULL && flashc_last_error()[0] != '\0')
+        return false;
+    if (status != FLASHC_OK) {
+        problem_print(stderr, p);
+        fail_msg("flashc_attention_fwd: %s: %s", flashc_status_string(status), flashc_last_error());
+    }
+    return true;
+}
+
+bool run_and_check(problem *p)
+{
+    char message[512];
+    problem_snapshot(p);
+    if (!run_problem(p))
+        return false;
+    if (!problem_unharmed(p, false, message, sizeof message)) {
+        problem_print(stderr, p);
+        fail_msg("%s", message);
+    }
+    flashc_explanation plan = {.struct_size = sizeof plan};
+    if (flashc_explain(&p->params, &plan) != FLASHC_OK) {
+        problem_print(stderr, p);
+        fail_msg("flashc_explain: %s", flashc_last_error());
+    }
+    oracle exact;
+    oracle_attention(&p->params, &exact);
+    bool good = bound_check(&p->params, &exact, plan.block_n > 0 ? plan.block_n : 1, p->zero_mean, message, sizeof message);
+    oracle_free(&exact);
+    if (!good) {
+        problem_print(stderr, p);
+        fail_msg("%s", message);
+    }
+    return true;
+}
+
+void assert_same_bits(const problem *a, const problem *b, const char *what)
+{
+    for (problem_tensor which = TENSOR_O; which <= TENSOR_LSE; which++) {
+        const flashc_tensor *x = problem_view(a, which), *y = problem_view(b, which);
+        int64_t size[4];
+        problem_sizes(a, which, size);
+        for (int64_t n = 0; x->data != NULL && n < size[0] * size[1] * size[2] * size[3]; n++) {
+            int64_t j = n % size[3], i = n / size[3] % size[2], h = n / size[3] / size[2] % size[1];
+            int64_t batch = n / size[3] / size[2] / size[1];
+            if (test_get_bits(x, batch, h, i, j) == test_get_bits(y, batch, h, i, j))
+                continue;
+            problem_print(stderr, a);
+            fail_msg("%s: %s[%lld][%lld][%lld][%lld] is %.9g and %.9g: the bits differ", what,
+                     problem_tensor_name(which), (long long)batch, (long long)h, (long long)i, (long long)j,
+                     test_get(x, batch, h, i, j), test_get(y, batch, h, i, j));
+        }
+    }
+}

@@ -1,0 +1,26 @@
+/* The kernels that tests walk: every row of the library's table that this machine can run. */
+#ifndef FLASHC_TESTS_KERNELS_H
+#define FLASHC_TESTS_KERNELS_H
+
+#include "support/problem.h"
+
+#include <stdbool.h>
+
+enum { MAX_KERNELS = 64 };
+
+/* Fills names with the kernels that run here and returns their number (at least 1, or the test
+ * program exits with a message). The first call prints "not run: NAME: reason" for the others. */
+int runnable_kernels(const char *names[MAX_KERNELS]);
+
+/* Runs the problem on its kernel and compares with the oracle by the header's bound, the tight gate
+ * if p->zero_mean, and checks that nothing but outputs was written. Fails the cmocka test with the
+ * problem printed. false: the kernel refuses this problem (FLASHC_ERR_UNSUPPORTED, which only a named kernel may). */
+bool run_and_check(problem *p);
+
+/* Runs it, which must succeed, without looking at the results; false as above. */
+bool run_problem(problem *p);
+
+/* Two problems of one shape have equal bits in o and lse; else fails the test, saying what. */
+void assert_same_bits(const problem *a, const problem *b, const char *what);
+
+#endif

@@ -1,0 +1,152 @@
+#include "support/oracle.h"
+
+#include "support/values.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Never NULL, also for nothing. */
+static void *allocate(int64_t count, size_t size)
+{
+    void *memory = calloc((size_t)count + 1, size);
+    if (memory == NULL) {
+        fprintf(stderr, "oracle: no memory for %lld elements\n", (long long)count);
+        exit(1);
+    }
+    return memory;
+}
+
+/* One head of a view, [rows, columns], as packed doubles. */
+static double *read_head(const flashc_tensor *view, int64_t b, int64_t h, int64_t rows, int64_t columns)
+{
+    double *packed = allocate(rows * columns, sizeof *packed);
+    for (int64_t i = 0; i < rows; i++) {
+        for (int64_t j = 0; j < columns; j++)
+            packed[i * columns + j] = test_get(view, b, h, i, j);
+    }
+    return packed;
+}
+
+/* The query's position relative to the first key, of sequence b. */
+static int64_t offset_of(const flashc_attention_params *p, int64_t b)
+{
+    switch (p->alignment) {
+    case FLASHC_ALIGN_BOTTOM_RIGHT: return p->seqlen_k - p->seqlen_q;
+    case FLASHC_ALIGN_EXPLICIT: return p->offsets[b];
+    case FLASHC_ALIGN_TOP_LEFT:
+    case FLASHC_ALIGN_UNSET: break;
+    }
+    return 0;
+}
+
+/* One query row. q: [head_dim]; k: [seqlen_k, head_dim]; v: [seqlen_k, head_dim_v]; scores: room for
+ * [seqlen_k]; row: its index in the result. */
+static void attend(const flashc_attention_params *p, int64_t b, int64_t h, int64_t i, const double *q, const double *k,
+                   const double *v, double *scores, oracle *r, int64_t row)
+{
+    double scale = (double)p->softmax_scale;
+    if (p->softmax_scale == FLASHC_SCALE_DEFAULT)
+        scale = 1.0 / sqrt((double)p->head_dim);
+
+    /* Pass 1: scores; -inf for hidden keys. */
+    double max = -(double)INFINITY;
+    bool invalid = false;
+    for (int64_t j = 0; j < p->seqlen_k; j++) {
+        scores[j] = -(double)INFINITY;
+        if (p->mask.data != NULL && test_get(&p->mask, b, h, i, j) == 0.0)
+            continue;
+        if (p->causal && j - i > offset_of(p, b)) /* j > i + offset, without overflow */
+            continue;
+        double bias = p->bias.data != NULL ? test_get(&p->bias, b, h, i, j) : 0.0;
+        if (bias == -(double)INFINITY)
+            continue;
+        double dot = 0.0, magnitude = 0.0;
+        for (int64_t d = 0; d < p->head_dim; d++) {
+            dot += q[d] * k[j * p->head_dim + d];
+            magnitude += fabs(q[d] * k[j * p->head_dim + d]);
+        }
+        double score = scale * dot + bias;
+        if (score == -(double)INFINITY)
+            continue;
+        invalid |= isnan(score) || score == (double)INFINITY;
+        scores[j] = score;
+        max = fmax(max, score);
+        r->visible[row]++;
+        r->magnitude[row] = fmax(r->magnitude[row], fabs(scale) * magnitude + fabs(bias));
+    }
+
+    /* Pass 2: the sum of exponentials. */
+    double sum = 0.0;
+    for (int64_t j = 0; j < p->seqlen_k; j++) {
+        if (scores[j] != -(double)INFINITY)
+            sum += exp(scores[j] - max);
+    }
+    r->lse[row] = r->visible[row] == 0 ? -(double)INFINITY : max + log(sum);
+    if (invalid)
+        r->lse[row] = (double)NAN;
+
+    /* Pass 3: the weighted sum of V's visible rows. */
+    int64_t width = p->head_dim_v;
+    double *o = r->o + row * width, *weighted = r->weighted_v + row * width;
+    for (int64_t j = 0; j < p->seqlen_k; j++) {
+        if (scores[j] == -(double)INFINITY)
+            continue;
+        double probability = exp(scores[j] - max) / sum;
+        for (int64_t c = 0; c < width; c++) {
+            double x = v[j * width + c];
+            o[c] += probability * x;
+            weighted[c] += probability * fabs(x);
+            r->max_v[row] = fmax(r->max_v[row], fabs(x));
+            if (!isfinite(x))
+                r->special_v[row * width + c] = 1;
+        }
+    }
+    for (int64_t c = 0; invalid && c < width; c++)
+        o[c] = (double)NAN;
+}
+
+void oracle_attention(const flashc_attention_params *p, oracle *r)
+{
+    int64_t rows = p->batch * p->num_heads * p->seqlen_q;
+    r->rows = rows;
+    r->head_dim_v = p->head_dim_v;
+    r->o = allocate(rows * p->head_dim_v, sizeof *r->o);
+    r->lse = allocate(rows, sizeof *r->lse);
+    r->weighted_v = allocate(rows * p->head_dim_v, sizeof *r->weighted_v);
+    r->magnitude = allocate(rows, sizeof *r->magnitude);
+    r->max_v = allocate(rows, sizeof *r->max_v);
+    r->visible = allocate(rows, sizeof *r->visible);
+    r->special_v = allocate(rows * p->head_dim_v, 1);
+    double *scores = allocate(p->seqlen_k, sizeof *scores);
+
+    for (int64_t b = 0; b < p->batch; b++) {
+        for (int64_t h = 0; h < p->num_heads; h++) {
+            int64_t head_k = h / (p->num_heads / p->num_heads_k);
+            double *q = read_head(&p->q, b, h, p->seqlen_q, p->head_dim);
+            double *k = read_head(&p->k, b, head_k, p->seqlen_k, p->head_dim);
+            double *v = read_head(&p->v, b, head_k, p->seqlen_k, p->head_dim_v);
+            for (int64_t i = 0; i < p->seqlen_q; i++) {
+                int64_t row = (b * p->num_heads + h) * p->seqlen_q + i;
+                attend(p, b, h, i, q + i * p->head_dim, k, v, scores, r, row);
+            }
+            free(q);
+            free(k);
+            free(v);
+        }
+    }
+    free(scores);
+}
+
+void oracle_free(oracle *r)
+{
+    free(r->o);
+    free(r->lse);
+    free(r->weighted_v);
+    free(r->magnitude);
+    free(r->max_v);
+    free(r->visible);
+    free(r->special_v);
+    *r = (oracle){0};
+}

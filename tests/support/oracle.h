@@ -1,0 +1,28 @@
+/* Attention as a person reads it, in float64: for each query row three plain passes over all keys
+ * (scores; max and sum; weighted sum of V). No tiles, no online softmax, no code of the library. */
+#ifndef FLASHC_TESTS_ORACLE_H
+#define FLASHC_TESTS_ORACLE_H
+
+#include "flashc.h"
+
+#include <stdint.h>
+
+typedef struct oracle {
+    int64_t rows;       /* batch * num_heads * seqlen_q */
+    int64_t head_dim_v;
+    double *o;          /* [rows, head_dim_v] */
+    double *lse;        /* [rows] */
+    double *weighted_v; /* [rows, head_dim_v]: sum_j p_j |v_j|, of the error bound */
+    double *magnitude;  /* [rows]: A of the error bound, max over visible keys of |scale| sum|q k| + |bias| */
+    double *max_v;      /* [rows]: max |v| over visible keys and all columns */
+    int64_t *visible;   /* [rows]: number of visible keys */
+    /* [rows, head_dim_v]: 1 where a visible row of V holds NaN or infinity in this column: O is then
+     * only known not to be finite, because a tiny p may be 0 in f32 and 0 * infinity is NaN. */
+    unsigned char *special_v;
+} oracle;
+
+/* Reads q, k, v, mask, bias, offsets of params (which must be valid); ignores its outputs. */
+void oracle_attention(const flashc_attention_params *params, oracle *result);
+void oracle_free(oracle *result);
+
+#endif

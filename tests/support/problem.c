@@ -1,0 +1,232 @@
+#include "support/problem.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Of outputs: a huge number in f32 and bf16, NaN in f16, so that an element that is never written
+ * cannot pass for a result. */
+static const int OUTPUT_POISON = 0x7f;
+/* Of the padding of inputs: NaN in every float type. */
+static const int PADDING_POISON = 0xff;
+
+static flashc_tensor *view_of(problem *p, problem_tensor which)
+{
+    flashc_attention_params *params = &p->params;
+    flashc_tensor *views[TENSORS] = {&params->q,    &params->k, &params->v,  &params->mask,
+                                     &params->bias, &params->o, &params->lse};
+    return views[which];
+}
+
+const flashc_tensor *problem_view(const problem *p, problem_tensor which)
+{
+    const flashc_attention_params *params = &p->params;
+    const flashc_tensor *views[TENSORS] = {&params->q,    &params->k, &params->v,  &params->mask,
+                                           &params->bias, &params->o, &params->lse};
+    return views[which];
+}
+
+const char *problem_tensor_name(problem_tensor which)
+{
+    static const char *const names[TENSORS] = {"q", "k", "v", "mask", "bias", "o", "lse"};
+    return names[which];
+}
+
+void problem_sizes(const problem *p, problem_tensor which, int64_t size[4])
+{
+    const flashc_attention_params *s = &p->params;
+    bool of_keys = which == TENSOR_K || which == TENSOR_V;
+    size[0] = s->batch;
+    size[1] = of_keys ? s->num_heads_k : s->num_heads;
+    size[2] = of_keys ? s->seqlen_k : s->seqlen_q;
+    switch (which) {
+    case TENSOR_Q:
+    case TENSOR_K: size[3] = s->head_dim; break;
+    case TENSOR_V:
+    case TENSOR_O: size[3] = s->head_dim_v; break;
+    case TENSOR_MASK:
+    case TENSOR_BIAS: size[3] = s->seqlen_k; break;
+    case TENSOR_LSE:
+    case TENSORS: size[3] = 1; break;
+    }
+}
+
+void problem_allocate(problem *p, problem_tensor which, bool guard_start)
+{
+    flashc_tensor *view = view_of(p, which);
+    int64_t size[4], lowest = 0, highest = 0;
+    bool empty = false;
+    problem_sizes(p, which, size);
+    for (int a = 0; a < 4; a++) {
+        if (size[a] == 0) {
+            empty = true;
+            continue;
+        }
+        int64_t last = (size[a] - 1) * view->stride[a];
+        lowest += last < 0 ? last : 0;
+        highest += last > 0 ? last : 0;
+    }
+    if (empty) /* nothing may be touched, then; data is the guard page */
+        lowest = highest + 1;
+    size_t element = flashc_dtype_size(view->dtype);
+    p->buffer[which] = guarded_alloc((size_t)(highest - lowest + 1) * element, guard_start);
+    memset(p->buffer[which].bytes, PADDING_POISON, p->buffer[which].size);
+    view->data = p->buffer[which].bytes;
+    if (!empty)
+        view->data = p->buffer[which].bytes - lowest * (int64_t)element;
+}
+
+static void pack(problem *p, problem_tensor which, flashc_dtype dtype)
+{
+    int64_t size[4];
+    problem_sizes(p, which, size);
+    *view_of(p, which) = flashc_tensor_bhsd(NULL, dtype, size[1], size[2], size[3]);
+    problem_allocate(p, which, false);
+}
+
+static void fill(problem *p, problem_tensor which, double constant, test_rng *rng)
+{
+    const flashc_tensor *view = problem_view(p, which);
+    int64_t size[4];
+    problem_sizes(p, which, size);
+    for (int64_t b = 0; b < size[0]; b++) {
+        for (int64_t h = 0; h < size[1]; h++) {
+            for (int64_t i = 0; i < size[2]; i++) {
+                for (int64_t j = 0; j < size[3]; j++)
+                    test_set(view, b, h, i, j, rng != NULL ? test_rng_normal(rng) : constant);
+            }
+        }
+    }
+}
+
+void problem_plain(problem *p, const problem_shape *shape, flashc_dtype dtype, uint64_t seed)
+{
+    *p = (problem){.seed = seed, .data_kind = "normal", .mask_kind = "none", .bias_kind = "none", .zero_mean = true};
+    flashc_attention_params *params = &p->params;
+    flashc_attention_params_init(params, sizeof *params);
+    params->batch = shape->batch;
+    params->num_heads = shape->num_heads;
+    params->num_heads_k = shape->num_heads_k;
+    params->seqlen_q = shape->seqlen_q;
+    params->seqlen_k = shape->seqlen_k;
+    params->head_dim = shape->head_dim;
+    params->head_dim_v = shape->head_dim_v;
+    test_rng rng = {seed};
+    for (problem_tensor which = TENSOR_Q; which <= TENSOR_V; which++) {
+        pack(p, which, dtype);
+        fill(p, which, 0.0, &rng);
+    }
+    pack(p, TENSOR_O, FLASHC_F32);
+    pack(p, TENSOR_LSE, FLASHC_F32);
+    problem_snapshot(p);
+}
+
+void problem_add_mask(problem *p)
+{
+    pack(p, TENSOR_MASK, FLASHC_BOOL);
+    fill(p, TENSOR_MASK, 1.0, NULL);
+}
+
+void problem_add_bias(problem *p, flashc_dtype dtype)
+{
+    pack(p, TENSOR_BIAS, dtype);
+    fill(p, TENSOR_BIAS, 0.0, NULL);
+}
+
+void problem_add_causal(problem *p, int64_t offset)
+{
+    p->offsets = guarded_alloc((size_t)p->params.batch * sizeof offset, false);
+    for (int64_t b = 0; b < p->params.batch; b++)
+        memcpy(p->offsets.bytes + (size_t)b * sizeof offset, &offset, sizeof offset);
+    p->params.causal = 1;
+    p->params.alignment = FLASHC_ALIGN_EXPLICIT;
+    p->params.offsets = (const int64_t *)(const void *)p->offsets.bytes;
+}
+
+void problem_free(problem *p)
+{
+    for (problem_tensor which = TENSOR_Q; which < TENSORS; which++) {
+        guarded_free(&p->buffer[which]);
+        free(p->before[which]);
+    }
+    guarded_free(&p->offsets);
+    *p = (problem){0};
+}
+
+void problem_snapshot(problem *p)
+{
+    for (problem_tensor which = TENSOR_Q; which < TENSORS; which++) {
+        guarded_buffer *buffer = &p->buffer[which];
+        if (buffer->size == 0)
+            continue;
+        if (which >= TENSOR_O)
+            memset(buffer->bytes, OUTPUT_POISON, buffer->size);
+        free(p->before[which]);
+        p->before[which] = malloc(buffer->size);
+        if (p->before[which] == NULL) {
+            perror("problem_snapshot");
+            exit(1);
+        }
+        memcpy(p->before[which], buffer->bytes, buffer->size);
+    }
+}
+
+/* Copies the elements of an output into its snapshot, so that what differs then is padding. */
+static void forgive_elements(const problem *p, problem_tensor which)
+{
+    const flashc_tensor *view = problem_view(p, which);
+    size_t element = flashc_dtype_size(view->dtype);
+    int64_t size[4];
+    problem_sizes(p, which, size);
+    for (int64_t b = 0; b < size[0]; b++) {
+        for (int64_t h = 0; h < size[1]; h++) {
+            for (int64_t i = 0; i < size[2]; i++) {
+                for (int64_t j = 0; j < size[3]; j++) {
+                    unsigned char *at = test_at(view, b, h, i, j);
+                    memcpy(p->before[which] + (at - p->buffer[which].bytes), at, element);
+                }
+            }
+        }
+    }
+}
+
+bool problem_unharmed(const problem *p, bool elements_too, char *message, size_t size)
+{
+    for (problem_tensor which = TENSOR_Q; which < TENSORS; which++) {
+        const guarded_buffer *buffer = &p->buffer[which];
+        if (buffer->size == 0)
+            continue;
+        if (which >= TENSOR_O && !elements_too)
+            forgive_elements(p, which);
+        for (size_t i = 0; i < buffer->size; i++) {
+            if (buffer->bytes[i] != p->before[which][i]) {
+                snprintf(message, size, "%s: byte %zu of %zu, which the call must not write, changed from %02x to %02x",
+                         problem_tensor_name(which), i, buffer->size, p->before[which][i], buffer->bytes[i]);
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+void problem_print(FILE *stream, const problem *p)
+{
+    const flashc_attention_params *s = &p->params;
+    fprintf(stream,
+            "problem: seed %llu, kernel %s, batch %lld, num_heads %lld, num_heads_k %lld, seqlen_q %lld, seqlen_k %lld, "
+            "head_dim %lld, head_dim_v %lld\n",
+            (unsigned long long)p->seed, s->kernel != NULL ? s->kernel : "(best)", (long long)s->batch,
+            (long long)s->num_heads, (long long)s->num_heads_k, (long long)s->seqlen_q, (long long)s->seqlen_k,
+            (long long)s->head_dim, (long long)s->head_dim_v);
+    fprintf(stream, "  data %s, mask %s, bias %s, softmax_scale %.9g, causal %d, alignment %d, num_threads %d\n",
+            p->data_kind, p->mask_kind, p->bias_kind, (double)s->softmax_scale, s->causal, (int)s->alignment,
+            s->num_threads);
+    for (int64_t b = 0; s->offsets != NULL && b < s->batch; b++)
+        fprintf(stream, "  offsets[%lld] = %lld\n", (long long)b, (long long)s->offsets[b]);
+    for (problem_tensor which = TENSOR_Q; which < TENSORS; which++) {
+        const flashc_tensor *view = problem_view(p, which);
+        if (view->data != NULL)
+            fprintf(stream, "  %-4s %-4s strides %lld %lld %lld %lld\n", problem_tensor_name(which),
+                    flashc_dtype_name(view->dtype), (long long)view->stride[0], (long long)view->stride[1],
+                    (long long)view->stride[2], (long long)view->stride[3]);
+    }
+}

@@ -1,0 +1,65 @@
+/* One attention problem: parameters with tensors in guarded memory of their own. */
+#ifndef FLASHC_TESTS_PROBLEM_H
+#define FLASHC_TESTS_PROBLEM_H
+
+#include "flashc.h"
+
+#include "support/memory.h"
+#include "support/values.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+typedef struct problem_shape {
+    int64_t batch, num_heads, num_heads_k, seqlen_q, seqlen_k, head_dim, head_dim_v;
+} problem_shape;
+
+typedef enum problem_tensor { TENSOR_Q, TENSOR_K, TENSOR_V, TENSOR_MASK, TENSOR_BIAS, TENSOR_O, TENSOR_LSE, TENSORS } problem_tensor;
+
+typedef struct problem {
+    flashc_attention_params params;
+    guarded_buffer buffer[TENSORS];
+    unsigned char *before[TENSORS]; /* copies of the buffers, made by problem_snapshot() */
+    guarded_buffer offsets;
+    uint64_t seed;
+    const char *data_kind; /* name of the distribution of q, k, v */
+    const char *mask_kind, *bias_kind;
+    bool zero_mean; /* the tight gate of bound.h applies */
+} problem;
+
+/* Packed [batch, heads, rows, columns] tensors with normal q, k, v of type dtype, o in f32, with lse;
+ * no mask, bias or causal. */
+void problem_plain(problem *p, const problem_shape *shape, flashc_dtype dtype, uint64_t seed);
+
+/* A random problem for the kernel; equal seeds give equal problems on kernels of equal block sizes.
+ * Exits with a message if flashc_explain() cannot tell the kernel's block sizes. */
+void problem_random(problem *p, uint64_t seed, const char *kernel);
+
+void problem_free(problem *p);
+
+/* Gives a plain problem a packed mask (all visible) or bias (all 0) of the full size. */
+void problem_add_mask(problem *p);
+void problem_add_bias(problem *p, flashc_dtype dtype);
+/* Causal with one offset per batch element, all of them this one. */
+void problem_add_causal(problem *p, int64_t offset);
+
+/* The sizes of a tensor's axes. */
+void problem_sizes(const problem *p, problem_tensor which, int64_t size[4]);
+const flashc_tensor *problem_view(const problem *p, problem_tensor which);
+const char *problem_tensor_name(problem_tensor which);
+
+/* Makes the memory of a tensor for view->dtype and view->stride, and sets view->data; padding
+ * between elements is NaN. */
+void problem_allocate(problem *p, problem_tensor which, bool guard_start);
+
+/* Fills the outputs with a poison and remembers every buffer. */
+void problem_snapshot(problem *p);
+/* Since the snapshot: inputs are unchanged and outputs are changed in their elements only
+ * (elements_too: not even there). Otherwise false and a message. */
+bool problem_unharmed(const problem *p, bool elements_too, char *message, size_t size);
+
+void problem_print(FILE *stream, const problem *p);
+
+#endif

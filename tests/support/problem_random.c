@@ -1,0 +1,324 @@
+/* Random problems. Every choice below is a draw from one generator, so a seed is a problem. */
+#include "support/problem.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Multiply-adds that one problem may cost the oracle: about 10 ms. */
+static const int64_t COST_LIMIT = 8000000;
+
+static int64_t pick(test_rng *rng, const int64_t *values, size_t count)
+{
+    return values[test_rng_next(rng) % count];
+}
+
+static flashc_dtype random_dtype(test_rng *rng)
+{
+    static const int64_t dtypes[] = {FLASHC_F32, FLASHC_F32, FLASHC_F16, FLASHC_BF16};
+    return (flashc_dtype)pick(rng, dtypes, 4);
+}
+
+static int64_t random_head_dim(test_rng *rng)
+{
+    static const int64_t common[] = {8, 16, 32, 32, 64, 64, 80, 96, 128, 128, 192, 256};
+    int64_t kind = test_rng_int(rng, 0, 99);
+    if (kind < 50)
+        return pick(rng, common, sizeof common / sizeof common[0]);
+    if (kind < 65)
+        return test_rng_int(rng, 1, 9);
+    if (kind < 94)
+        return test_rng_int(rng, 10, 140);
+    return test_rng_int(rng, 257, 600);
+}
+
+/* A length around the borders of blocks; min_blocks of them in most draws. */
+static int64_t random_length(test_rng *rng, int64_t block, int64_t min_blocks)
+{
+    int64_t kind = test_rng_int(rng, 0, 99);
+    if (kind < 1)
+        return 0;
+    if (kind < 6)
+        return 1;
+    if (kind < 13)
+        return test_rng_int(rng, 2, block + 1);
+    if (kind < 60) /* an edge of a block, and one element to each side of it */
+        return block * test_rng_int(rng, min_blocks - 1, min_blocks + 1) + test_rng_int(rng, -1, 1);
+    return test_rng_int(rng, (min_blocks - 1) * block + 1, (min_blocks + 1) * block);
+}
+
+static void random_shape(problem *p, test_rng *rng)
+{
+    static const int64_t groups[] = {1, 1, 1, 2, 3, 4, 8}, batches[] = {1, 1, 1, 2, 3};
+    flashc_attention_params *s = &p->params;
+    s->batch = test_rng_chance(rng, 1) ? 0 : pick(rng, batches, 5);
+    s->num_heads_k = test_rng_int(rng, 1, 3);
+    s->num_heads = s->num_heads_k * pick(rng, groups, 7);
+    s->head_dim = random_head_dim(rng);
+    s->head_dim_v = test_rng_chance(rng, 60) ? s->head_dim : test_rng_chance(rng, 8) ? 0 : random_head_dim(rng);
+    if (strcmp(p->data_kind, "constant-sign") == 0 && test_rng_chance(rng, 25))
+        s->head_dim = test_rng_int(rng, 600, 1024); /* long chains in q . k */
+}
+
+/* Drops batch elements, then heads, then columns, until the oracle can afford it. */
+static void limit_cost(flashc_attention_params *s)
+{
+    int64_t group = s->num_heads / s->num_heads_k;
+    while (s->batch * s->num_heads * s->seqlen_q * s->seqlen_k * (s->head_dim + s->head_dim_v) > COST_LIMIT) {
+        if (s->batch > 1)
+            s->batch--;
+        else if (s->num_heads_k > 1)
+            s->num_heads_k--;
+        else if (group > 1)
+            group--;
+        else if (s->head_dim_v > 70)
+            s->head_dim_v /= 2;
+        else if (s->head_dim > 20 && s->head_dim < 257)
+            s->head_dim -= 7;
+        else if (s->seqlen_q > 2)
+            s->seqlen_q /= 2;
+        else
+            s->seqlen_k -= s->seqlen_k / 3;
+        s->num_heads = s->num_heads_k * group;
+    }
+}
+
+/* The kernel's blocks for these dims and types, on long sequences. Data is not read by explain. */
+static void query_blocks(const problem *p, int64_t *block_m, int64_t *block_n)
+{
+    flashc_attention_params s = p->params;
+    s.seqlen_q = s.seqlen_k = 1024;
+    s.batch = s.num_heads = s.num_heads_k = 1;
+    /* Addresses far apart where nothing is: explain reads no data. */
+    s.q = flashc_tensor_bhsd((void *)((uintptr_t)1 << 32), p->params.q.dtype, 1, 1024, s.head_dim);
+    s.k = flashc_tensor_bhsd((void *)((uintptr_t)2 << 32), p->params.k.dtype, 1, 1024, s.head_dim);
+    s.v = flashc_tensor_bhsd((void *)((uintptr_t)3 << 32), p->params.v.dtype, 1, 1024, s.head_dim_v);
+    s.o = flashc_tensor_bhsd((void *)((uintptr_t)4 << 32), p->params.o.dtype, 1, 1024, s.head_dim_v);
+    s.lse = s.mask = s.bias = (flashc_tensor){0};
+    s.causal = 0;
+    flashc_explanation plan = {.struct_size = sizeof plan};
+    flashc_status status = flashc_explain(&s, &plan);
+    if (status == FLASHC_ERR_UNSUPPORTED) { /* the caller sees that again when it runs the problem */
+        *block_m = *block_n = 64;
+        return;
+    }
+    if (status != FLASHC_OK || plan.block_m < 1 || plan.block_n < 1) {
+        fprintf(stderr, "seed %llu: flashc_explain: %s: %s (block_m %lld, block_n %lld)\n",
+                (unsigned long long)p->seed, flashc_status_string(status), flashc_last_error(), (long long)plan.block_m,
+                (long long)plan.block_n);
+        exit(1);
+    }
+    /* Longer blocks would only cost time: their borders are tested by the fixed cases. */
+    *block_m = plan.block_m < 160 ? plan.block_m : 160;
+    *block_n = plan.block_n < 260 ? plan.block_n : 260;
+}
+
+/* Chooses strides and makes the memory. broadcast: percent of axes with stride 0. */
+static void random_layout(problem *p, problem_tensor which, flashc_dtype dtype, int broadcast, test_rng *rng)
+{
+    int order[4] = {3, 2, 1, 0}; /* innermost axis first */
+    int64_t size[4];
+    flashc_tensor *view = (flashc_tensor *)(uintptr_t)problem_view(p, which);
+    problem_sizes(p, which, size);
+    int64_t kind = test_rng_int(rng, 0, 99);
+    if (kind >= 40 && kind < 65) { /* [batch, seqlen, heads, dim] */
+        order[1] = 1;
+        order[2] = 2;
+    }
+    for (int a = 3; a > 0 && kind >= 65; a--) {
+        int other = (int)test_rng_int(rng, 0, a), axis = order[a];
+        order[a] = order[other];
+        order[other] = axis;
+    }
+    bool odd = test_rng_chance(rng, 50); /* the other half is as most callers have it */
+    int64_t span = odd && test_rng_chance(rng, 30) ? test_rng_int(rng, 2, 3) : 1;
+    view->dtype = dtype;
+    for (int a = 0; a < 4; a++) {
+        int axis = order[a];
+        if (which == TENSOR_LSE && axis == 3) {
+            view->stride[axis] = test_rng_int(rng, -3, 3); /* not used */
+            continue;
+        }
+        if (size[axis] == 1 && odd && test_rng_chance(rng, 30)) { /* never multiplied by more than 0 */
+            view->stride[axis] = test_rng_int(rng, -((int64_t)1 << 40), (int64_t)1 << 40);
+            continue;
+        }
+        if (test_rng_chance(rng, broadcast)) {
+            view->stride[axis] = 0;
+            continue;
+        }
+        view->stride[axis] = span;
+        span *= size[axis] > 0 ? size[axis] : 1;
+        if (odd && test_rng_chance(rng, 40))
+            span += test_rng_int(rng, 1, 5);
+        if (odd && test_rng_chance(rng, 20))
+            view->stride[axis] = -view->stride[axis];
+    }
+    problem_allocate(p, which, test_rng_chance(rng, 30));
+}
+
+/* A draw of q, k or v. The tiny ones stay in the normal range of f32 when multiplied; f16 has no
+ * room for them. */
+static double random_datum(const problem *p, problem_tensor which, test_rng *rng)
+{
+    if (strcmp(p->data_kind, "constant-sign") == 0)
+        return 0.5 + test_rng_uniform(rng);
+    double x = test_rng_normal(rng);
+    if (strcmp(p->data_kind, "large logits") == 0 && which != TENSOR_V)
+        return 8.0 * x;
+    if (strcmp(p->data_kind, "tiny") == 0 && problem_view(p, which)->dtype == FLASHC_F16)
+        return 1e-4 * x;
+    if (strcmp(p->data_kind, "tiny") == 0)
+        return which == TENSOR_V ? 1e-30 * x : 1e-17 * x;
+    return x;
+}
+
+static void random_data(problem *p, problem_tensor which, test_rng *rng)
+{
+    int64_t size[4];
+    problem_sizes(p, which, size);
+    for (int64_t b = 0; b < size[0]; b++) {
+        for (int64_t h = 0; h < size[1]; h++) {
+            for (int64_t i = 0; i < size[2]; i++) {
+                for (int64_t j = 0; j < size[3]; j++)
+                    test_set(problem_view(p, which), b, h, i, j, random_datum(p, which, rng));
+            }
+        }
+    }
+}
+
+/* Is element (i, j) visible? pattern and block: drawn once per mask; period: tiles of keys. */
+static bool random_visible(const problem *p, int64_t b, int64_t i, int64_t j, uint64_t pattern, int64_t block,
+                           test_rng *rng)
+{
+    if (strcmp(p->mask_kind, "random") == 0)
+        return test_rng_chance(rng, (int)(pattern % 99) + 1);
+    if (strcmp(p->mask_kind, "sparse") == 0)
+        return test_rng_int(rng, 0, p->params.seqlen_k) == 0;
+    if (strcmp(p->mask_kind, "blocks") == 0) /* whole tiles hidden or visible, differently for blocks of rows */
+        return (pattern >> ((j / block + 5 * (i / block)) % 64)) & 1u;
+    if (strcmp(p->mask_kind, "hidden rows") == 0)
+        return ((pattern >> (i % 64)) & 1u) != 0 && test_rng_chance(rng, 70);
+    /* "key padding": of another length for each batch element */
+    int64_t length = (int64_t)(pattern % (uint64_t)(p->params.seqlen_k + 1));
+    return j < (b % 2 == 0 ? length : p->params.seqlen_k - length);
+}
+
+static void random_mask(problem *p, int64_t block, test_rng *rng)
+{
+    static const char *const kinds[] = {"random", "sparse", "blocks", "hidden rows", "key padding"};
+    p->mask_kind = "none";
+    if (!test_rng_chance(rng, 50))
+        return;
+    p->mask_kind = kinds[test_rng_next(rng) % 5];
+    uint64_t pattern = test_rng_next(rng);
+    random_layout(p, TENSOR_MASK, FLASHC_BOOL, 15, rng);
+    if (strcmp(p->mask_kind, "key padding") == 0) {
+        guarded_free(&p->buffer[TENSOR_MASK]);
+        p->params.mask.stride[0] = p->params.seqlen_k;
+        p->params.mask.stride[1] = p->params.mask.stride[2] = 0;
+        p->params.mask.stride[3] = 1;
+        problem_allocate(p, TENSOR_MASK, false);
+    }
+    const flashc_attention_params *s = &p->params;
+    for (int64_t b = 0; b < s->batch; b++) {
+        for (int64_t h = 0; h < s->num_heads; h++) {
+            for (int64_t i = 0; i < s->seqlen_q; i++) {
+                for (int64_t j = 0; j < s->seqlen_k; j++) {
+                    bool visible = random_visible(p, b, i, j, pattern, block, rng);
+                    /* Anything but 0 is true. */
+                    *test_at(&s->mask, b, h, i, j) = (unsigned char)(visible ? test_rng_int(rng, 1, 255) : 0);
+                }
+            }
+        }
+    }
+}
+
+static void random_bias(problem *p, test_rng *rng)
+{
+    static const char *const kinds[] = {"normal", "large", "with -inf", "mostly -inf"};
+    static const int hidden[] = {0, 0, 20, 95};
+    p->bias_kind = "none";
+    if (!test_rng_chance(rng, 40))
+        return;
+    size_t kind = test_rng_next(rng) % 4;
+    p->bias_kind = kinds[kind];
+    random_layout(p, TENSOR_BIAS, random_dtype(rng), 15, rng);
+    const flashc_attention_params *s = &p->params;
+    for (int64_t b = 0; b < s->batch; b++) {
+        for (int64_t h = 0; h < s->num_heads; h++) {
+            for (int64_t i = 0; i < s->seqlen_q; i++) {
+                for (int64_t j = 0; j < s->seqlen_k; j++) {
+                    double x = test_rng_normal(rng) * (kind == 1 ? 100.0 : 2.0);
+                    test_set(&s->bias, b, h, i, j, test_rng_chance(rng, hidden[kind]) ? -(double)INFINITY : x);
+                }
+            }
+        }
+    }
+}
+
+static void random_position(problem *p, test_rng *rng)
+{
+    static const int64_t extremes[] = {0, INT64_MAX, INT64_MIN, (int64_t)1 << 40, -((int64_t)1 << 40), -1};
+    flashc_attention_params *s = &p->params;
+    bool causal = test_rng_chance(rng, 40);
+    flashc_alignment alignment = (flashc_alignment)test_rng_int(rng, FLASHC_ALIGN_UNSET + causal, FLASHC_ALIGN_EXPLICIT);
+    if (alignment == FLASHC_ALIGN_EXPLICIT) {
+        problem_add_causal(p, 0);
+        for (int64_t b = 0; b < s->batch; b++) {
+            int64_t offset = test_rng_int(rng, -s->seqlen_q - 2, s->seqlen_k + 2);
+            if (test_rng_chance(rng, 25))
+                offset = pick(rng, extremes, 6);
+            memcpy(p->offsets.bytes + (size_t)b * sizeof offset, &offset, sizeof offset);
+        }
+    }
+    s->causal = causal;
+    s->alignment = alignment;
+}
+
+static float random_scale(test_rng *rng)
+{
+    static const float scales[] = {1.0f, 0.0f, -0.5f, 20.0f, -20.0f, 0.001f};
+    if (test_rng_chance(rng, 60))
+        return FLASHC_SCALE_DEFAULT;
+    if (test_rng_chance(rng, 30))
+        return (float)test_rng_normal(rng);
+    return scales[test_rng_next(rng) % 6];
+}
+
+void problem_random(problem *p, uint64_t seed, const char *kernel)
+{
+    static const char *const kinds[] = {"normal", "normal", "normal", "constant-sign", "large logits", "tiny"};
+    test_rng rng = {seed};
+    *p = (problem){.seed = seed, .data_kind = kinds[test_rng_next(&rng) % 6]};
+    flashc_attention_params *s = &p->params;
+    flashc_attention_params_init(s, sizeof *s);
+    s->kernel = kernel;
+    s->num_threads = (int)test_rng_int(&rng, 1, 3);
+    s->softmax_scale = random_scale(&rng);
+    s->q.dtype = random_dtype(&rng);
+    s->k.dtype = test_rng_chance(&rng, 60) ? s->q.dtype : random_dtype(&rng);
+    s->v.dtype = test_rng_chance(&rng, 60) ? s->k.dtype : random_dtype(&rng);
+    s->o.dtype = random_dtype(&rng);
+    random_shape(p, &rng);
+    int64_t block_m, block_n;
+    query_blocks(p, &block_m, &block_n);
+    s->seqlen_q = random_length(&rng, block_m, 2);
+    s->seqlen_k = random_length(&rng, block_n, 3);
+    limit_cost(s);
+
+    for (problem_tensor which = TENSOR_Q; which <= TENSOR_V; which++) {
+        random_layout(p, which, problem_view(p, which)->dtype, 4, &rng);
+        random_data(p, which, &rng);
+    }
+    /* Broadcast along a summed axis makes all terms equal: nothing cancels, then. */
+    p->zero_mean = strcmp(p->data_kind, "constant-sign") != 0 && (s->q.stride[3] != 0 || s->k.stride[3] != 0) &&
+                   s->v.stride[2] != 0;
+    random_mask(p, block_n, &rng);
+    random_bias(p, &rng);
+    random_position(p, &rng);
+    random_layout(p, TENSOR_O, s->o.dtype, 0, &rng);
+    if (test_rng_chance(&rng, 85))
+        random_layout(p, TENSOR_LSE, FLASHC_F32, 0, &rng);
+    problem_snapshot(p);
+}
