@@ -37,6 +37,12 @@ V_INLINE vec v_exp2(vec x)
     return _mm256_andnot_ps(_mm256_cmp_ps(x, limit, _CMP_LT_OQ), result);
 }
 
+V_INLINE bool v_any_beyond(vec x, float limit)
+{
+    const vec magnitude = _mm256_andnot_ps(v_set1(-0.0f), x);
+    return _mm256_movemask_ps(_mm256_cmp_ps(magnitude, v_set1(limit), _CMP_GT_OQ)) != 0;
+}
+
 V_INLINE vec is_neg_inf(vec x)
 {
     return _mm256_cmp_ps(x, v_set1(-(float)INFINITY), _CMP_EQ_OQ);

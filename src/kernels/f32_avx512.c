@@ -33,6 +33,11 @@ V_INLINE vec v_exp2(vec x)
     return _mm512_maskz_scalef_ps(keep, p, n);
 }
 
+V_INLINE bool v_any_beyond(vec x, float limit)
+{
+    return _mm512_cmp_ps_mask(_mm512_abs_ps(x), v_set1(limit), _CMP_GT_OQ) != 0;
+}
+
 V_INLINE __mmask16 is_neg_inf(vec x)
 {
     return _mm512_cmp_ps_mask(x, v_set1(-(float)INFINITY), _CMP_EQ_OQ);

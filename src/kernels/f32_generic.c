@@ -45,6 +45,14 @@ V_INLINE vec v_exp2(vec x)
     return v_select(x < limit, v_set1(0.0f), p * (vec)exponent);
 }
 
+V_INLINE bool v_any_beyond(vec x, float limit)
+{
+    bool found = false;
+    for (int i = 0; i < VL; i++)
+        found = found || x[i] > limit || x[i] < -limit;
+    return found;
+}
+
 V_INLINE vec v_zero_if_neg_inf(vec x) { return v_select(x == v_set1(-(float)INFINITY), v_set1(0.0f), x); }
 V_INLINE vec v_hide_if_neg_inf(vec s, vec b) { return v_select(b == v_set1(-(float)INFINITY), b, s); }
 
