@@ -88,7 +88,7 @@ static int smaller_quota(int a, int b)
 /* The quota of this process's cgroup and of every group above it: the tightest one counts. */
 static int quota_of_group(const char *mount, const char *group, bool version2)
 {
-    char path[4096];
+    char path[2048];
     int tightest = 0;
     size_t length = strlen(group);
     for (;;) {
@@ -115,7 +115,7 @@ static int read_quota(void)
     FILE *file = fopen("/proc/self/cgroup", "re");
     if (!file)
         return 0;
-    char line[4096];
+    char line[2048];
     int tightest = 0;
     while (fgets(line, sizeof line, file)) {
         line[strcspn(line, "\n")] = '\0';
