@@ -1,0 +1,7 @@
+#include "cli/cli.h"
+
+int flashc_cmd_attention(int argc, char **argv)
+{
+    (void)argc;
+    return flashc_cli_error("%s: not written yet", argv[0]);
+}
