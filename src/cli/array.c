@@ -160,8 +160,10 @@ static int narrow_f64(flashc_cli_array *array)
     return FLASHC_CLI_OK;
 }
 
-static int convert(flashc_cli_array *array, flashc_dtype dtype)
+int flashc_cli_array_convert(flashc_cli_array *array, flashc_dtype dtype)
 {
+    if (array->dtype == dtype)
+        return FLASHC_CLI_OK;
     const size_t size = flashc_dtype_size(dtype);
     void *to = allocate(array->count, size);
     if (!to)
@@ -171,6 +173,7 @@ static int convert(flashc_cli_array *array, flashc_dtype dtype)
         return flashc_cli_error("%s: %s", array->name, flashc_last_error());
     }
     replace_data(array, to);
+    array->dtype = dtype;
     return FLASHC_CLI_OK;
 }
 
@@ -200,16 +203,13 @@ int flashc_cli_array_to_float(flashc_cli_array *array, int dtype)
                                 array->name, found);
     }
     const flashc_dtype wanted = dtype ? (flashc_dtype)dtype : array->dtype;
-    if (array->reserved || (!is_f64 && array->dtype == wanted)) {
+    if (array->reserved) {
         array->dtype = wanted;
         return FLASHC_CLI_OK;
     }
     if (is_f64 && narrow_f64(array))
         return FLASHC_CLI_FAILED;
-    if (array->dtype != wanted && convert(array, wanted))
-        return FLASHC_CLI_FAILED;
-    array->dtype = wanted;
-    return FLASHC_CLI_OK;
+    return flashc_cli_array_convert(array, wanted);
 }
 
 int flashc_cli_array_to_mask(flashc_cli_array *array)

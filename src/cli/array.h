@@ -37,6 +37,9 @@ int flashc_cli_array_make(const char *name, flashc_dtype dtype, int rank, const 
  * data are taken only where dtype asks for a conversion. */
 int flashc_cli_array_to_float(flashc_cli_array *array, int dtype);
 
+/* Converts between f32, f16 and bf16. */
+int flashc_cli_array_convert(flashc_cli_array *array, flashc_dtype dtype);
+
 /* Takes bool, u8 and i8 as FLASHC_BOOL. */
 int flashc_cli_array_to_mask(flashc_cli_array *array);
 

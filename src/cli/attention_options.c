@@ -64,17 +64,6 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {0, NULL, 0, NULL, NULL, 0},
 };
 
-static int parse_dtype(const char *option, const char *text, int *out)
-{
-    static const flashc_dtype dtypes[] = {FLASHC_F32, FLASHC_F16, FLASHC_BF16};
-    for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++)
-        if (strcmp(text, flashc_dtype_name(dtypes[i])) == 0) {
-            *out = dtypes[i];
-            return 0;
-        }
-    return flashc_cli_usage_error("%s expects f32, f16 or bf16, found '%s'", option, text);
-}
-
 static int parse_align(const char *text, flashc_cli_attention_args *args)
 {
     const int is_number = text[0] == '-' || text[0] == '+' || (text[0] >= '0' && text[0] <= '9');
@@ -87,14 +76,6 @@ static int parse_align(const char *text, flashc_cli_attention_args *args)
     else
         return flashc_cli_usage_error("--align expects top-left, bottom-right or a whole number, found '%s'", text);
     return is_number ? flashc_cli_parse_int("--align", text, INT64_MIN / 4, INT64_MAX / 4, &args->offset) : 0;
-}
-
-static int parse_layout(const char *text, int *bshd)
-{
-    if (strcmp(text, "bhsd") != 0 && strcmp(text, "bshd") != 0)
-        return flashc_cli_usage_error("--layout expects bhsd or bshd, found '%s'", text);
-    *bshd = strcmp(text, "bshd") == 0;
-    return 0;
 }
 
 static int parse_scale(const char *text, float *scale)
@@ -129,9 +110,9 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_SCALE: return parse_scale(value, &args->scale);
     case OPT_CAUSAL: args->causal = 1; return 0;
     case OPT_ALIGN: return parse_align(value, args);
-    case OPT_LAYOUT: return parse_layout(value, &args->bshd);
-    case OPT_DTYPE: return parse_dtype("--dtype", value, &args->dtype);
-    case OPT_OUT_DTYPE: return parse_dtype("--out-dtype", value, &args->out_dtype);
+    case OPT_LAYOUT: return flashc_cli_parse_layout(value, &args->bshd);
+    case OPT_DTYPE: return flashc_cli_parse_dtype("--dtype", value, &args->dtype);
+    case OPT_OUT_DTYPE: return flashc_cli_parse_dtype("--out-dtype", value, &args->out_dtype);
     case OPT_THREADS: return parse_threads(value, &args->num_threads);
     case OPT_KERNEL: args->kernel = value; return 0;
     case OPT_COMPARE: args->compare = value; return 0;

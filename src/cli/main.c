@@ -1,5 +1,6 @@
 /* flashc-run: finds the command and runs it. */
 #include "cli/cli.h"
+#include "cli/interrupt.h"
 
 #include <errno.h>
 #include <flashc.h>
@@ -82,6 +83,7 @@ static int run_command(const flashc_cli_command *command, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    flashc_cli_interrupt_install();
     if (argc < 2)
         return flashc_cli_usage_error("a command is missing");
     const char *word = argv[1];

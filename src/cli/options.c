@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <flashc.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,6 +89,12 @@ const char *flashc_cli_first_operand(int argc, char **argv)
     return optind < argc ? argv[optind] : NULL;
 }
 
+char **flashc_cli_operands(int argc, char **argv, int *count)
+{
+    *count = argc - optind;
+    return argv + optind;
+}
+
 /* Prints text from column `column` on, broken at blanks; the caller has printed up to there. */
 static void print_wrapped(const char *text, int column, int indent)
 {
@@ -169,5 +176,24 @@ int flashc_cli_parse_double(const char *option, const char *text, double min, do
     if (!(value >= min && value <= max))
         return flashc_cli_usage_error("%s expects a number from %g to %g, found '%s'", option, min, max, text);
     *out = value;
+    return 0;
+}
+
+int flashc_cli_parse_dtype(const char *option, const char *text, int *out)
+{
+    static const flashc_dtype dtypes[] = {FLASHC_F32, FLASHC_F16, FLASHC_BF16};
+    for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++)
+        if (strcmp(text, flashc_dtype_name(dtypes[i])) == 0) {
+            *out = (int)dtypes[i];
+            return 0;
+        }
+    return flashc_cli_usage_error("%s expects f32, f16 or bf16, found '%s'", option, text);
+}
+
+int flashc_cli_parse_layout(const char *text, int *bshd)
+{
+    if (strcmp(text, "bhsd") != 0 && strcmp(text, "bshd") != 0)
+        return flashc_cli_usage_error("--layout expects bhsd or bshd, found '%s'", text);
+    *bshd = strcmp(text, "bshd") == 0;
     return 0;
 }

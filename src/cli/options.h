@@ -36,6 +36,8 @@ int flashc_cli_options_next(const flashc_cli_option *table, unsigned command, in
 
 /* The first word that is no option, NULL if there is none (valid after _END). */
 const char *flashc_cli_first_operand(int argc, char **argv);
+/* All of them. */
+char **flashc_cli_operands(int argc, char **argv, int *count);
 
 /* Prints usage line, description and the table's options to stdout, wrapped to 80 columns. notes (may be
  * NULL) follow the options as they are. Returns what the command returns. */
@@ -47,5 +49,9 @@ int flashc_cli_print_help(const flashc_cli_option *table, unsigned command, cons
 int flashc_cli_parse_int(const char *option, const char *text, int64_t min, int64_t max, int64_t *out);
 /* A finite decimal number in [min, max]. */
 int flashc_cli_parse_double(const char *option, const char *text, double min, double max, double *out);
+/* f32, f16 or bf16. */
+int flashc_cli_parse_dtype(const char *option, const char *text, int *out);
+/* --layout bhsd or bshd. */
+int flashc_cli_parse_layout(const char *text, int *bshd);
 
 #endif
