@@ -4,6 +4,7 @@
 #include "cli/options.h"
 
 #include <flashc.h>
+#include <stdbool.h>
 #include <stdio.h>
 
 enum { OPT_JSON = 1 };

@@ -1,8 +1,8 @@
 #include "cli/peak.h"
 
 #include "cli/peak_loops.h"
+#include "cli/proc.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -118,41 +118,6 @@ void flashc_measure_fma_peak(int threads, flashc_fma_peak *out)
     }
 }
 
-/* The number behind `key` in a file of the system's, or -1. An empty key reads a file that is one number. */
-static int64_t read_number(const char *path, const char *key)
-{
-    FILE *file = fopen(path, "re");
-    if (file == NULL)
-        return -1;
-    char line[256];
-    long long value = -1;
-    const size_t length = strlen(key);
-    while (fgets(line, sizeof line, file) != NULL) {
-        if (strncmp(line, key, length) == 0 && sscanf(line + length, "%lld", &value) == 1)
-            break;
-    }
-    fclose(file);
-    return value;
-}
-
-/* Bytes that this process could still take without pushing others out, as far as the system says. */
-static int64_t available_memory(void)
-{
-    int64_t available = read_number("/proc/meminfo", "MemAvailable:");
-    available = available < 0 ? READ_BUFFER_MAX : available * 1024;
-    /* A container's limit: cgroup version 2, then 1. */
-    static const char *const limits[2][2] = {
-        {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
-        {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"},
-    };
-    for (int i = 0; i < 2; i++) {
-        const int64_t limit = read_number(limits[i][0], ""), used = read_number(limits[i][1], "");
-        if (limit >= 0 && used >= 0 && limit - used < available)
-            available = limit > used ? limit - used : 0;
-    }
-    return available;
-}
-
 static int64_t last_level_cache_size(void)
 {
     long size = 0;
@@ -170,7 +135,7 @@ int64_t flashc_read_buffer_size(void)
     int64_t size = 4 * (cache > 0 ? cache : CACHE_SIZE_GUESS);
     if (size > READ_BUFFER_MAX)
         size = READ_BUFFER_MAX;
-    const int64_t third = available_memory() / 3;
+    const int64_t third = flashc_proc_available_memory(READ_BUFFER_MAX) / 3;
     if (size > third)
         size = third;
     return size < READ_BUFFER_MIN ? READ_BUFFER_MIN : size;
