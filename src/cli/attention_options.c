@@ -65,7 +65,7 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_JSON, "json", 0, NULL, "One JSON object on standard output instead of text.", FOR_FILES},
     {OPT_DRY_RUN, "dry-run", 0, NULL, "Compute nothing; print what `flashc-run explain` prints.",
      FLASHC_CLI_FOR_ATTENTION},
-    {OPT_QUIET, "quiet", 0, NULL, "Print nothing but errors, and what --json and --compare report.",
+    {OPT_QUIET, "quiet", 0, NULL, "Print nothing but errors, a failed --compare and what --json asks for.",
      FOR_RESULTS},
     {OPT_VERBOSE, "verbose", 0, NULL, "Report also tiles, work items, and why faster kernels were refused.", FOR_FILES},
     {0, NULL, 0, NULL, NULL, 0},
