@@ -29,9 +29,9 @@ static const char description[] =
     "bandwidth of reading memory. GFLOP/s count useful work only (causal counts what is visible); K and V count "
     "once, each byte that some query sees.";
 static const char notes[] =
-    "K and V that fit in a cache stay there between calls, so their GB/s may exceed the\n"
-    "bandwidth of memory; --cold shows what memory delivers. The limits take about two\n"
-    "seconds and up to 1 GiB of memory to measure.\n";
+    "K and V that fit in a cache stay there between calls, so their GB/s may exceed\n"
+    "the bandwidth of memory; --cold shows what memory delivers. The limits take a\n"
+    "few seconds and up to 1 GiB of memory to measure.\n";
 
 static double clock_seconds(clockid_t id)
 {
@@ -185,27 +185,36 @@ static int bench_kernels(const flashc_cli_attention_args *args, flashc_cli_job *
     return FLASHC_CLI_OK;
 }
 
+/* Makes the data, times, and gives the memory back before the limits are measured. */
+static int bench_data(const flashc_cli_attention_args *args, flashc_cli_job *job, flashc_bench_run *runs,
+                      int *num_runs)
+{
+    if (args->q == NULL)
+        flashc_bench_fill(job, (uint64_t)args->seed);
+    /* Pages of the outputs that no call has touched would count as memory that the call takes. */
+    memset(job->o.data, 0xff, (size_t)job->o.count * flashc_dtype_size(job->o.dtype));
+    memset(job->lse.data, 0xff, (size_t)job->lse.count * flashc_dtype_size(job->lse.dtype));
+    flashc_bench_rotation rotation;
+    if (!flashc_bench_rotation_open(job, args->cold, flashc_read_buffer_size(), &rotation))
+        return flashc_cli_error("no memory for the copies of K and V that --cold needs");
+    const int code = bench_kernels(args, job, &rotation, runs, num_runs);
+    flashc_bench_rotation_close(&rotation);
+    return code;
+}
+
 static int bench_job(const flashc_cli_attention_args *args, flashc_bench_run *runs, int *num_runs)
 {
-    flashc_cli_job job;
+    flashc_cli_job *job = calloc(1, sizeof *job);
+    if (job == NULL)
+        return flashc_cli_error("no memory for the arrays");
     flashc_cli_attention_args job_args = *args;
     if (args->kernel != NULL && strcmp(args->kernel, "all") == 0)
         job_args.kernel = NULL;
-    int code = flashc_cli_job_open(&job_args, 0, &job);
-    flashc_bench_rotation rotation = {0};
-    if (code == FLASHC_CLI_OK) {
-        if (args->q == NULL)
-            flashc_bench_fill(&job, (uint64_t)args->seed);
-        /* Pages of the outputs that no call has touched would count as memory that the call takes. */
-        memset(job.o.data, 0xff, (size_t)job.o.count * flashc_dtype_size(job.o.dtype));
-        memset(job.lse.data, 0xff, (size_t)job.lse.count * flashc_dtype_size(job.lse.dtype));
-        if (!flashc_bench_rotation_open(&job, args->cold, flashc_read_buffer_size(), &rotation))
-            code = flashc_cli_error("no memory for the copies of K and V that --cold needs");
-    }
+    int code = flashc_cli_job_open(&job_args, 0, job);
     if (code == FLASHC_CLI_OK)
-        code = bench_kernels(args, &job, &rotation, runs, num_runs);
-    flashc_bench_rotation_close(&rotation);
-    flashc_cli_job_close(&job);
+        code = bench_data(args, job, runs, num_runs);
+    flashc_cli_job_close(job);
+    free(job);
     return code;
 }
 
