@@ -77,44 +77,63 @@ static void set_shape(flashc_cli_array *array, int rank, const int64_t *shape, i
     }
 }
 
-/* The header of a regular file; 0: not a regular file, or unreadable: let the reader say so. */
-static int read_header_only(const char *path, flashc_npy_header *header, int *exit_code)
+/* Up to size bytes from the beginning of a regular file; -1: not a regular file, or unreadable. */
+static int64_t read_beginning(const char *path, void *bytes, size_t size, uint64_t *file_size)
 {
     struct stat status;
-    char message[FLASHC_NPY_MESSAGE_SIZE];
-    unsigned char bytes[FLASHC_NPY_MAX_HEADER + 16];
     if (stat(path, &status) != 0 || !S_ISREG(status.st_mode))
-        return 0;
+        return -1;
     FILE *file = fopen(path, "rb");
     if (!file)
-        return 0;
-    const size_t n = fread(bytes, 1, sizeof bytes, file);
+        return -1;
+    const size_t n = fread(bytes, 1, size, file);
     fclose(file);
-    *exit_code = FLASHC_CLI_OK;
-    if (!flashc_npy_parse_header(bytes, n, (uint64_t)status.st_size, header, message, sizeof message))
-        *exit_code = flashc_cli_error("%s: %s", path, message);
-    return 1;
+    *file_size = (uint64_t)status.st_size;
+    return (int64_t)n;
+}
+
+/* Shape and type from the header of a regular file, if it is one: *done. Otherwise the reader shall say
+ * what is wrong with it. */
+static int plan_from_header(const char *path, flashc_cli_array *array, int *done)
+{
+    const size_t size = FLASHC_NPY_MAX_HEADER + 16;
+    char message[FLASHC_NPY_MESSAGE_SIZE];
+    flashc_npy_header header;
+    uint64_t file_size = 0;
+    void *bytes = malloc(size);
+    if (!bytes)
+        return no_memory(array->name, (int64_t)size, 1);
+    const int64_t n = read_beginning(path, bytes, size, &file_size);
+    const int valid = n >= 0 && flashc_npy_parse_header(bytes, (size_t)n, file_size, &header, message, sizeof message);
+    free(bytes);
+    *done = n >= 0;
+    if (n < 0)
+        return FLASHC_CLI_OK;
+    if (!valid)
+        return flashc_cli_error("%s: %s", path, message);
+    array->file_type = header.type;
+    set_shape(array, header.rank, header.shape, header.fortran_order);
+    return reserve(array, sizeof(double)); /* whatever type it is converted to */
 }
 
 int flashc_cli_array_read(const char *path, int plan_only, flashc_cli_array *array)
 {
     char message[FLASHC_NPY_MESSAGE_SIZE];
+    int done = 0;
     *array = (flashc_cli_array){.name = strcmp(path, "-") == 0 ? "standard input" : path};
-    flashc_npy_header header;
-    int exit_code = FLASHC_CLI_OK;
-    if (plan_only && strcmp(path, "-") != 0 && read_header_only(path, &header, &exit_code)) {
-        if (exit_code)
-            return exit_code;
-        array->file_type = header.type;
-        set_shape(array, header.rank, header.shape, header.fortran_order);
-        return reserve(array, sizeof(double)); /* whatever type it is converted to */
-    }
-    if (!flashc_npy_read(path, &array->file, message, sizeof message))
+    if (plan_only && strcmp(path, "-") != 0 && plan_from_header(path, array, &done))
+        return FLASHC_CLI_FAILED;
+    if (done)
+        return FLASHC_CLI_OK;
+    array->file = calloc(1, sizeof *array->file);
+    if (!array->file)
+        return no_memory(array->name, 1, sizeof *array->file);
+    if (!flashc_npy_read(path, array->file, message, sizeof message))
         return flashc_cli_error("%s", message);
-    const flashc_npy_header *read = &array->file.header;
-    array->file_type = read->type;
-    set_shape(array, read->rank, read->shape, read->fortran_order);
-    array->data = array->file.data;
+    const flashc_npy_header *header = &array->file->header;
+    array->file_type = header->type;
+    set_shape(array, header->rank, header->shape, header->fortran_order);
+    array->data = array->file->data;
     return FLASHC_CLI_OK;
 }
 
@@ -140,10 +159,18 @@ int flashc_cli_array_make(const char *name, flashc_dtype dtype, int rank, const 
     return FLASHC_CLI_OK;
 }
 
+static void free_file(flashc_cli_array *array)
+{
+    if (array->file)
+        flashc_npy_free(array->file);
+    free(array->file);
+    array->file = NULL;
+}
+
 /* Replaces the elements by new ones in the same order of memory. */
 static void replace_data(flashc_cli_array *array, void *data)
 {
-    flashc_npy_free(&array->file);
+    free_file(array);
     free(array->owned);
     array->owned = array->data = data;
 }
@@ -260,7 +287,7 @@ void flashc_cli_array_swap_axes(flashc_cli_array *array, int a, int b)
 
 void flashc_cli_array_free(flashc_cli_array *array)
 {
-    flashc_npy_free(&array->file);
+    free_file(array);
     free(array->owned);
     if (array->reserved)
         munmap(array->data, array->reserved);

@@ -20,7 +20,7 @@ typedef struct flashc_cli_array {
     int64_t strides[FLASHC_NPY_MAX_RANK]; /* in elements */
     int64_t count;
     void *data;               /* NULL if the array was never read */
-    flashc_npy file;          /* owns data unless one of these does: */
+    flashc_npy *file;         /* owns data unless one of these does: */
     void *owned;              /* a converted copy */
     size_t reserved;          /* > 0: data is that much address space without memory behind it */
 } flashc_cli_array;

@@ -9,7 +9,7 @@
 
 enum { OPT_X = 1, OPT_OUTPUT, OPT_SPLIT, OPT_DTYPE, OPT_JSON, OPT_QUIET };
 /* Results of up to this many elements are printed if no file is to hold them. */
-enum { MAX_PRINTED = 1024 };
+enum { MAX_PRINTED = 256 };
 
 static const flashc_cli_option options[] = {
     {OPT_X, "input", 'x', "FILE", "x, of rank 1 or more.", FLASHC_CLI_FOR_ALL},
