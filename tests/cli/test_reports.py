@@ -62,7 +62,8 @@ class TraceTest(support.CliTest):
     def test_probabilities_both_ways(self):
         result = self.ok_json('trace', '--values', '1,3,2,5')
         for way in ('p_standard', 'p_online'):
-            self.assert_close([step[way] for step in result['steps']], [0.0152194, 0.1124572, 0.0413707, 0.8309527], 5e-8)
+            self.assert_close([step[way] for step in result['steps']],
+                              [0.0152194, 0.1124572, 0.0413707, 0.8309527], 5e-8)
             self.assertAlmostEqual(sum(step[way] for step in result['steps']), 1, delta=ROUNDING)
 
     def test_far_apart(self):
