@@ -33,7 +33,7 @@ static void softmax_row(int64_t cols, const void *x, int64_t x_first, void *y, i
         int64_t n = flashc_min(BLOCK, cols - begin);
         load_block(block, x, dtype, x_first + begin, n);
         for (int64_t i = 0; i < n; i++) {
-            float p = empty ? 0.0f : flashc_softmax_weight(block[i], row_max) / row_sum;
+            float p = empty ? 0.0f : flashc_exp(block[i] - row_max) / row_sum;
             flashc_store_f32(y, dtype, y_first + begin + i, p);
         }
     }
@@ -86,11 +86,11 @@ static bool row_is_softmax(int64_t cols, const void *y, int64_t first, flashc_dt
     double sum = 0.0;
     for (int64_t col = 0; col < cols; col++) {
         double p = (double)flashc_load_f32(y, dtype, first + col);
-        if (!(p >= 0.0)) /* NaN as well */
+        if (p < 0.0)
             return false;
         sum += p;
     }
-    return fabs(sum - 1.0) <= tolerance;
+    return fabs(sum - 1.0) <= tolerance; /* false for a sum that is NaN */
 }
 
 flashc_status flashc_is_softmax(int64_t rows, int64_t cols, const void *y, int64_t y_row_stride, flashc_dtype dtype,

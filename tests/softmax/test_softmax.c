@@ -301,7 +301,10 @@ static void softmax_refuses(void **state)
     expect_argument_error(flashc_softmax(1, INT64_MAX, x, 4, y, 4, FLASHC_F16, lse),
                           "x: expected an array that fits in memory, found 1 x 9223372036854775807 elements with "
                           "row stride 4");
-    expect_argument_error(flashc_softmax(INT64_MAX, 0, x, 4, y, 4, FLASHC_F16, lse),
+    expect_argument_error(flashc_softmax(3, 0, NULL, INT64_MAX, NULL, 0, FLASHC_F32, NULL),
+                          "x: expected an array that fits in memory, found 3 x 0 elements with row stride "
+                          "9223372036854775807");
+    expect_argument_error(flashc_softmax(INT64_MAX, 0, x, 0, y, 0, FLASHC_F16, lse),
                           "lse: expected an array that fits in memory, found 1 x 9223372036854775807 elements with "
                           "row stride 9223372036854775807");
     expect_argument_error(flashc_softmax(2, 2, x, 2, x, 4, FLASHC_F32, lse),
