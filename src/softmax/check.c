@@ -48,7 +48,8 @@ flashc_status flashc_check_output(const char *name, const void *data, int64_t ro
 {
     if (rows > 1 && flashc_magnitude(row_stride) < (uint64_t)cols)
         return flashc_fail(FLASHC_ERR_ARGUMENT,
-                           "%s: expected rows that do not overlap, |row stride| >= %" PRId64 ", found row stride %" PRId64,
+                           "%s: expected rows that do not overlap, |row stride| >= %" PRId64
+                           ", found row stride %" PRId64,
                            name, cols, row_stride);
     return flashc_check_input(name, data, rows, cols, row_stride, element_size);
 }
@@ -58,7 +59,7 @@ flashc_status flashc_check_no_overlap(const char *name, const void *a, const cha
     uintptr_t first = (uintptr_t)a, second = (uintptr_t)b;
     uintptr_t distance = first < second ? second - first : first - second;
     if (n > 0 && distance != 0 && distance < (uint64_t)n * sizeof(float))
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected %s itself or no overlap with it, found a part of it", name,
-                           other);
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected %s itself or no overlap with it, found a part of it",
+                           name, other);
     return FLASHC_OK;
 }

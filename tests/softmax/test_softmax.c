@@ -248,7 +248,8 @@ static void row_strides(void **state)
             expect_ok(flashc_softmax(1, COLS, (char *)x + row * STRIDE * element, 0,
                                      (char *)dense + row * COLS * element, 0, dtype, &dense_lse[row]));
         /* x forwards, y backwards */
-        expect_ok(flashc_softmax(ROWS, COLS, x, STRIDE, (char *)y + (ROWS - 1) * STRIDE * element, -STRIDE, dtype, lse));
+        void *last_row = (char *)y + (ROWS - 1) * STRIDE * element;
+        expect_ok(flashc_softmax(ROWS, COLS, x, STRIDE, last_row, -STRIDE, dtype, lse));
         for (int row = 0; row < ROWS; row++) {
             assert_true(lse[row] == dense_lse[row]);
             for (int col = 0; col < STRIDE; col++) {
@@ -274,43 +275,6 @@ static void nothing_to_do(void **state)
     assert_true(lse[0] == 7.0f);
     expect_ok(flashc_softmax(2, 0, NULL, 0, NULL, 0, FLASHC_BF16, lse));
     assert_true(lse[0] == -INFINITY && lse[1] == -INFINITY);
-}
-
-static void softmax_refuses(void **state)
-{
-    (void)state;
-    float x[8] = {1, 2, 3, 4, 5, 6, 7, 8}, y[8] = {9, 9, 9, 9, 9, 9, 9, 9}, lse[2] = {9, 9};
-    expect_argument_error(flashc_softmax(-1, 4, x, 4, y, 4, FLASHC_F32, lse), "rows: expected 0 or more, found -1");
-    expect_argument_error(flashc_softmax(2, -4, x, 4, y, 4, FLASHC_F32, lse), "cols: expected 0 or more, found -4");
-    expect_argument_error(flashc_softmax(2, 4, x, 4, y, 4, FLASHC_BOOL, lse),
-                          "dtype: expected f32, f16 or bf16, found bool (4)");
-    expect_argument_error(flashc_softmax(2, 4, x, 4, y, 4, (flashc_dtype)0, lse),
-                          "dtype: expected f32, f16 or bf16, found ? (0)");
-    expect_argument_error(flashc_softmax(2, 4, NULL, 4, y, 4, FLASHC_F32, lse), "x: expected a pointer, found NULL");
-    expect_argument_error(flashc_softmax(2, 4, x, 4, NULL, 4, FLASHC_F32, lse), "y: expected a pointer, found NULL");
-    expect_argument_error(flashc_softmax(2, 4, x, 4, y, -3, FLASHC_F32, lse),
-                          "y: expected rows that do not overlap, |row stride| >= 4, found row stride -3");
-    expect_argument_error(flashc_softmax(2, 4, x, 4, y, 0, FLASHC_F32, lse),
-                          "y: expected rows that do not overlap, |row stride| >= 4, found row stride 0");
-    expect_argument_error(flashc_softmax(2, 4, x, INT64_MIN, y, 4, FLASHC_F32, lse),
-                          "x: expected an array that fits in memory, found 2 x 4 elements with row stride "
-                          "-9223372036854775808");
-    expect_argument_error(flashc_softmax(3, 4, x, 4, y, INT64_MAX / 8, FLASHC_F32, lse),
-                          "y: expected an array that fits in memory, found 3 x 4 elements with row stride "
-                          "1152921504606846975");
-    expect_argument_error(flashc_softmax(1, INT64_MAX, x, 4, y, 4, FLASHC_F16, lse),
-                          "x: expected an array that fits in memory, found 1 x 9223372036854775807 elements with "
-                          "row stride 4");
-    expect_argument_error(flashc_softmax(3, 0, NULL, INT64_MAX, NULL, 0, FLASHC_F32, NULL),
-                          "x: expected an array that fits in memory, found 3 x 0 elements with row stride "
-                          "9223372036854775807");
-    expect_argument_error(flashc_softmax(INT64_MAX, 0, x, 0, y, 0, FLASHC_F16, lse),
-                          "lse: expected an array that fits in memory, found 1 x 9223372036854775807 elements with "
-                          "row stride 9223372036854775807");
-    expect_argument_error(flashc_softmax(2, 2, x, 2, x, 4, FLASHC_F32, lse),
-                          "y: expected x's row stride 2 where it is x itself, found 4");
-    for (int i = 0; i < 8; i++)
-        assert_true(y[i] == 9.0f && x[i] == (float)(i + 1) && lse[i / 4] == 9.0f);
 }
 
 static void is_softmax_judges(void **state)
@@ -376,26 +340,6 @@ static void is_softmax_default_tolerance(void **state)
     }
 }
 
-static void is_softmax_refuses(void **state)
-{
-    (void)state;
-    float y[4] = {0.5f, 0.5f, 0.5f, 0.5f};
-    int valid = 77;
-    expect_argument_error(flashc_is_softmax(-1, 2, y, 2, FLASHC_F32, -1.0, &valid, NULL),
-                          "rows: expected 0 or more, found -1");
-    expect_argument_error(flashc_is_softmax(2, -2, y, 2, FLASHC_F32, -1.0, &valid, NULL),
-                          "cols: expected 0 or more, found -2");
-    expect_argument_error(flashc_is_softmax(2, 2, NULL, 2, FLASHC_F32, -1.0, &valid, NULL),
-                          "y: expected a pointer, found NULL");
-    expect_argument_error(flashc_is_softmax(2, 2, y, 2, FLASHC_BOOL, -1.0, &valid, NULL),
-                          "dtype: expected f32, f16 or bf16, found bool (4)");
-    expect_argument_error(flashc_is_softmax(2, 2, y, 2, FLASHC_F32, -1.0, NULL, NULL),
-                          "valid: expected a pointer, found NULL");
-    expect_argument_error(flashc_is_softmax(2, 2, y, 2, FLASHC_F32, (double)NAN, &valid, NULL),
-                          "tolerance: expected a number, found NaN");
-    assert_int_equal(valid, 77);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -407,10 +351,8 @@ int main(void)
         cmocka_unit_test(nan_and_positive_infinity_take_their_row_only),
         cmocka_unit_test(row_strides),
         cmocka_unit_test(nothing_to_do),
-        cmocka_unit_test(softmax_refuses),
         cmocka_unit_test(is_softmax_judges),
         cmocka_unit_test(is_softmax_default_tolerance),
-        cmocka_unit_test(is_softmax_refuses),
     };
     return cmocka_run_group_tests_name("softmax", tests, NULL, NULL);
 }
