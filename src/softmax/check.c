@@ -27,9 +27,10 @@ flashc_status flashc_check_float_dtype(const char *name, flashc_dtype dtype)
 flashc_status flashc_check_input(const char *name, const void *data, int64_t rows, int64_t cols, int64_t row_stride,
                                  size_t element_size)
 {
-    if (rows == 0 || cols == 0)
+    if (rows == 0)
         return FLASHC_OK;
-    /* The last element's distance from the first must be countable in bytes. */
+    /* The last element's distance from the first must be countable in bytes, that of an empty row too:
+     * callers multiply. */
     uint64_t limit = (uint64_t)PTRDIFF_MAX / element_size;
     bool fits = (uint64_t)cols <= limit;
     if (fits && rows > 1)
@@ -39,7 +40,7 @@ flashc_status flashc_check_input(const char *name, const void *data, int64_t row
                            "%s: expected an array that fits in memory, found %" PRId64 " x %" PRId64
                            " elements with row stride %" PRId64,
                            name, rows, cols, row_stride);
-    return flashc_check_pointer(name, data);
+    return cols > 0 ? flashc_check_pointer(name, data) : FLASHC_OK;
 }
 
 flashc_status flashc_check_output(const char *name, const void *data, int64_t rows, int64_t cols, int64_t row_stride,
@@ -47,7 +48,8 @@ flashc_status flashc_check_output(const char *name, const void *data, int64_t ro
 {
     if (rows > 1 && flashc_magnitude(row_stride) < (uint64_t)cols)
         return flashc_fail(FLASHC_ERR_ARGUMENT,
-                           "%s: expected rows that do not overlap, |row stride| >= %" PRId64 ", found row stride %" PRId64,
+                           "%s: expected rows that do not overlap, |row stride| >= %" PRId64
+                           ", found row stride %" PRId64,
                            name, cols, row_stride);
     return flashc_check_input(name, data, rows, cols, row_stride, element_size);
 }
@@ -57,7 +59,7 @@ flashc_status flashc_check_no_overlap(const char *name, const void *a, const cha
     uintptr_t first = (uintptr_t)a, second = (uintptr_t)b;
     uintptr_t distance = first < second ? second - first : first - second;
     if (n > 0 && distance != 0 && distance < (uint64_t)n * sizeof(float))
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected %s itself or no overlap with it, found a part of it", name,
-                           other);
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected %s itself or no overlap with it, found a part of it",
+                           name, other);
     return FLASHC_OK;
 }

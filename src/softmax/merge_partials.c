@@ -38,15 +38,14 @@ static void merge_top(tree_stack *stack, int64_t cols)
     stack->n_nodes--;
 }
 
-/* Part (o, lse) is the state with row_max = lse, row_sum = 1, acc = o: both mean exp(lse) * o. */
+/* Part (o, lse) is the state with row_max = lse, row_sum = 1, acc = o: both mean exp(lse) * o. An lse
+ * of -inf makes it a state without keys, whose acc nobody reads. One of +inf is no sum of finite logits:
+ * it is the NaN that a +inf logit means. */
 static void push_leaf(tree_stack *stack, int64_t cols, const float *o, float lse)
 {
     int node = stack->n_nodes++;
     stack->row_max[node] = lse;
-    /* No finite logits have an infinite sum: +inf is the NaN that a +inf logit means. */
-    stack->row_sum[node] = lse == -INFINITY ? 0.0f : lse < INFINITY ? 1.0f : NAN;
-    if (lse == -INFINITY)
-        return; /* an identity's O is not read */
+    stack->row_sum[node] = lse < INFINITY ? 1.0f : NAN;
     for (int64_t col = 0; col < cols; col++)
         stack->acc[node][col] = o[col];
 }

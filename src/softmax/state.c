@@ -4,12 +4,6 @@
 
 #include <inttypes.h>
 
-/* The larger of two, or NaN if one of them is. */
-static float max_or_nan(float a, float b)
-{
-    return a > b || a != a ? a : b;
-}
-
 static float *acc_row(const flashc_softmax_state *state, int64_t row)
 {
     return state->head_dim_v > 0 ? state->acc + row * state->acc_row_stride : NULL;
@@ -46,16 +40,10 @@ static void raise_max(const flashc_softmax_state *state, int64_t row, float new_
 static void update_row(const flashc_softmax_state *state, int64_t row, int64_t n_keys, const float *scores,
                        const float *v, int64_t v_row_stride)
 {
-    bool seen = false;
+    /* NaN is not larger than anything: it comes in with the sum. */
     float row_max = state->row_max[row];
-    for (int64_t key = 0; key < n_keys; key++) {
-        if (scores[key] == -INFINITY)
-            continue;
-        seen = true;
-        row_max = max_or_nan(row_max, scores[key]);
-    }
-    if (!seen)
-        return;
+    for (int64_t key = 0; key < n_keys; key++)
+        row_max = scores[key] > row_max ? scores[key] : row_max;
 
     /* Nothing to shrink yet, and 0 times what an unused acc holds may not be 0. */
     if (flashc_softmax_row_is_empty(state->row_max[row], state->row_sum[row])) {
@@ -71,7 +59,7 @@ static void update_row(const flashc_softmax_state *state, int64_t row, int64_t n
         for (int64_t key = begin; key < end; key++) {
             if (scores[key] == -INFINITY) /* its V row may be NaN: not even times 0 */
                 continue;
-            float p = flashc_softmax_weight(scores[key], row_max);
+            float p = flashc_exp(scores[key] - row_max);
             chunk_sum += p;
             for (int64_t col = 0; col < state->head_dim_v; col++)
                 acc[col * state->acc_col_stride] += p * v[key * v_row_stride + col];
@@ -103,7 +91,8 @@ static void merge_row(const flashc_softmax_state *into, const flashc_softmax_sta
             acc[col * into->acc_col_stride] = from_acc[col * from->acc_col_stride];
         return;
     }
-    raise_max(into, row, max_or_nan(into->row_max[row], from_max));
+    if (from_max > into->row_max[row])
+        raise_max(into, row, from_max);
     float weight = flashc_exp(from_max - into->row_max[row]);
     into->row_sum[row] += weight * from_sum;
     for (int64_t col = 0; col < into->head_dim_v; col++)
@@ -207,7 +196,7 @@ flashc_status flashc_softmax_state_update(const flashc_softmax_state *state, int
         status = flashc_check_size("n_keys", n_keys);
     if (status == FLASHC_OK)
         status = flashc_check_input("scores", scores, state->rows, n_keys, scores_row_stride, sizeof(float));
-    if (status == FLASHC_OK && state->rows > 0)
+    if (status == FLASHC_OK && state->rows > 0 && state->head_dim_v > 0)
         status = flashc_check_input("v", v, n_keys, state->head_dim_v, v_row_stride, sizeof(float));
     if (status == FLASHC_OK)
         flashc_state_update(state, n_keys, scores, scores_row_stride, v, v_row_stride);

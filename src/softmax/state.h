@@ -22,15 +22,8 @@ static inline float flashc_exp(float x)
     return x < FLASHC_EXP_MIN ? 0.0f : expf(x);
 }
 
-/* exp(score - row_max): what a key counts in a row whose max is row_max. -inf is left out also where
- * row_max itself is -inf or +inf. */
-static inline float flashc_softmax_weight(float score, float row_max)
-{
-    return score == -INFINITY ? 0.0f : flashc_exp(score - row_max);
-}
-
-/* A row that has seen no visible key. A NaN row_sum means that it has seen a NaN: kernels whose max
- * drops NaN leave row_max at -inf then. */
+/* A row that has seen no visible key. A max takes no notice of NaN: where NaN is all that was
+ * visible, row_max is -inf too, but row_sum is NaN. */
 static inline bool flashc_softmax_row_is_empty(float row_max, float row_sum)
 {
     return row_max == -INFINITY && row_sum == row_sum;

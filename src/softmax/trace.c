@@ -42,8 +42,9 @@ flashc_status flashc_softmax_trace(int64_t n, const double *x, flashc_trace_step
         steps[i].scale = exp(final_max - steps[i].row_max);
     }
     for (int64_t i = 0; i < n; i++) {
-        steps[i].p_standard = exp(x[i] - final_max) / denom;
-        steps[i].p_online = exp(x[i] - steps[i].row_max) * exp(steps[i].row_max - final_max) / steps[n - 1].denom_online;
+        flashc_trace_step *step = &steps[i];
+        step->p_standard = exp(x[i] - final_max) / denom;
+        step->p_online = exp(x[i] - step->row_max) * exp(step->row_max - final_max) / steps[n - 1].denom_online;
     }
     return FLASHC_OK;
 }

@@ -1,0 +1,336 @@
+/* Conversions between f32, f16 and bf16 against a definition in double, and flashc_compare. */
+#include "flashc.h"
+
+#include "support/expect.h"
+#include "support/values.h"
+
+#include <float.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define ALL_HALVES 65536
+
+static const flashc_dtype half_types[] = {FLASHC_F16, FLASHC_BF16};
+
+static uint32_t f32_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static float f32_from_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static uint16_t to_half(flashc_dtype dtype, float x)
+{
+    uint16_t half;
+    expect_ok(flashc_convert(&half, dtype, &x, FLASHC_F32, 1));
+    return half;
+}
+
+static float to_f32(flashc_dtype dtype, uint16_t half)
+{
+    float x;
+    expect_ok(flashc_convert(&x, FLASHC_F32, &half, dtype, 1));
+    return x;
+}
+
+static void assert_rounds_as_defined(flashc_dtype dtype, float x)
+{
+    uint16_t half = to_half(dtype, x);
+    if (isnan(x)) {
+        if (!isnan(test_decode(dtype, half)))
+            fail_msg("NaN %08x became %s %04x", f32_bits(x), flashc_dtype_name(dtype), half);
+        return;
+    }
+    uint32_t expected = test_encode(dtype, (double)x);
+    if (half != expected)
+        fail_msg("%a to %s: expected %04x, found %04x", (double)x, flashc_dtype_name(dtype), expected, half);
+}
+
+static void every_half_value_survives_f32(void **state)
+{
+    (void)state;
+    uint16_t *halves = malloc(ALL_HALVES * sizeof *halves), *back = malloc(ALL_HALVES * sizeof *back);
+    float *values = malloc(ALL_HALVES * sizeof *values);
+    assert_true(halves && back && values);
+    for (int t = 0; t < 2; t++) {
+        flashc_dtype dtype = half_types[t];
+        for (uint32_t i = 0; i < ALL_HALVES; i++)
+            halves[i] = (uint16_t)i;
+        expect_ok(flashc_convert(values, FLASHC_F32, halves, dtype, ALL_HALVES));
+        expect_ok(flashc_convert(back, dtype, values, FLASHC_F32, ALL_HALVES));
+        for (uint32_t i = 0; i < ALL_HALVES; i++) {
+            double exact = test_decode(dtype, i);
+            if (isnan(exact)) {
+                assert_true(isnan(values[i]));
+                bool quiet = dtype == FLASHC_F16 || (i & 0x40); /* F16C quiets; bf16 is half of the f32's bits */
+                assert_int_equal((f32_bits(values[i]) >> 22) & 1u, quiet);
+                assert_true(isnan(test_decode(dtype, back[i])));
+                assert_int_equal(signbit(values[i]) != 0, i >> 15);
+                continue;
+            }
+            if ((double)values[i] != exact || (signbit(values[i]) != 0) != (signbit(exact) != 0))
+                fail_msg("%s %04x: expected %a, found %a", flashc_dtype_name(dtype), i, exact, (double)values[i]);
+            assert_int_equal(back[i], i);
+        }
+    }
+    free(halves);
+    free(back);
+    free(values);
+}
+
+static void every_half_value_converts_to_the_other_half_type(void **state)
+{
+    (void)state;
+    for (int t = 0; t < 2; t++) {
+        flashc_dtype from = half_types[t], to = half_types[1 - t];
+        for (uint32_t i = 0; i < ALL_HALVES; i++) {
+            uint16_t source = (uint16_t)i, target;
+            expect_ok(flashc_convert(&target, to, &source, from, 1));
+            double exact = test_decode(from, i);
+            if (isnan(exact))
+                assert_true(isnan(test_decode(to, target)));
+            else
+                assert_int_equal(target, test_encode(to, exact));
+        }
+    }
+}
+
+/* Between any two neighbours of a type: the midpoint, which goes to the even one, and the f32 next to
+ * it on either side. Beyond the largest finite value the neighbour is what the next step would be. */
+static void every_midpoint_rounds_to_even(void **state)
+{
+    (void)state;
+    for (int t = 0; t < 2; t++) {
+        flashc_dtype dtype = half_types[t];
+        for (uint32_t i = 0; i < 0x7fff; i++) {
+            double low = test_decode(dtype, i), high = test_decode(dtype, i + 1);
+            if (!isfinite(low))
+                break;
+            if (isinf(high))
+                high = 2.0 * low - test_decode(dtype, i - 1);
+            double exact_middle = low / 2.0 + high / 2.0;
+            float middle = (float)exact_middle;
+            assert_true((double)middle == exact_middle);
+            float points[] = {middle, nextafterf(middle, 0.0f), nextafterf(middle, INFINITY), (float)low};
+            for (int p = 0; p < 4; p++) {
+                assert_rounds_as_defined(dtype, points[p]);
+                assert_rounds_as_defined(dtype, -points[p]);
+            }
+        }
+    }
+}
+
+static void random_bits_round_as_defined(void **state)
+{
+    (void)state;
+    test_rng rng = {20240601};
+    for (int i = 0; i < 1000000; i++) {
+        float x = f32_from_bits((uint32_t)test_rng_next(&rng));
+        /* f16 has 40 of f32's 254 exponents: half of the draws go there. */
+        float in_f16_range = ldexpf((float)test_rng_uniform(&rng) + 1.0f, (int)test_rng_int(&rng, -28, 17));
+        for (int t = 0; t < 2; t++) {
+            assert_rounds_as_defined(half_types[t], x);
+            assert_rounds_as_defined(half_types[t], -in_f16_range);
+        }
+    }
+}
+
+static void nan_stays_nan_whatever_its_payload(void **state)
+{
+    (void)state;
+    /* All payloads that rounding could carry into infinity or -0, and those that truncation would empty. */
+    for (int bit = 0; bit < 23; bit++) {
+        uint32_t payloads[] = {1u << bit, (1u << bit) | 1u, 0x7fffffu >> bit, 0x7fffffu & ~(1u << bit)};
+        for (int p = 0; p < 4; p++) {
+            for (uint32_t sign = 0; sign < 2; sign++) {
+                float x = f32_from_bits(sign << 31 | 0x7f800000u | payloads[p]);
+                assert_true(isnan(x));
+                assert_rounds_as_defined(FLASHC_F16, x);
+                assert_rounds_as_defined(FLASHC_BF16, x);
+            }
+        }
+    }
+}
+
+static void known_values(void **state)
+{
+    (void)state;
+    assert_true(to_f32(FLASHC_BF16, to_half(FLASHC_BF16, 61000.0f)) == 60928.0f);
+    assert_true(to_f32(FLASHC_F16, to_half(FLASHC_F16, 61000.0f)) == 60992.0f);
+    assert_int_equal(to_half(FLASHC_F16, 65504.0f), 0x7bff);
+    assert_int_equal(to_half(FLASHC_F16, nextafterf(65520.0f, 0.0f)), 0x7bff);
+    assert_int_equal(to_half(FLASHC_F16, 65520.0f), 0x7c00);
+    assert_int_equal(to_half(FLASHC_BF16, FLT_MAX), 0x7f80);
+    assert_int_equal(to_half(FLASHC_F16, 0x1p-25f), 0x0000);
+    assert_int_equal(to_half(FLASHC_F16, nextafterf(0x1p-25f, 1.0f)), 0x0001);
+    assert_int_equal(to_half(FLASHC_F16, -0.0f), 0x8000);
+    assert_int_equal(to_half(FLASHC_BF16, -0.0f), 0x8000);
+}
+
+static void convert_in_place_and_nothing(void **state)
+{
+    (void)state;
+    uint16_t halves[3] = {0x3c00, 0xc000, 0x0001}; /* f16 1, -2, 2^-24 */
+    expect_ok(flashc_convert(halves, FLASHC_BF16, halves, FLASHC_F16, 3));
+    assert_int_equal(halves[0], 0x3f80);
+    assert_int_equal(halves[1], 0xc000);
+    assert_int_equal(halves[2], 0x3380);
+    uint32_t signalling = 0x7f800001u; /* the same type is a copy of bits */
+    expect_ok(flashc_convert(&signalling, FLASHC_F32, &signalling, FLASHC_F32, 1));
+    assert_int_equal(signalling, 0x7f800001u);
+    expect_ok(flashc_convert(NULL, FLASHC_F16, NULL, FLASHC_F32, 0));
+}
+
+static void convert_refuses(void **state)
+{
+    (void)state;
+    float x[4] = {1, 2, 3, 4};
+    uint16_t h[4] = {7, 7, 7, 7};
+    expect_argument_error(flashc_convert(h, (flashc_dtype)9, x, FLASHC_F32, 4),
+                          "dst_dtype: expected f32, f16 or bf16, found ? (9)");
+    expect_argument_error(flashc_convert(h, FLASHC_F16, x, FLASHC_BOOL, 4),
+                          "src_dtype: expected f32, f16 or bf16, found bool (4)");
+    expect_argument_error(flashc_convert(h, FLASHC_F16, x, FLASHC_F32, -1),
+                          "n: expected an array that fits in memory, found -1 elements");
+    expect_argument_error(flashc_convert(h, FLASHC_F16, x, FLASHC_F32, INT64_MAX / 2),
+                          "n: expected an array that fits in memory, found 4611686018427387903 elements");
+    expect_argument_error(flashc_convert(NULL, FLASHC_F16, x, FLASHC_F32, 4), "dst: expected a pointer, found NULL");
+    expect_argument_error(flashc_convert(h, FLASHC_F16, NULL, FLASHC_F32, 4), "src: expected a pointer, found NULL");
+    expect_argument_error(flashc_convert(x, FLASHC_F16, x, FLASHC_F32, 4),
+                          "dst: expected no overlap with src (or src itself, types of one size), "
+                          "found an overlap of f16 and f32");
+    expect_argument_error(flashc_convert(x + 1, FLASHC_F32, x, FLASHC_F32, 3),
+                          "dst: expected no overlap with src (or src itself, types of one size), "
+                          "found an overlap of f32 and f32");
+    for (int i = 0; i < 4; i++) {
+        assert_true(x[i] == (float)(i + 1));
+        assert_int_equal(h[i], 7);
+    }
+}
+
+static void compare_finds_the_largest_excess(void **state)
+{
+    (void)state;
+    float a[] = {1.0f, 100.0f, 2.5f, 0.0f};
+    float b[] = {1.0f, 101.0f, 2.0f, -0.0f};
+    flashc_compare_report r;
+    /* |a-b| = 0 1 0.5 0 against 0.01|b| + 0.1 = 0.11 1.11 0.12 0.1 */
+    expect_ok(flashc_compare(4, a, FLASHC_F32, b, FLASHC_F32, 0.01, 0.1, &r));
+    assert_int_equal(r.equal, 0);
+    assert_int_equal(r.mismatches, 1);
+    assert_int_equal(r.worst, 2);
+    assert_true(r.max_abs_error == 1.0);
+    assert_int_equal(r.max_abs_index, 1);
+    /* The tolerance itself is inside. */
+    expect_ok(flashc_compare(4, a, FLASHC_F32, b, FLASHC_F32, 0.0, 1.0, &r));
+    assert_int_equal(r.equal, 1);
+    assert_int_equal(r.mismatches, 0);
+    assert_int_equal(r.worst, 1);
+    expect_ok(flashc_compare(4, a, FLASHC_F32, b, FLASHC_F32, 0.0, nextafter(1.0, 0.0), &r));
+    assert_int_equal(r.equal, 0);
+    /* rtol is relative to b, not to a: 1 <= 101/100.5, but not 1 <= 100/100.5. */
+    expect_ok(flashc_compare(1, &a[1], FLASHC_F32, &b[1], FLASHC_F32, 1.0 / 100.5, 0.0, &r));
+    assert_int_equal(r.equal, 1);
+    expect_ok(flashc_compare(1, &b[1], FLASHC_F32, &a[1], FLASHC_F32, 1.0 / 100.5, 0.0, &r));
+    assert_int_equal(r.equal, 0);
+}
+
+static void compare_nan_and_infinity(void **state)
+{
+    (void)state;
+    float a[] = {NAN, INFINITY, -INFINITY, 1.0f};
+    float b[] = {NAN, INFINITY, -INFINITY, 1.5f};
+    flashc_compare_report r;
+    expect_ok(flashc_compare(3, a, FLASHC_F32, b, FLASHC_F32, 0.0, 0.0, &r));
+    assert_int_equal(r.equal, 1);
+    assert_int_equal(r.worst, 0);
+    assert_true(r.max_abs_error == 0.0);
+    assert_int_equal(r.max_abs_index, -1); /* nothing is finite in both */
+    expect_ok(flashc_compare(4, a, FLASHC_F32, b, FLASHC_F32, 0.0, 1.0, &r));
+    assert_int_equal(r.equal, 1);
+    assert_int_equal(r.worst, 3);
+    assert_int_equal(r.max_abs_index, 3);
+
+    float pairs[][2] = {{NAN, 1.0f}, {1.0f, NAN}, {INFINITY, 1.0f}, {1.0f, INFINITY}, {INFINITY, -INFINITY},
+                        {NAN, INFINITY}, {-INFINITY, NAN}, {-INFINITY, INFINITY}};
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+        expect_ok(flashc_compare(1, &pairs[i][0], FLASHC_F32, &pairs[i][1], FLASHC_F32, 1e30, 1e30, &r));
+        assert_int_equal(r.equal, 0);
+        assert_int_equal(r.mismatches, 1);
+        assert_int_equal(r.worst, 0);
+    }
+}
+
+static void compare_across_types(void **state)
+{
+    (void)state;
+    float exact[] = {1.0f, 61000.0f};
+    uint16_t rounded[] = {0x3f80, 0x476e}; /* bf16 1, 60928 */
+    flashc_compare_report r;
+    expect_ok(flashc_compare(2, exact, FLASHC_F32, rounded, FLASHC_BF16, 0.0, 71.0, &r));
+    assert_int_equal(r.mismatches, 1);
+    assert_int_equal(r.worst, 1);
+    assert_true(r.max_abs_error == 72.0);
+    expect_ok(flashc_compare(2, rounded, FLASHC_BF16, exact, FLASHC_F32, 0.0, 72.0, &r));
+    assert_int_equal(r.equal, 1);
+    expect_ok(flashc_compare(0, NULL, FLASHC_BF16, NULL, FLASHC_F16, 0.0, 0.0, &r));
+    assert_int_equal(r.equal, 1);
+    assert_int_equal(r.worst, -1);
+}
+
+static void compare_refuses(void **state)
+{
+    (void)state;
+    float a[2] = {1, 2}, b[2] = {1, 2};
+    flashc_compare_report r = {.worst = 77};
+    expect_argument_error(flashc_compare(-2, a, FLASHC_F32, b, FLASHC_F32, 0.0, 0.0, &r),
+                          "n: expected an array that fits in memory, found -2 elements");
+    expect_argument_error(flashc_compare(2, NULL, FLASHC_F32, b, FLASHC_F32, 0.0, 0.0, &r),
+                          "a: expected a pointer, found NULL");
+    expect_argument_error(flashc_compare(2, a, FLASHC_F32, NULL, FLASHC_F32, 0.0, 0.0, &r),
+                          "b: expected a pointer, found NULL");
+    expect_argument_error(flashc_compare(2, a, FLASHC_BOOL, b, FLASHC_F32, 0.0, 0.0, &r),
+                          "a_dtype: expected f32, f16 or bf16, found bool (4)");
+    expect_argument_error(flashc_compare(2, a, FLASHC_F32, b, (flashc_dtype)0, 0.0, 0.0, &r),
+                          "b_dtype: expected f32, f16 or bf16, found ? (0)");
+    expect_argument_error(flashc_compare(2, a, FLASHC_F32, b, FLASHC_F32, -1.0, 0.0, &r),
+                          "rtol: expected a finite value, 0 or more, found -1");
+    expect_argument_error(flashc_compare(2, a, FLASHC_F32, b, FLASHC_F32, 0.0, (double)INFINITY, &r),
+                          "atol: expected a finite value, 0 or more, found inf");
+    expect_argument_error(flashc_compare(2, a, FLASHC_F32, b, FLASHC_F32, 0.0, 0.0, NULL),
+                          "out: expected a pointer, found NULL");
+    assert_int_equal(r.worst, 77);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_half_value_survives_f32),
+        cmocka_unit_test(every_half_value_converts_to_the_other_half_type),
+        cmocka_unit_test(every_midpoint_rounds_to_even),
+        cmocka_unit_test(random_bits_round_as_defined),
+        cmocka_unit_test(nan_stays_nan_whatever_its_payload),
+        cmocka_unit_test(known_values),
+        cmocka_unit_test(convert_in_place_and_nothing),
+        cmocka_unit_test(convert_refuses),
+        cmocka_unit_test(compare_finds_the_largest_excess),
+        cmocka_unit_test(compare_nan_and_infinity),
+        cmocka_unit_test(compare_across_types),
+        cmocka_unit_test(compare_refuses),
+    };
+    return cmocka_run_group_tests_name("numerics", tests, NULL, NULL);
+}
