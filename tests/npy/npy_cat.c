@@ -1,5 +1,5 @@
 /* npy_cat IN OUT [IN OUT ...]: reads .npy files and writes them again in C order, little-endian. What cannot be
- * read or written gives one line on stderr. For test_npy_numpy.py. */
+ * read or written gives one line on stderr. For test_numpy.py. */
 #include "npy/npy.h"
 
 #include <stdio.h>

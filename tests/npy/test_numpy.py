@@ -1,6 +1,6 @@
 """Reads what NumPy writes and lets NumPy read what we write, through npy_cat.
 
-Usage: test_npy_numpy.py PATH_TO_NPY_CAT. Exits 77 where NumPy cannot be imported.
+Usage: test_numpy.py PATH_TO_NPY_CAT. Exits 77 where NumPy cannot be imported.
 """
 import io
 import pathlib
