@@ -337,6 +337,17 @@ static void a_failed_commit_leaves_everything_as_it_was(void **state)
     assert_holds("old2.npy", "two");
     assert_int_equal(mode_of("old1.npy"), 0640);
 
+    /* The same at the first rename: the directory is not swapped for the file. */
+    batch = begin();
+    assert_true(stage_values(batch, "first.npy"));
+    assert_true(stage_values(batch, "old2.npy"));
+    assert_int_equal(mkdir("first.npy", 0755), 0);
+    assert_false(flashc_npy_commit(batch, message, sizeof message));
+    assert_string_equal(message, "first.npy: cannot write: Is a directory");
+    assert_int_equal(rmdir("first.npy"), 0);
+    assert_holds("old2.npy", "two");
+    assert_int_equal(entries(), 3);
+
     /* A device fails before any rename. */
     batch = begin();
     assert_true(stage_values(batch, "old1.npy"));
