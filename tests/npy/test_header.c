@@ -255,7 +255,7 @@ static void refuses_foreign_preambles(void **state)
 static void accepts_the_longest_header(void **state)
 {
     (void)state;
-    char text[FLASHC_NPY_MAX_HEADER + 1];
+    static char text[FLASHC_NPY_MAX_HEADER + 1];
     flashc_npy_header h;
     memset(text, ' ', sizeof text);
     static const char dict[] = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }";
