@@ -105,10 +105,10 @@ static void set_strides(flashc_npy *npy)
     }
 }
 
-static bool read_header(flashc_npy_source *source, const char *name, flashc_npy_header *header, char *message,
-                        size_t message_size)
+/* bytes holds FLASHC_NPY_MAX_PREAMBLE + FLASHC_NPY_MAX_HEADER. */
+static bool read_header(flashc_npy_source *source, const char *name, char *bytes, flashc_npy_header *header,
+                        char *message, size_t message_size)
 {
-    char bytes[FLASHC_NPY_MAX_PREAMBLE + FLASHC_NPY_MAX_HEADER];
     char reason[FLASHC_NPY_MESSAGE_SIZE];
     size_t have = 0;
     size_t needed = FLASHC_NPY_MIN_PREAMBLE;
@@ -135,7 +135,12 @@ bool flashc_npy_read_source(flashc_npy_source *source, const char *name, flashc_
     *out = (flashc_npy){0};
     flashc_npy npy = {0};
     const flashc_npy_header *header = &npy.header;
-    if (!read_header(source, name, &npy.header, message, message_size))
+    char *bytes = malloc(FLASHC_NPY_MAX_PREAMBLE + FLASHC_NPY_MAX_HEADER);
+    if (bytes == NULL)
+        return flashc_npy_fail(message, message_size, "%s: no memory for its header", name);
+    bool ok = read_header(source, name, bytes, &npy.header, message, message_size);
+    free(bytes);
+    if (!ok)
         return false;
     if ((uint64_t)header->count * header->item_size > SIZE_MAX)
         return flashc_npy_fail(message, message_size, "%s: more data than this machine can address", name);
