@@ -1,0 +1,167 @@
+#include "cli/attention_options.h"
+
+#include "cli/cli.h"
+
+#include <float.h>
+#include <limits.h>
+#include <string.h>
+
+enum {
+    FOR_FILES = FLASHC_CLI_FOR_ATTENTION | FLASHC_CLI_FOR_EXPLAIN | FLASHC_CLI_FOR_BENCH,
+    FOR_RESULTS = FLASHC_CLI_FOR_ATTENTION | FLASHC_CLI_FOR_EXPLAIN,
+    FOR_SHAPES = FLASHC_CLI_FOR_EXPLAIN | FLASHC_CLI_FOR_BENCH
+};
+
+enum {
+    OPT_Q = 1, OPT_K, OPT_V, OPT_O, OPT_LSE, OPT_MASK, OPT_BIAS, OPT_SCALE, OPT_CAUSAL, OPT_ALIGN, OPT_LAYOUT,
+    OPT_DTYPE, OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPARE, OPT_RTOL, OPT_ATOL, OPT_BATCH, OPT_HEADS,
+    OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_REPEATS, OPT_SEED, OPT_COLD, OPT_JSON,
+    OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
+};
+
+const flashc_cli_option flashc_cli_attention_options[] = {
+    {OPT_Q, "query", 'q', "FILE", "Q: [L,D], [H,L,D] or [B,H,L,D] (see --layout).", FOR_FILES},
+    {OPT_K, "key", 'k', "FILE", "K, of Q's rank; Q's heads are a multiple of K's.", FOR_FILES},
+    {OPT_V, "value", 'v', "FILE", "V, of K's shape but for the last axis.", FOR_FILES},
+    {OPT_O, "output", 'o', "FILE", "Where O goes, in Q's rank and layout.", FOR_RESULTS},
+    {OPT_LSE, "lse", 0, "FILE", "Where the log-sum-exp of each row goes: f32, [L], [H,L] or [B,H,L].", FOR_RESULTS},
+    {OPT_MASK, "mask", 0, "FILE",
+     "Boolean mask (bool, u8 or i8), non-zero = visible; broadcasts to [B,H,Lq,Lk] as in NumPy.", FOR_FILES},
+    {OPT_BIAS, "bias", 0, "FILE", "Bias added to the scaled scores; broadcasts to [B,H,Lq,Lk] as in NumPy.",
+     FOR_FILES},
+    {OPT_SCALE, "scale", 0, "X", "Factor of the scores; default 1/sqrt(head_dim).", FOR_FILES},
+    {OPT_CAUSAL, "causal", 0, NULL, "Hide the keys after each query's position; needs --align.", FOR_FILES},
+    {OPT_ALIGN, "align", 0, "A",
+     "Position of query 0 among the keys: top-left (0), bottom-right (seqlen_k - seqlen_q) or a number, "
+     "which holds for every batch element.", FOR_FILES},
+    {OPT_LAYOUT, "layout", 0, "L", "Order of the axes of Q, K, V and O: bhsd (default) or bshd.", FOR_FILES},
+    {OPT_DTYPE, "dtype", 0, "T",
+     "Compute on f32, f16 or bf16: files of other floating types are converted. Only with bf16 is 2-byte raw "
+     "data (<V2, |V2, <u2) read, as bf16.", FOR_FILES},
+    {OPT_OUT_DTYPE, "out-dtype", 0, "T", "Type of O: f32, f16 or bf16 (written as <V2); default Q's type.",
+     FOR_FILES},
+    {OPT_THREADS, "threads", 0, "N", "Number of threads; default 0: all that this process may use.", FOR_FILES},
+    {OPT_KERNEL, "kernel", 0, "NAME",
+     "Kernel, by its name in `flashc-run info`; default the best that fits. "
+     "For bench also all: each in turn.", FOR_FILES},
+    {OPT_COMPARE, "compare", 0, "REF", "Compare O with this file, after any output was written; a mismatch exits 1.",
+     FOR_RESULTS},
+    {OPT_RTOL, "rtol", 0, "X", "Relative tolerance of --compare, times |REF|.", FOR_RESULTS},
+    {OPT_ATOL, "atol", 0, "X", "Absolute tolerance of --compare.", FOR_RESULTS},
+    {OPT_BATCH, "batch", 0, "N", "Batch size; default 1.", FOR_SHAPES},
+    {OPT_HEADS, "heads", 0, "N", "Query heads; default 8.", FOR_SHAPES},
+    {OPT_HEADS_K, "heads-k", 0, "N", "Key/value heads; default those of Q.", FOR_SHAPES},
+    {OPT_SEQLEN_Q, "seqlen-q", 0, "N", "Queries; default 2048.", FOR_SHAPES},
+    {OPT_SEQLEN_K, "seqlen-k", 0, "N", "Keys; default as many as queries.", FOR_SHAPES},
+    {OPT_HEAD_DIM, "head-dim", 0, "N", "Length of a query and of a key; default 64.", FOR_SHAPES},
+    {OPT_HEAD_DIM_V, "head-dim-v", 0, "N", "Length of a value; default head-dim.", FOR_SHAPES},
+    {OPT_REPEATS, "repeats", 0, "N",
+     "Timed repeats, each of at least 0.05 s and one call; default 10, or 5 if a call takes longer than a second.",
+     FLASHC_CLI_FOR_BENCH},
+    {OPT_SEED, "seed", 0, "N", "Seed of the random data; default 0.", FLASHC_CLI_FOR_BENCH},
+    {OPT_COLD, "cold", 0, NULL,
+     "Take K and V from memory: calls use copies of them in turn, which together no cache holds.",
+     FLASHC_CLI_FOR_BENCH},
+    {OPT_JSON, "json", 0, NULL, "One JSON object on standard output instead of text.", FOR_FILES},
+    {OPT_DRY_RUN, "dry-run", 0, NULL, "Compute nothing; print what `flashc-run explain` prints.",
+     FLASHC_CLI_FOR_ATTENTION},
+    {OPT_QUIET, "quiet", 0, NULL, "Print nothing but errors, a failed --compare and what --json asks for.",
+     FOR_RESULTS},
+    {OPT_VERBOSE, "verbose", 0, NULL, "Report also tiles, work items, and why faster kernels were refused.", FOR_FILES},
+    {0, NULL, 0, NULL, NULL, 0},
+};
+
+static int parse_align(const char *text, flashc_cli_attention_args *args)
+{
+    const int is_number = text[0] == '-' || text[0] == '+' || (text[0] >= '0' && text[0] <= '9');
+    if (strcmp(text, "top-left") == 0)
+        args->alignment = FLASHC_ALIGN_TOP_LEFT;
+    else if (strcmp(text, "bottom-right") == 0)
+        args->alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
+    else if (is_number)
+        args->alignment = FLASHC_ALIGN_EXPLICIT;
+    else
+        return flashc_cli_usage_error("--align expects top-left, bottom-right or a whole number, found '%s'", text);
+    return is_number ? flashc_cli_parse_int("--align", text, INT64_MIN / 4, INT64_MAX / 4, &args->offset) : 0;
+}
+
+static int parse_scale(const char *text, float *scale)
+{
+    double value;
+    if (flashc_cli_parse_double("--scale", text, -(double)FLT_MAX, (double)FLT_MAX, &value))
+        return FLASHC_CLI_USAGE;
+    *scale = (float)value;
+    return 0;
+}
+
+static int parse_threads(const char *text, int *threads)
+{
+    int64_t value;
+    if (flashc_cli_parse_int("--threads", text, 0, INT_MAX, &value))
+        return FLASHC_CLI_USAGE;
+    *threads = (int)value;
+    return 0;
+}
+
+/* 0, or FLASHC_CLI_USAGE after a message. */
+static int take_option(int id, const char *value, flashc_cli_attention_args *args)
+{
+    switch (id) {
+    case OPT_Q: args->q = value; return 0;
+    case OPT_K: args->k = value; return 0;
+    case OPT_V: args->v = value; return 0;
+    case OPT_O: args->o = value; return 0;
+    case OPT_LSE: args->lse = value; return 0;
+    case OPT_MASK: args->mask = value; return 0;
+    case OPT_BIAS: args->bias = value; return 0;
+    case OPT_SCALE: return parse_scale(value, &args->scale);
+    case OPT_CAUSAL: args->causal = 1; return 0;
+    case OPT_ALIGN: return parse_align(value, args);
+    case OPT_LAYOUT: return flashc_cli_parse_layout(value, &args->bshd);
+    case OPT_DTYPE: return flashc_cli_parse_dtype("--dtype", value, &args->dtype);
+    case OPT_OUT_DTYPE: return flashc_cli_parse_dtype("--out-dtype", value, &args->out_dtype);
+    case OPT_THREADS: return parse_threads(value, &args->num_threads);
+    case OPT_KERNEL: args->kernel = value; return 0;
+    case OPT_COMPARE: args->compare = value; return 0;
+    case OPT_RTOL: return flashc_cli_parse_double("--rtol", value, 0, DBL_MAX, &args->rtol);
+    case OPT_ATOL: return flashc_cli_parse_double("--atol", value, 0, DBL_MAX, &args->atol);
+    case OPT_BATCH: return flashc_cli_parse_int("--batch", value, 0, INT64_MAX, &args->batch);
+    case OPT_HEADS: return flashc_cli_parse_int("--heads", value, 1, INT64_MAX, &args->heads);
+    case OPT_HEADS_K: return flashc_cli_parse_int("--heads-k", value, 1, INT64_MAX, &args->heads_k);
+    case OPT_SEQLEN_Q: return flashc_cli_parse_int("--seqlen-q", value, 0, INT64_MAX, &args->seqlen_q);
+    case OPT_SEQLEN_K: return flashc_cli_parse_int("--seqlen-k", value, 0, INT64_MAX, &args->seqlen_k);
+    case OPT_HEAD_DIM: return flashc_cli_parse_int("--head-dim", value, 1, INT64_MAX, &args->head_dim);
+    case OPT_HEAD_DIM_V: return flashc_cli_parse_int("--head-dim-v", value, 0, INT64_MAX, &args->head_dim_v);
+    case OPT_REPEATS: return flashc_cli_parse_int("--repeats", value, 1, INT_MAX, &args->repeats);
+    case OPT_SEED: return flashc_cli_parse_int("--seed", value, 0, INT64_MAX, &args->seed);
+    case OPT_COLD: args->cold = 1; return 0;
+    case OPT_JSON: args->json = 1; return 0;
+    case OPT_DRY_RUN: args->dry_run = 1; return 0;
+    case OPT_QUIET: args->quiet = 1; return 0;
+    default: args->verbose = 1; return 0;
+    }
+}
+
+int flashc_cli_attention_parse(unsigned command, int argc, char **argv, const char *usage, const char *description,
+                               const char *notes, flashc_cli_attention_args *args, int *exit_code)
+{
+    *args = (flashc_cli_attention_args){
+        .scale = FLASHC_SCALE_DEFAULT, .rtol = -1, .atol = -1, .batch = -1, .heads = -1, .heads_k = -1,
+        .seqlen_q = -1, .seqlen_k = -1, .head_dim = -1, .head_dim_v = -1, .repeats = -1};
+    *exit_code = FLASHC_CLI_USAGE;
+    const char *value = NULL;
+    int id;
+    while ((id = flashc_cli_options_next(flashc_cli_attention_options, command, argc, argv, &value)) > 0)
+        if (take_option(id, value, args))
+            return 0;
+    if (id == FLASHC_CLI_OPTIONS_HELP)
+        *exit_code = flashc_cli_print_help(flashc_cli_attention_options, command, usage, description, notes);
+    if (id != FLASHC_CLI_OPTIONS_END)
+        return 0;
+    const char *operand = flashc_cli_first_operand(argc, argv);
+    if (operand)
+        return flashc_cli_usage_error("unexpected argument '%s'", operand), 0;
+    if (args->causal && args->alignment == FLASHC_ALIGN_UNSET)
+        return flashc_cli_usage_error("--causal needs --align top-left, bottom-right or N"), 0;
+    return 1;
+}

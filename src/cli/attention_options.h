@@ -1,0 +1,41 @@
+/*
+ * The options of `attention`, `explain` and `bench`: one table, one struct of values.
+ */
+#ifndef FLASHC_CLI_ATTENTION_OPTIONS_H
+#define FLASHC_CLI_ATTENTION_OPTIONS_H
+
+#include "cli/options.h"
+
+#include <flashc.h>
+#include <stdint.h>
+
+typedef struct flashc_cli_attention_args {
+    /* File names, NULL = not given, "-" = standard input or output. */
+    const char *q, *k, *v, *o, *lse, *mask, *bias;
+    float scale;              /* FLASHC_SCALE_DEFAULT = not given */
+    int causal;
+    flashc_alignment alignment;
+    int64_t offset;           /* for FLASHC_ALIGN_EXPLICIT, the same for every batch element */
+    int bshd;                 /* --layout bshd */
+    int dtype, out_dtype;     /* a flashc_dtype; 0 = not given */
+    int num_threads;          /* 0 = default */
+    const char *kernel;       /* NULL = best */
+    const char *compare;
+    double rtol, atol;        /* < 0 = the type's default */
+    int json, dry_run, quiet, verbose;
+    /* Shapes instead of files (explain, bench); -1 = not given. */
+    int64_t batch, heads, heads_k, seqlen_q, seqlen_k, head_dim, head_dim_v;
+    int64_t repeats;          /* bench; -1 = not given */
+    int64_t seed;             /* bench */
+    int cold;                 /* bench */
+} flashc_cli_attention_args;
+
+/* The table, ended by an entry whose name is NULL. */
+extern const flashc_cli_option flashc_cli_attention_options[];
+
+/* Reads argv into *args. command: one of FLASHC_CLI_FOR_... Returns 1: go on; 0: stop, and return
+ * *exit_code (--help was printed with the given texts, or a usage error). */
+int flashc_cli_attention_parse(unsigned command, int argc, char **argv, const char *usage, const char *description,
+                               const char *notes, flashc_cli_attention_args *args, int *exit_code);
+
+#endif

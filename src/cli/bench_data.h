@@ -1,0 +1,28 @@
+/* The data of a benchmark: random inputs, and copies of K and V that no cache holds. */
+#ifndef FLASHC_CLI_BENCH_DATA_H
+#define FLASHC_CLI_BENCH_DATA_H
+
+#include "cli/job.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Fills Q, K and V of a call made of shapes with standard normal numbers; the same for the same seed. */
+void flashc_bench_fill(flashc_cli_job *job, uint64_t seed);
+
+/* K and V, or copies of them, that calls use in turn. */
+typedef struct flashc_bench_rotation {
+    char *k, *v; /* what the first call uses; then steps of *_step bytes */
+    size_t k_step, v_step;
+    int64_t count, next;
+    void *owned;
+} flashc_bench_rotation;
+
+/* cold: as many copies as read_buffer_size bytes hold, otherwise K and V themselves. False: no memory. */
+bool flashc_bench_rotation_open(const flashc_cli_job *job, bool cold, int64_t read_buffer_size,
+                                flashc_bench_rotation *rotation);
+/* Points params to the next copy. */
+void flashc_bench_rotate(flashc_bench_rotation *rotation, flashc_attention_params *params);
+void flashc_bench_rotation_close(flashc_bench_rotation *rotation);
+
+#endif

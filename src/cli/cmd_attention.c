@@ -1,0 +1,127 @@
+#include "cli/cli.h"
+#include "cli/compare.h"
+#include "cli/job.h"
+#include "cli/output.h"
+#include "cli/progress.h"
+
+
+enum { NUM_OUTPUTS = 2 };
+
+/* Everything that one run holds. */
+typedef struct attention_run {
+    flashc_cli_attention_args args;
+    flashc_cli_job job;
+    flashc_cli_comparison comparison;
+    flashc_explanation plan;
+    double seconds;
+} attention_run;
+
+static int check_args(const flashc_cli_attention_args *args, const flashc_cli_output *outputs)
+{
+    if (!args->q || !args->k || !args->v)
+        return flashc_cli_usage_error("%s FILE is missing", !args->q ? "-q" : !args->k ? "-k" : "-v");
+    if (args->dry_run)
+        return FLASHC_CLI_OK;
+    if (!args->o && !args->lse && !args->compare)
+        return flashc_cli_usage_error("nothing to do: give at least one of -o, --lse and --compare");
+    if (args->json && flashc_cli_outputs_use_stdout(NUM_OUTPUTS, outputs))
+        return flashc_cli_usage_error("--json and an output '-' both want standard output");
+    return FLASHC_CLI_OK;
+}
+
+static void report_text(const attention_run *run, FILE *out)
+{
+    flashc_cli_job_print_shapes(&run->job, out);
+    if (run->args.verbose) {
+        flashc_cli_print_plan(&run->plan, out);
+    } else {
+        fprintf(out, "kernel     %s\n", run->plan.kernel);
+        fprintf(out, "gemm       %s\n", run->plan.gemm);
+        fprintf(out, "threads    %lld\n", (long long)run->plan.num_threads);
+        fprintf(out, "workspace  %zu bytes\n", run->plan.workspace_size);
+    }
+    fprintf(out, "time       %.3f ms\n", 1e3 * run->seconds);
+    fprintf(out, "speed      %.4g GFLOP/s\n", 1e-9 * run->plan.flops / run->seconds);
+    if (run->args.compare)
+        flashc_cli_compare_print(&run->job, &run->comparison, out);
+}
+
+static void report_json(const attention_run *run)
+{
+    flashc_cli_json json;
+    flashc_cli_json_begin(&json, stdout);
+    flashc_cli_json_object(&json, NULL);
+    flashc_cli_job_json_shapes(&run->job, &json);
+    flashc_cli_json_plan(&run->plan, &json);
+    flashc_cli_json_double(&json, "milliseconds", 1e3 * run->seconds);
+    flashc_cli_json_double(&json, "gflops", 1e-9 * run->plan.flops / run->seconds);
+    if (run->args.compare)
+        flashc_cli_compare_json(&run->job, &run->comparison, &json);
+    flashc_cli_json_end(&json, '}');
+}
+
+static int compute(attention_run *run)
+{
+    flashc_cli_progress progress;
+    run->plan.struct_size = sizeof run->plan;
+    flashc_status status = flashc_explain(&run->job.params, &run->plan);
+    if (status != FLASHC_OK)
+        return flashc_cli_library_error(status);
+    flashc_cli_progress_begin(&progress, run->args.quiet, &run->job.params);
+    const double start = flashc_cli_now();
+    status = flashc_attention_fwd(&run->job.params);
+    run->seconds = flashc_cli_now() - start;
+    flashc_cli_progress_end(&progress);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+}
+
+static int run_attention(attention_run *run, const flashc_cli_output *outputs)
+{
+    flashc_npy_batch *batch;
+    if (!run->args.lse)
+        run->job.params.lse.data = NULL;
+    if (run->args.compare && flashc_cli_compare_open(&run->args, &run->job, &run->comparison))
+        return FLASHC_CLI_FAILED;
+    if (flashc_cli_outputs_reserve(NUM_OUTPUTS, outputs, &batch))
+        return FLASHC_CLI_FAILED;
+    if (compute(run) || (run->args.compare && flashc_cli_compare_run(&run->job, &run->comparison))) {
+        flashc_npy_abort(batch);
+        return FLASHC_CLI_FAILED;
+    }
+    if (flashc_cli_outputs_write(NUM_OUTPUTS, outputs, batch))
+        return FLASHC_CLI_FAILED;
+    if (run->args.json)
+        report_json(run);
+    else if (!run->args.quiet)
+        report_text(run, flashc_cli_outputs_use_stdout(NUM_OUTPUTS, outputs) ? stderr : stdout);
+    const int exit_code = flashc_cli_finish_stdout(FLASHC_CLI_OK);
+    if (exit_code == FLASHC_CLI_OK && run->args.compare)
+        return flashc_cli_compare_verdict(&run->job, &run->comparison);
+    return exit_code;
+}
+
+int flashc_cmd_attention(int argc, char **argv)
+{
+    attention_run run = {0};
+    int exit_code;
+    if (!flashc_cli_attention_parse(
+            FLASHC_CLI_FOR_ATTENTION, argc, argv,
+            "flashc-run attention -q Q.npy -k K.npy -v V.npy -o O.npy [options]",
+            "Computes O = softmax(scale * Q K^T + bias) V. A file name '-' means standard input or standard output; "
+            "several inputs '-' follow one another in the order Q, K, V, mask, bias, REF. Output files appear all "
+            "or not at all.",
+            flashc_cli_compare_notes, &run.args, &exit_code))
+        return exit_code;
+    const flashc_cli_output outputs[NUM_OUTPUTS] = {{run.args.o, &run.job.o}, {run.args.lse, &run.job.lse}};
+    exit_code = check_args(&run.args, outputs);
+    if (exit_code)
+        return exit_code;
+    if (run.args.dry_run)
+        return flashc_cli_explain(&run.args);
+    exit_code = flashc_cli_job_open(&run.args, 0, &run.job);
+    if (exit_code == FLASHC_CLI_OK)
+        exit_code = run_attention(&run, outputs);
+    flashc_cli_compare_close(&run.comparison);
+    flashc_cli_job_close(&run.job);
+    return exit_code;
+}

@@ -1,0 +1,270 @@
+/* flashc-run bench: how fast attention is here, beside what this machine could do. */
+#include "cli/attention_options.h"
+#include "cli/bench.h"
+#include "cli/bench_data.h"
+#include "cli/cli.h"
+#include "cli/job.h"
+#include "cli/proc.h"
+
+#include <flashc.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Ten repeats of 0.05 s let the median settle within a percent or so on a quiet machine; calls that
+ * take longer than a second are steady, and five will do. */
+#define WARM_UP_SECONDS 0.05
+#define REPEAT_SECONDS 0.05
+#define SLOW_CALL_SECONDS 1.0
+enum { DEFAULT_REPEATS = 10, SLOW_REPEATS = 5 };
+
+static const char usage[] = "flashc-run bench [-q FILE -k FILE -v FILE | shapes] [options]";
+static const char description[] =
+    "Times attention on random standard-normal data of the given shapes, or on files, and compares it with two "
+    "limits measured in the same process: the f32 multiply-add peak of as many cores as there are threads, and the "
+    "bandwidth of reading memory. GFLOP/s count useful work only (causal counts what is visible); K and V count "
+    "once, each byte that some query sees.";
+static const char notes[] =
+    "K and V that fit in a cache stay there between calls, so their GB/s may exceed\n"
+    "the bandwidth of memory; --cold shows what memory delivers. The limits take a\n"
+    "few seconds and up to 1 GiB of memory to measure.\n";
+
+static double clock_seconds(clockid_t id)
+{
+    struct timespec t;
+    clock_gettime(id, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void append(char *text, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static void append(char *text, size_t size, const char *format, ...)
+{
+    const size_t length = strlen(text);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text + length, size - length, format, args);
+    va_end(args);
+}
+
+static void name_run(const flashc_cli_attention_args *args, const flashc_attention_params *p, flashc_bench_run *run)
+{
+    const size_t size = sizeof run->name;
+    snprintf(run->name, size, "attention/%s/batch:%lld/heads:%lld/heads_k:%lld/seqlen_q:%lld/seqlen_k:%lld",
+             flashc_dtype_name(p->q.dtype), (long long)p->batch, (long long)p->num_heads, (long long)p->num_heads_k,
+             (long long)p->seqlen_q, (long long)p->seqlen_k);
+    append(run->name, size, "/head_dim:%lld/head_dim_v:%lld", (long long)p->head_dim, (long long)p->head_dim_v);
+    if (p->o.dtype != p->q.dtype)
+        append(run->name, size, "/out:%s", flashc_dtype_name(p->o.dtype));
+    if (p->causal && p->alignment == FLASHC_ALIGN_EXPLICIT)
+        append(run->name, size, "/causal:%lld", (long long)args->offset);
+    else if (p->causal)
+        append(run->name, size, "/causal:%s", p->alignment == FLASHC_ALIGN_TOP_LEFT ? "top-left" : "bottom-right");
+    append(run->name, size, "%s%s%s%s", p->mask.data != NULL ? "/mask" : "", p->bias.data != NULL ? "/bias" : "",
+           args->bshd ? "/bshd" : "", args->cold ? "/cold" : "");
+    append(run->name, size, "/threads:%lld/%s", (long long)run->plan.num_threads, run->plan.kernel);
+}
+
+/* Bytes of K and V that some query sees; every call must read these once. */
+static double visible_kv_bytes(const flashc_attention_params *p)
+{
+    int64_t keys = p->seqlen_k;
+    if (p->causal) {
+        const int64_t offset = p->alignment == FLASHC_ALIGN_EXPLICIT       ? (p->batch > 0 ? p->offsets[0] : 0)
+                               : p->alignment == FLASHC_ALIGN_BOTTOM_RIGHT ? p->seqlen_k - p->seqlen_q
+                                                                           : 0;
+        const int64_t last = p->seqlen_q + offset; /* one beyond the last query's position */
+        keys = last < 0 ? 0 : last < keys ? last : keys;
+    }
+    if (p->seqlen_q == 0)
+        keys = 0;
+    const double per_key = (double)p->head_dim * (double)flashc_dtype_size(p->k.dtype) +
+                           (double)p->head_dim_v * (double)flashc_dtype_size(p->v.dtype);
+    return (double)p->batch * (double)p->num_heads_k * (double)keys * per_key;
+}
+
+/* Makes n calls. */
+static flashc_status call(flashc_attention_params *params, flashc_bench_rotation *rotation, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        flashc_bench_rotate(rotation, params);
+        const flashc_status status = flashc_attention_fwd(params);
+        if (status != FLASHC_OK)
+            return status;
+    }
+    return FLASHC_OK;
+}
+
+/* Warms up; *seconds: how long a call takes, about. */
+static flashc_status warm_up(flashc_attention_params *params, flashc_bench_rotation *rotation, flashc_bench_run *run,
+                             double *seconds)
+{
+    /* The very first call makes the threads and their buffers: what it adds is what a program pays. */
+    const int64_t mark = flashc_proc_peak_start();
+    double start = clock_seconds(CLOCK_MONOTONIC);
+    flashc_status status = call(params, rotation, 1);
+    run->peak_rss_growth = flashc_proc_peak_since(mark);
+    *seconds = clock_seconds(CLOCK_MONOTONIC) - start;
+    double total = *seconds;
+    for (int64_t n = 1; status == FLASHC_OK && total < WARM_UP_SECONDS; n *= 2) {
+        start = clock_seconds(CLOCK_MONOTONIC);
+        status = call(params, rotation, n);
+        const double elapsed = clock_seconds(CLOCK_MONOTONIC) - start;
+        *seconds = elapsed / (double)n;
+        total += elapsed;
+    }
+    return status;
+}
+
+static flashc_status time_repeats(flashc_attention_params *params, flashc_bench_rotation *rotation, double seconds,
+                                  flashc_bench_run *run)
+{
+    const int64_t iterations = seconds < REPEAT_SECONDS ? (int64_t)ceil(REPEAT_SECONDS / fmax(seconds, 1e-8)) : 1;
+    for (int i = 0; i < run->num_repeats; i++) {
+        const double cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID), start = clock_seconds(CLOCK_MONOTONIC);
+        const flashc_status status = call(params, rotation, iterations);
+        if (status != FLASHC_OK)
+            return status;
+        run->repeats[i] = (flashc_bench_repeat){
+            .iterations = iterations,
+            .real_time = (clock_seconds(CLOCK_MONOTONIC) - start) / (double)iterations,
+            .cpu_time = (clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu) / (double)iterations,
+        };
+    }
+    return FLASHC_OK;
+}
+
+/* Times the call on the kernel that params names. FLASHC_CLI_OK or the exit code after a message. */
+static int bench_kernel(const flashc_cli_attention_args *args, flashc_attention_params params,
+                        flashc_bench_rotation *rotation, flashc_bench_run *run)
+{
+    double seconds = 0.0;
+    name_run(args, &params, run);
+    run->kv_bytes = visible_kv_bytes(&params);
+    flashc_status status = warm_up(&params, rotation, run, &seconds);
+    if (status != FLASHC_OK)
+        return flashc_cli_library_error(status);
+    run->num_repeats = args->repeats > 0 ? (int)args->repeats : seconds > SLOW_CALL_SECONDS ? SLOW_REPEATS
+                                                                                             : DEFAULT_REPEATS;
+    run->repeats = calloc((size_t)run->num_repeats, sizeof *run->repeats);
+    if (run->repeats == NULL)
+        return flashc_cli_error("no memory for %d repeats", run->num_repeats);
+    status = time_repeats(&params, rotation, seconds, run);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+}
+
+/* --kernel all: every kernel that this machine and these params allow; otherwise the one named. */
+static int bench_kernels(const flashc_cli_attention_args *args, flashc_cli_job *job, flashc_bench_rotation *rotation,
+                         flashc_bench_run *runs, int *num_runs)
+{
+    const bool all = args->kernel != NULL && strcmp(args->kernel, "all") == 0;
+    const int count = all ? flashc_kernel_count() : 1;
+    for (int i = 0; i < count; i++) {
+        flashc_kernel kernel;
+        if (all && flashc_kernel_get(i, &kernel) == FLASHC_OK)
+            job->params.kernel = kernel.name;
+        flashc_bench_run *run = &runs[*num_runs];
+        *run = (flashc_bench_run){.plan.struct_size = sizeof run->plan};
+        const flashc_status status = flashc_explain(&job->params, &run->plan);
+        if (status == FLASHC_ERR_UNSUPPORTED && all) {
+            fprintf(stderr, "flashc-run: not run: %s\n", flashc_last_error());
+            continue;
+        }
+        if (status != FLASHC_OK)
+            return flashc_cli_library_error(status);
+        if (args->verbose && !args->json)
+            flashc_cli_print_plan(&run->plan, stdout);
+        (*num_runs)++;
+        const int code = bench_kernel(args, job->params, rotation, run);
+        if (code != FLASHC_CLI_OK)
+            return code;
+    }
+    return FLASHC_CLI_OK;
+}
+
+/* Makes the data, times, and gives the memory back before the limits are measured. */
+static int bench_data(const flashc_cli_attention_args *args, flashc_cli_job *job, flashc_bench_run *runs,
+                      int *num_runs)
+{
+    if (args->q == NULL)
+        flashc_bench_fill(job, (uint64_t)args->seed);
+    /* Pages of the outputs that no call has touched would count as memory that the call takes. */
+    memset(job->o.data, 0xff, (size_t)job->o.count * flashc_dtype_size(job->o.dtype));
+    memset(job->lse.data, 0xff, (size_t)job->lse.count * flashc_dtype_size(job->lse.dtype));
+    flashc_bench_rotation rotation;
+    if (!flashc_bench_rotation_open(job, args->cold, flashc_read_buffer_size(), &rotation))
+        return flashc_cli_error("no memory for the copies of K and V that --cold needs");
+    const int code = bench_kernels(args, job, &rotation, runs, num_runs);
+    flashc_bench_rotation_close(&rotation);
+    return code;
+}
+
+static int bench_job(const flashc_cli_attention_args *args, flashc_bench_run *runs, int *num_runs)
+{
+    flashc_cli_job *job = calloc(1, sizeof *job);
+    if (job == NULL)
+        return flashc_cli_error("no memory for the arrays");
+    flashc_cli_attention_args job_args = *args;
+    if (args->kernel != NULL && strcmp(args->kernel, "all") == 0)
+        job_args.kernel = NULL;
+    int code = flashc_cli_job_open(&job_args, 0, job);
+    if (code == FLASHC_CLI_OK)
+        code = bench_data(args, job, runs, num_runs);
+    flashc_cli_job_close(job);
+    free(job);
+    return code;
+}
+
+static void measure_limits(int threads, flashc_bench_limits *limits)
+{
+    limits->threads = threads;
+    flashc_measure_fma_peak(threads, &limits->fma);
+    flashc_measure_read_bandwidth(threads, &limits->read);
+}
+
+static void report(const flashc_cli_attention_args *args, int num_runs, flashc_bench_run *runs)
+{
+    flashc_bench_limits one_thread;
+    measure_limits(1, &one_thread);
+    const flashc_bench_limits *known = &one_thread;
+    for (int i = 0; i < num_runs; i++) {
+        const int threads = (int)runs[i].plan.num_threads;
+        if (threads <= 1)
+            runs[i].limits = one_thread;
+        else if (threads == known->threads)
+            runs[i].limits = *known;
+        else
+            measure_limits(threads, &runs[i].limits);
+        known = &runs[i].limits;
+    }
+    if (args->json) {
+        flashc_bench_print_json(num_runs, runs, &one_thread);
+        return;
+    }
+    for (int i = 0; i < num_runs; i++)
+        flashc_bench_print_text(&runs[i], &one_thread);
+}
+
+int flashc_cmd_bench(int argc, char **argv)
+{
+    flashc_cli_attention_args args;
+    int code = FLASHC_CLI_OK;
+    if (!flashc_cli_attention_parse(FLASHC_CLI_FOR_BENCH, argc, argv, usage, description, notes, &args, &code))
+        return code;
+    flashc_bench_run *runs = calloc((size_t)flashc_kernel_count() + 1, sizeof *runs);
+    if (runs == NULL)
+        return flashc_cli_error("no memory for the results");
+    int num_runs = 0;
+    code = bench_job(&args, runs, &num_runs);
+    if (code == FLASHC_CLI_OK && num_runs == 0)
+        code = flashc_cli_error("no kernel can run this");
+    if (code == FLASHC_CLI_OK)
+        report(&args, num_runs, runs);
+    for (int i = 0; i < num_runs; i++)
+        free(runs[i].repeats);
+    free(runs);
+    return flashc_cli_finish_stdout(code);
+}

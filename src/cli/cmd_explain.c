@@ -1,0 +1,16 @@
+#include "cli/cli.h"
+#include "cli/job.h"
+
+int flashc_cmd_explain(int argc, char **argv)
+{
+    flashc_cli_attention_args args;
+    int exit_code;
+    if (!flashc_cli_attention_parse(
+            FLASHC_CLI_FOR_EXPLAIN, argc, argv,
+            "flashc-run explain [-q FILE -k FILE -v FILE | shapes] [options]",
+            "Shows how attention would run, and why faster kernels were refused, without computing it. Of files only "
+            "the headers are read; without files the shapes say what to explain.",
+            "Options that say where results go or how they are compared have no effect here.\n", &args, &exit_code))
+        return exit_code;
+    return flashc_cli_explain(&args);
+}

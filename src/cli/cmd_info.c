@@ -1,0 +1,89 @@
+/* flashc-run info: what this library and this machine have. */
+#include "cli/cli.h"
+#include "cli/json.h"
+#include "cli/options.h"
+
+#include <flashc.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+enum { OPT_JSON = 1 };
+
+static const flashc_cli_option options[] = {
+    {OPT_JSON, "json", 0, NULL, "One JSON object on standard output instead of text.", FLASHC_CLI_FOR_ALL},
+    {0, NULL, 0, NULL, NULL, 0},
+};
+
+static void print_text(const flashc_system_info *system)
+{
+    printf("version          %s\n", system->version);
+    printf("CPU features     %s\n", system->cpu_features[0] != '\0' ? system->cpu_features : "none");
+    printf("BLAS             %s\n", system->blas);
+    printf("OpenMP           %s\n", system->openmp ? "yes" : "no");
+    printf("default threads  %d\n", system->default_threads);
+    printf("kernels, best first:\n");
+    for (int i = 0; i < flashc_kernel_count(); i++) {
+        flashc_kernel kernel;
+        if (flashc_kernel_get(i, &kernel) != FLASHC_OK)
+            continue;
+        printf("  %-16s %s\n", kernel.name, kernel.description);
+        printf("  %-16s %s%s\n", "", kernel.unavailable == NULL ? "available" : "not available: ",
+               kernel.unavailable == NULL ? "" : kernel.unavailable);
+    }
+}
+
+static void print_json(const flashc_system_info *system)
+{
+    flashc_cli_json json;
+    flashc_cli_json_begin(&json, stdout);
+    flashc_cli_json_object(&json, NULL);
+    flashc_cli_json_string(&json, "version", system->version);
+    flashc_cli_json_string(&json, "cpu_features", system->cpu_features);
+    flashc_cli_json_string(&json, "blas", system->blas);
+    flashc_cli_json_bool(&json, "openmp", system->openmp != 0);
+    flashc_cli_json_int(&json, "default_threads", system->default_threads);
+    flashc_cli_json_array(&json, "kernels");
+    for (int i = 0; i < flashc_kernel_count(); i++) {
+        flashc_kernel kernel;
+        if (flashc_kernel_get(i, &kernel) != FLASHC_OK)
+            continue;
+        flashc_cli_json_object(&json, NULL);
+        flashc_cli_json_string(&json, "name", kernel.name);
+        flashc_cli_json_string(&json, "description", kernel.description);
+        flashc_cli_json_bool(&json, "available", kernel.unavailable == NULL);
+        flashc_cli_json_string(&json, "unavailable", kernel.unavailable);
+        flashc_cli_json_end(&json, '}');
+    }
+    flashc_cli_json_end(&json, ']');
+    flashc_cli_json_end(&json, '}');
+}
+
+int flashc_cmd_info(int argc, char **argv)
+{
+    bool json = false;
+    const char *argument = NULL;
+    int id;
+    while ((id = flashc_cli_options_next(options, FLASHC_CLI_FOR_ALL, argc, argv, &argument)) !=
+           FLASHC_CLI_OPTIONS_END) {
+        if (id == FLASHC_CLI_OPTIONS_HELP)
+            return flashc_cli_print_help(options, FLASHC_CLI_FOR_ALL, "flashc-run info [--json]",
+                                         "Shows the library's version, the CPU features that kernels ask for, the "
+                                         "kernels with the reason where one cannot run here, the OpenBLAS build and "
+                                         "the default number of threads.",
+                                         NULL);
+        if (id != OPT_JSON)
+            return FLASHC_CLI_USAGE;
+        json = true;
+    }
+    if (flashc_cli_first_operand(argc, argv) != NULL)
+        return flashc_cli_usage_error("unexpected argument '%s'", flashc_cli_first_operand(argc, argv));
+
+    flashc_system_info system = {.struct_size = sizeof system};
+    if (flashc_system_get(&system) != FLASHC_OK)
+        return flashc_cli_error("%s", flashc_last_error());
+    if (json)
+        print_json(&system);
+    else
+        print_text(&system);
+    return flashc_cli_finish_stdout(FLASHC_CLI_OK);
+}

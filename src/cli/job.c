@@ -1,0 +1,241 @@
+#include "cli/job.h"
+
+#include "cli/cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { DEFAULT_HEADS = 8, DEFAULT_SEQLEN = 2048, DEFAULT_HEAD_DIM = 64 };
+
+int flashc_cli_library_error(flashc_status status)
+{
+    return flashc_cli_error("%s: %s", flashc_status_string(status), flashc_last_error());
+}
+
+/* Where the axes [batch, head, row, column] are among the array's axes; -1: missing, of size 1. */
+static void axes_of(int rank, int bshd, int axes[4])
+{
+    axes[0] = rank == 4 ? 0 : -1;
+    axes[1] = rank == 2 ? -1 : bshd ? rank - 2 : rank - 3;
+    axes[2] = rank > 2 && bshd ? rank - 3 : rank - 2;
+    axes[3] = rank - 1;
+}
+
+/* View and sizes of an array whose axes are in the given layout. */
+static flashc_tensor tensor_of(const flashc_cli_array *array, int bshd, int64_t sizes[4])
+{
+    flashc_tensor tensor = {.data = array->data, .dtype = array->dtype};
+    int axes[4];
+    axes_of(array->rank, bshd, axes);
+    for (int i = 0; i < 4; i++) {
+        sizes[i] = axes[i] < 0 ? 1 : array->shape[axes[i]];
+        tensor.stride[i] = axes[i] < 0 ? 0 : array->strides[axes[i]];
+    }
+    return tensor;
+}
+
+static int check_rank(const flashc_cli_array *array, const flashc_cli_array *q, int bshd)
+{
+    char text[FLASHC_CLI_SHAPE_TEXT];
+    const char *found = flashc_cli_shape_text(array->rank, array->shape, text);
+    if (array->rank < 2 || array->rank > 4)
+        return flashc_cli_error("%s: expected rank 2 [L,D], 3 %s or 4 %s, found rank %d %s", array->name,
+                                bshd ? "[L,H,D]" : "[H,L,D]", bshd ? "[B,L,H,D]" : "[B,H,L,D]", array->rank, found);
+    if (array->rank != q->rank)
+        return flashc_cli_error("%s has rank %d %s, %s has rank %d: they must be the same", array->name, array->rank,
+                                found, q->name, q->rank);
+    return FLASHC_CLI_OK;
+}
+
+/* Two arrays must agree in a size. */
+static int check_same(const flashc_cli_array *a, int64_t size_a, const flashc_cli_array *b, int64_t size_b,
+                      const char *what)
+{
+    if (size_a == size_b)
+        return FLASHC_CLI_OK;
+    return flashc_cli_error("%s has %s %lld, %s has %lld: they must be the same", a->name, what, (long long)size_a,
+                            b->name, (long long)size_b);
+}
+
+static int check_heads(const flashc_cli_array *q, int64_t heads, const flashc_cli_array *k, int64_t heads_k)
+{
+    if (heads_k > 0 ? heads % heads_k == 0 : heads == 0)
+        return FLASHC_CLI_OK;
+    return flashc_cli_error("%s has %lld heads, %s has %lld: %lld is not a multiple of %lld", q->name,
+                            (long long)heads, k->name, (long long)heads_k, (long long)heads, (long long)heads_k);
+}
+
+/* Sizes and views of Q, K and V, which are of the same rank. */
+static int set_inputs(flashc_cli_job *job, int bshd)
+{
+    flashc_attention_params *p = &job->params;
+    const flashc_cli_array *q = &job->q, *k = &job->k, *v = &job->v;
+    int64_t sq[4], sk[4], sv[4];
+    if (check_rank(q, q, bshd) || check_rank(k, q, bshd) || check_rank(v, q, bshd))
+        return FLASHC_CLI_FAILED;
+    p->q = tensor_of(q, bshd, sq);
+    p->k = tensor_of(k, bshd, sk);
+    p->v = tensor_of(v, bshd, sv);
+    if (check_same(q, sq[0], k, sk[0], "batch") || check_same(k, sk[0], v, sv[0], "batch") ||
+        check_heads(q, sq[1], k, sk[1]) || check_same(k, sk[1], v, sv[1], "heads") ||
+        check_same(k, sk[2], v, sv[2], "seqlen_k") || check_same(q, sq[3], k, sk[3], "head_dim"))
+        return FLASHC_CLI_FAILED;
+    if (sq[3] < 1)
+        return flashc_cli_error("%s has head_dim 0: expected at least 1", q->name);
+    p->batch = sq[0];
+    p->num_heads = sq[1];
+    p->num_heads_k = sk[1];
+    p->seqlen_q = sq[2];
+    p->seqlen_k = sk[2];
+    p->head_dim = sq[3];
+    p->head_dim_v = sv[3];
+    return FLASHC_CLI_OK;
+}
+
+static int read_inputs(const flashc_cli_attention_args *args, int plan_only, flashc_cli_job *job)
+{
+    const struct { const char *path, *option; flashc_cli_array *array; } inputs[] = {
+        {args->q, "-q", &job->q}, {args->k, "-k", &job->k}, {args->v, "-v", &job->v}};
+    for (int i = 0; i < 3; i++)
+        if (!inputs[i].path)
+            return flashc_cli_usage_error("%s FILE is missing", inputs[i].option);
+    if (args->batch >= 0 || args->heads >= 0 || args->heads_k >= 0 || args->seqlen_q >= 0 || args->seqlen_k >= 0 ||
+        args->head_dim >= 0 || args->head_dim_v >= 0)
+        return flashc_cli_usage_error("give either the files -q, -k and -v or shapes, not both");
+    for (int i = 0; i < 3; i++)
+        if (flashc_cli_array_read(inputs[i].path, plan_only, inputs[i].array) ||
+            flashc_cli_array_to_float(inputs[i].array, args->dtype))
+            return FLASHC_CLI_FAILED;
+    return set_inputs(job, args->bshd);
+}
+
+static int64_t or_default(int64_t value, int64_t otherwise)
+{
+    return value >= 0 ? value : otherwise;
+}
+
+static int make_inputs(const flashc_cli_attention_args *args, int plan_only, flashc_cli_job *job)
+{
+    const flashc_dtype dtype = args->dtype ? (flashc_dtype)args->dtype : FLASHC_F32;
+    const int64_t batch = or_default(args->batch, 1), heads = or_default(args->heads, DEFAULT_HEADS);
+    const int64_t heads_k = or_default(args->heads_k, heads);
+    const int64_t seqlen_q = or_default(args->seqlen_q, DEFAULT_SEQLEN);
+    const int64_t seqlen_k = or_default(args->seqlen_k, seqlen_q);
+    const int64_t head_dim = or_default(args->head_dim, DEFAULT_HEAD_DIM);
+    const int64_t head_dim_v = or_default(args->head_dim_v, head_dim);
+    const int rows = args->bshd ? 1 : 2, head = args->bshd ? 2 : 1;
+    int64_t shape[3][4];
+    for (int i = 0; i < 3; i++) {
+        shape[i][0] = batch;
+        shape[i][head] = i == 0 ? heads : heads_k;
+        shape[i][rows] = i == 0 ? seqlen_q : seqlen_k;
+        shape[i][3] = i == 2 ? head_dim_v : head_dim;
+    }
+    if (flashc_cli_array_make("q", dtype, 4, shape[0], plan_only, &job->q) ||
+        flashc_cli_array_make("k", dtype, 4, shape[1], plan_only, &job->k) ||
+        flashc_cli_array_make("v", dtype, 4, shape[2], plan_only, &job->v))
+        return FLASHC_CLI_FAILED;
+    return set_inputs(job, args->bshd);
+}
+
+/* NumPy's rule: axes are aligned at the last one; missing ones and those of size 1 repeat. */
+static int broadcast(const flashc_cli_array *array, const flashc_attention_params *p, flashc_tensor *tensor)
+{
+    const int64_t target[4] = {p->batch, p->num_heads, p->seqlen_q, p->seqlen_k};
+    char found[FLASHC_CLI_SHAPE_TEXT], expected[FLASHC_CLI_SHAPE_TEXT];
+    *tensor = (flashc_tensor){.data = array->data, .dtype = array->dtype};
+    int fits = array->rank <= 4;
+    for (int i = 0; fits && i < array->rank; i++) {
+        const int axis = 4 - array->rank + i;
+        fits = array->shape[i] == 1 || array->shape[i] == target[axis];
+        tensor->stride[axis] = array->shape[i] == 1 ? 0 : array->strides[i];
+    }
+    if (fits)
+        return FLASHC_CLI_OK;
+    return flashc_cli_error("%s has shape %s, which does not broadcast to [batch, heads, seqlen_q, seqlen_k] = %s",
+                            array->name, flashc_cli_shape_text(array->rank, array->shape, found),
+                            flashc_cli_shape_text(4, target, expected));
+}
+
+static int read_mask_and_bias(const flashc_cli_attention_args *args, int plan_only, flashc_cli_job *job)
+{
+    if (args->mask && (flashc_cli_array_read(args->mask, plan_only, &job->mask) ||
+                       flashc_cli_array_to_mask(&job->mask) || broadcast(&job->mask, &job->params, &job->params.mask)))
+        return FLASHC_CLI_FAILED;
+    if (!args->bias)
+        return FLASHC_CLI_OK;
+    if (flashc_cli_array_read(args->bias, plan_only, &job->bias))
+        return FLASHC_CLI_FAILED;
+    /* A bias keeps its own type: rounding it to Q's would only lose accuracy. */
+    const flashc_npy_type type = job->bias.file_type;
+    const int raw = type == FLASHC_NPY_V2 || type == FLASHC_NPY_U16;
+    const int dtype = raw ? args->dtype : type == FLASHC_NPY_F64 && args->dtype ? FLASHC_F32 : 0;
+    if (flashc_cli_array_to_float(&job->bias, dtype))
+        return FLASHC_CLI_FAILED;
+    return broadcast(&job->bias, &job->params, &job->params.bias);
+}
+
+static int make_outputs(const flashc_cli_attention_args *args, int plan_only, flashc_cli_job *job)
+{
+    flashc_attention_params *p = &job->params;
+    const flashc_cli_array *q = &job->q;
+    const flashc_dtype dtype = args->out_dtype ? (flashc_dtype)args->out_dtype : q->dtype;
+    int64_t o_shape[4], sizes[4];
+    int axes[4];
+    memcpy(o_shape, q->shape, sizeof o_shape);
+    o_shape[q->rank - 1] = p->head_dim_v;
+    if (flashc_cli_array_make("O", dtype, q->rank, o_shape, plan_only, &job->o))
+        return FLASHC_CLI_FAILED;
+    p->o = tensor_of(&job->o, args->bshd, sizes);
+
+    /* LSE is [batch, head, row] in both layouts, with the axes that Q has. */
+    axes_of(q->rank, 0, axes);
+    const int64_t lse_sizes[3] = {p->batch, p->num_heads, p->seqlen_q};
+    if (flashc_cli_array_make("LSE", FLASHC_F32, q->rank - 1, lse_sizes + 4 - q->rank, plan_only, &job->lse))
+        return FLASHC_CLI_FAILED;
+    p->lse = (flashc_tensor){.data = job->lse.data, .dtype = FLASHC_F32};
+    for (int i = 0; i < 3; i++)
+        p->lse.stride[i] = axes[i] < 0 ? 0 : job->lse.strides[axes[i]];
+    return FLASHC_CLI_OK;
+}
+
+static int set_alignment(const flashc_cli_attention_args *args, flashc_cli_job *job)
+{
+    flashc_attention_params *p = &job->params;
+    p->causal = args->causal;
+    p->alignment = args->alignment;
+    if (args->alignment != FLASHC_ALIGN_EXPLICIT)
+        return FLASHC_CLI_OK;
+    job->offsets = calloc((size_t)p->batch + 1, sizeof *job->offsets);
+    if (!job->offsets)
+        return flashc_cli_error("no memory for the offsets of %lld batch elements", (long long)p->batch);
+    for (int64_t b = 0; b < p->batch; b++)
+        job->offsets[b] = args->offset;
+    p->offsets = job->offsets;
+    return FLASHC_CLI_OK;
+}
+
+int flashc_cli_job_open(const flashc_cli_attention_args *args, int plan_only, flashc_cli_job *job)
+{
+    *job = (flashc_cli_job){0};
+    flashc_attention_params_init(&job->params, sizeof job->params);
+    const int exit_code = args->q || args->k || args->v ? read_inputs(args, plan_only, job)
+                                                        : make_inputs(args, plan_only, job);
+    if (exit_code)
+        return exit_code;
+    job->params.softmax_scale = args->scale;
+    job->params.num_threads = args->num_threads;
+    job->params.kernel = args->kernel;
+    if (set_alignment(args, job) || read_mask_and_bias(args, plan_only, job) || make_outputs(args, plan_only, job))
+        return FLASHC_CLI_FAILED;
+    return FLASHC_CLI_OK;
+}
+
+void flashc_cli_job_close(flashc_cli_job *job)
+{
+    flashc_cli_array *const arrays[] = {&job->q, &job->k, &job->v, &job->mask, &job->bias, &job->o, &job->lse};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
+        flashc_cli_array_free(arrays[i]);
+    free(job->offsets);
+    *job = (flashc_cli_job){0};
+}

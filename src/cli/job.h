@@ -1,0 +1,42 @@
+/*
+ * One attention call made of files or of shapes: what `attention`, `explain` and `bench` have in common.
+ */
+#ifndef FLASHC_CLI_JOB_H
+#define FLASHC_CLI_JOB_H
+
+#include "cli/array.h"
+#include "cli/attention_options.h"
+#include "cli/json.h"
+
+#include <flashc.h>
+#include <stdio.h>
+
+typedef struct flashc_cli_job {
+    flashc_attention_params params; /* ready for flashc_attention_fwd() */
+    flashc_cli_array q, k, v, mask, bias; /* mask.data, bias.data NULL: none */
+    flashc_cli_array o, lse;        /* packed, in Q's rank and layout; always there */
+    int64_t *offsets;               /* what params.offsets points to */
+} flashc_cli_job;
+
+/* Makes the call that args describe: from args->q, k, v if given, otherwise from the shapes (then Q, K
+ * and V hold zeros, for the caller to fill). mask and bias are files in both cases. plan_only: no element
+ * is read and no memory is taken, for flashc_explain() alone. Returns FLASHC_CLI_OK or the exit code,
+ * after a message; *job is to be closed in any case. */
+int flashc_cli_job_open(const flashc_cli_attention_args *args, int plan_only, flashc_cli_job *job);
+void flashc_cli_job_close(flashc_cli_job *job);
+
+/* The exit code and message of a call into the library that failed. */
+int flashc_cli_library_error(flashc_status status);
+
+/* Prints Q, K, V and the other arrays' shapes and types: as text, or as members of the open JSON object. */
+void flashc_cli_job_print_shapes(const flashc_cli_job *job, FILE *out);
+void flashc_cli_job_json_shapes(const flashc_cli_job *job, flashc_cli_json *json);
+
+/* The same for kernel, tiles, threads and workspace. */
+void flashc_cli_print_plan(const flashc_explanation *plan, FILE *out);
+void flashc_cli_json_plan(const flashc_explanation *plan, flashc_cli_json *json);
+
+/* What `explain` and `attention --dry-run` print; returns the exit code. */
+int flashc_cli_explain(const flashc_cli_attention_args *args);
+
+#endif

@@ -1,0 +1,199 @@
+#include "cli/options.h"
+
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <flashc.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_OPTIONS = 48, LONG_BASE = 256, HELP_COLUMN = 26, HELP_WIDTH = 80 };
+
+/* The table entry at a position of the getopt arrays, NULL for --help. */
+typedef struct getopt_arrays {
+    struct option long_options[MAX_OPTIONS + 2];
+    char short_options[2 * MAX_OPTIONS + 4];
+    const flashc_cli_option *entries[MAX_OPTIONS + 1];
+    int count;
+} getopt_arrays;
+
+static void add_option(getopt_arrays *arrays, const flashc_cli_option *entry, const char *name, char short_name,
+                       int has_argument)
+{
+    const int index = arrays->count++;
+    arrays->entries[index] = entry;
+    arrays->long_options[index] =
+        (struct option){name, has_argument ? required_argument : no_argument, NULL, LONG_BASE + index};
+    if (short_name) {
+        size_t n = strlen(arrays->short_options);
+        arrays->short_options[n++] = short_name;
+        if (has_argument)
+            arrays->short_options[n] = ':';
+    }
+}
+
+static void build_arrays(getopt_arrays *arrays, const flashc_cli_option *table, unsigned command)
+{
+    memset(arrays, 0, sizeof *arrays);
+    arrays->short_options[0] = ':'; /* tells a missing argument (':') from an unknown option ('?') */
+    for (const flashc_cli_option *entry = table; entry->name && arrays->count < MAX_OPTIONS; entry++)
+        if (entry->commands & command)
+            add_option(arrays, entry, entry->name, entry->short_name, entry->argument != NULL);
+    add_option(arrays, NULL, "help", 'h', 0);
+}
+
+/* Index of the option that getopt's return value (or optopt) stands for, -1 if none. */
+static int index_of(const getopt_arrays *arrays, int code)
+{
+    if (code >= LONG_BASE)
+        return code - LONG_BASE < arrays->count ? code - LONG_BASE : -1;
+    for (int i = 0; i < arrays->count; i++) {
+        const char short_name = arrays->entries[i] ? arrays->entries[i]->short_name : 'h';
+        if (short_name && short_name == code)
+            return i;
+    }
+    return -1;
+}
+
+int flashc_cli_options_next(const flashc_cli_option *table, unsigned command, int argc, char **argv,
+                            const char **value)
+{
+    getopt_arrays arrays;
+    build_arrays(&arrays, table, command);
+    opterr = 0;
+    const int code = getopt_long(argc, argv, arrays.short_options, arrays.long_options, NULL);
+    if (code == -1)
+        return FLASHC_CLI_OPTIONS_END;
+    if (code == ':' || code == '?') {
+        const int index = index_of(&arrays, optopt);
+        if (code == ':' && index >= 0)
+            flashc_cli_usage_error("option --%s needs an argument", arrays.long_options[index].name);
+        else if (optopt >= LONG_BASE && index >= 0)
+            flashc_cli_usage_error("option --%s takes no argument, found '%s'", arrays.long_options[index].name,
+                                   argv[optind - 1]);
+        else if (optopt > 0)
+            flashc_cli_usage_error("unknown option '-%c'", optopt);
+        else
+            flashc_cli_usage_error("unknown or ambiguous option '%s'", argv[optind - 1]);
+        return FLASHC_CLI_OPTIONS_ERROR;
+    }
+    const int index = index_of(&arrays, code);
+    *value = optarg;
+    return index >= 0 && arrays.entries[index] ? arrays.entries[index]->id : FLASHC_CLI_OPTIONS_HELP;
+}
+
+const char *flashc_cli_first_operand(int argc, char **argv)
+{
+    return optind < argc ? argv[optind] : NULL;
+}
+
+char **flashc_cli_operands(int argc, char **argv, int *count)
+{
+    *count = argc - optind;
+    return argv + optind;
+}
+
+/* Prints text from column `column` on, broken at blanks; the caller has printed up to there. */
+static void print_wrapped(const char *text, int column, int indent)
+{
+    while (*text) {
+        const size_t word = strcspn(text, " ");
+        if (column > indent && column + (int)word > HELP_WIDTH) {
+            printf("\n%*s", indent, "");
+            column = indent;
+        }
+        printf("%.*s", (int)word, text);
+        column += (int)word;
+        text += word;
+        if (*text == ' ') {
+            text++;
+            if (*text && column + 1 + (int)strcspn(text, " ") <= HELP_WIDTH) {
+                putchar(' ');
+                column++;
+            } else if (*text) {
+                printf("\n%*s", indent, "");
+                column = indent;
+            }
+        }
+    }
+    putchar('\n');
+}
+
+static void print_option(char short_name, const char *name, const char *argument, const char *help)
+{
+    char left[64];
+    if (short_name)
+        snprintf(left, sizeof left, "  -%c, --%s%s%s", short_name, name, argument ? " " : "", argument ? argument : "");
+    else
+        snprintf(left, sizeof left, "      --%s%s%s", name, argument ? " " : "", argument ? argument : "");
+    if (strlen(left) + 2 > HELP_COLUMN)
+        printf("%s\n%*s", left, HELP_COLUMN, "");
+    else
+        printf("%-*s", HELP_COLUMN, left);
+    print_wrapped(help, HELP_COLUMN, HELP_COLUMN);
+}
+
+int flashc_cli_print_help(const flashc_cli_option *table, unsigned command, const char *usage,
+                          const char *description, const char *notes)
+{
+    printf("Usage: %s\n\n", usage);
+    print_wrapped(description, 0, 0);
+    printf("\nOptions:\n");
+    for (const flashc_cli_option *entry = table; entry->name; entry++)
+        if (entry->commands & command)
+            print_option(entry->short_name, entry->name, entry->argument, entry->help);
+    print_option('h', "help", NULL, "Show this help.");
+    if (notes)
+        printf("\n%s", notes);
+    return flashc_cli_finish_stdout(FLASHC_CLI_OK);
+}
+
+int flashc_cli_parse_int(const char *option, const char *text, int64_t min, int64_t max, int64_t *out)
+{
+    const char *digits = text + (text[0] == '-' || text[0] == '+');
+    const size_t length = strspn(digits, "0123456789");
+    errno = 0;
+    const long long value = strtoll(text, NULL, 10);
+    if (length == 0 || digits[length] != '\0')
+        return flashc_cli_usage_error("%s expects a whole number, found '%s'", option, text);
+    if (errno == ERANGE || value < min || value > max)
+        return flashc_cli_usage_error("%s expects a number from %lld to %lld, found '%s'", option, (long long)min,
+                                      (long long)max, text);
+    *out = value;
+    return 0;
+}
+
+int flashc_cli_parse_double(const char *option, const char *text, double min, double max, double *out)
+{
+    char *end = NULL;
+    /* Only decimal notation: strtod would also take blanks, hexadecimal, "inf" and "nan". */
+    const size_t length = strspn(text, "+-.0123456789eE");
+    const double value = strtod(text, &end);
+    if (length == 0 || text[length] != '\0' || end == text || *end != '\0')
+        return flashc_cli_usage_error("%s expects a finite number, found '%s'", option, text);
+    if (!(value >= min && value <= max))
+        return flashc_cli_usage_error("%s expects a number from %g to %g, found '%s'", option, min, max, text);
+    *out = value;
+    return 0;
+}
+
+int flashc_cli_parse_dtype(const char *option, const char *text, int *out)
+{
+    static const flashc_dtype dtypes[] = {FLASHC_F32, FLASHC_F16, FLASHC_BF16};
+    for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++)
+        if (strcmp(text, flashc_dtype_name(dtypes[i])) == 0) {
+            *out = (int)dtypes[i];
+            return 0;
+        }
+    return flashc_cli_usage_error("%s expects f32, f16 or bf16, found '%s'", option, text);
+}
+
+int flashc_cli_parse_layout(const char *text, int *bshd)
+{
+    if (strcmp(text, "bhsd") != 0 && strcmp(text, "bshd") != 0)
+        return flashc_cli_usage_error("--layout expects bhsd or bshd, found '%s'", text);
+    *bshd = strcmp(text, "bshd") == 0;
+    return 0;
+}

@@ -1,0 +1,210 @@
+#include "cli/peak.h"
+
+#include "cli/peak_loops.h"
+#include "cli/proc.h"
+
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+/* Other processes only ever make a round slower, so the best of many is the limit. Rounds are shorter than
+ * a scheduler's time slice: on a busy machine some still run undisturbed. The warm-up lets the clock settle
+ * to what it sustains under this load. */
+#define FMA_WARM_UP_SECONDS 0.03
+#define FMA_ROUND_SECONDS 0.002
+#define FMA_ROUNDS 40
+/* Whole passes: parts of the buffer may lie in the cache, and must not be what is found fastest. */
+#define READ_ROUNDS 5
+
+#define MIB ((int64_t)1 << 20)
+#define READ_BUFFER_MAX (1024 * MIB)
+#define READ_BUFFER_MIN (16 * MIB)
+#define CACHE_SIZE_GUESS (64 * MIB) /* where the system does not say: more than most have */
+#define READ_GRANULE ((size_t)4096) /* slices end on pages, and so on the read loops' 512 bytes */
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* One task that every thread of a team does at the same time. */
+typedef struct team_task {
+    void (*run)(void *context, int thread, int team);
+    void *context;
+} team_task;
+
+/* Runs task on up to `threads` threads; returns the seconds from the common start to the last thread's
+ * end, and the size of the team that really ran. */
+static double run_team(int threads, const team_task *task, int *team)
+{
+    double start = 0.0, end = 0.0;
+    int size = 1;
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp single
+        size = omp_get_num_threads();
+#pragma omp single
+        start = now();
+        task->run(task->context, omp_get_thread_num(), size);
+#pragma omp barrier
+#pragma omp single
+        end = now();
+    }
+#else
+    (void)threads;
+    start = now();
+    task->run(task->context, 0, 1);
+    end = now();
+#endif
+    *team = size;
+    return end - start;
+}
+
+typedef struct arithmetic {
+    void (*loop)(int64_t rounds);
+    int64_t rounds;
+} arithmetic;
+
+static void run_arithmetic(void *context, int thread, int team)
+{
+    (void)thread;
+    (void)team;
+    const arithmetic *work = context;
+    work->loop(work->rounds);
+}
+
+/* Operations per second of `loop`, all threads together; *team says how many ran. */
+static double best_rate(void (*loop)(int64_t), double flops_per_round, int threads, int *team)
+{
+    arithmetic work = {.loop = loop, .rounds = 1000};
+    const team_task task = {run_arithmetic, &work};
+    double best = 0.0;
+    const double start = now();
+    int rounds = 0;
+    while (rounds < FMA_ROUNDS) {
+        const double seconds = run_team(threads, &task, team);
+        const double rate = flops_per_round * (double)work.rounds * *team / seconds;
+        if (seconds < FMA_ROUND_SECONDS / 2)
+            work.rounds *= 2; /* still finding the length of a round */
+        else if (now() - start > FMA_WARM_UP_SECONDS) {
+            rounds++;
+            if (rate > best)
+                best = rate;
+        }
+    }
+    return best;
+}
+
+void flashc_measure_fma_peak(int threads, flashc_fma_peak *out)
+{
+    *out = (flashc_fma_peak){.isa = "", .threads = 1};
+    /* Wider is not always faster (one unit of 512 bits, a lower clock), so all that run are timed. */
+    for (const flashc_peak_loop *const *row = flashc_peak_loops; *row != NULL; row++) {
+        const flashc_peak_loop *loop = *row;
+        if (!loop->usable())
+            continue;
+        int team = 1;
+        const double gflops = 1e-9 * best_rate(loop->f32, loop->f32_flops, threads, &team);
+        if (gflops > out->gflops) {
+            out->gflops = gflops;
+            out->isa = loop->isa;
+            out->threads = team;
+        }
+        if (loop->bf16 != NULL && out->bf16_gflops == 0.0)
+            out->bf16_gflops = 1e-9 * best_rate(loop->bf16, loop->bf16_flops, threads, &team);
+    }
+}
+
+static int64_t last_level_cache_size(void)
+{
+    long size = 0;
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+    size = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    if (size <= 0)
+        size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return size > 0 ? size : 0;
+}
+
+int64_t flashc_read_buffer_size(void)
+{
+    const int64_t cache = last_level_cache_size();
+    int64_t size = 4 * (cache > 0 ? cache : CACHE_SIZE_GUESS);
+    if (size > READ_BUFFER_MAX)
+        size = READ_BUFFER_MAX;
+    const int64_t third = flashc_proc_available_memory(READ_BUFFER_MAX) / 3;
+    if (size > third)
+        size = third;
+    return size < READ_BUFFER_MIN ? READ_BUFFER_MIN : size;
+}
+
+typedef struct reading {
+    unsigned char *data;
+    size_t size;
+    void (*loop)(const void *data, size_t n);
+} reading;
+
+/* Where thread's part of the buffer starts; thread == team is its end. */
+static size_t slice_start(const reading *work, int thread, int team)
+{
+    return work->size / READ_GRANULE * (size_t)thread / (size_t)team * READ_GRANULE;
+}
+
+/* Pages must be written once: untouched ones are all the same page of zeros, and stay in the cache. */
+static void run_touch(void *context, int thread, int team)
+{
+    const reading *work = context;
+    const size_t start = slice_start(work, thread, team), end = slice_start(work, thread + 1, team);
+    memset(work->data + start, thread + 1, end - start);
+}
+
+static void run_read(void *context, int thread, int team)
+{
+    const reading *work = context;
+    const size_t start = slice_start(work, thread, team), end = slice_start(work, thread + 1, team);
+    if (end > start) /* more threads than pages */
+        work->loop(work->data + start, end - start);
+}
+
+void flashc_measure_read_bandwidth(int threads, flashc_read_bandwidth *out)
+{
+    *out = (flashc_read_bandwidth){.threads = 1, .cache_size = last_level_cache_size()};
+    reading work = {.size = (size_t)flashc_read_buffer_size()};
+    void *data = MAP_FAILED;
+    /* A limit that the system did not tell (ulimit -v) shows here: try less. */
+    while (work.size >= (size_t)READ_BUFFER_MIN) {
+        data = mmap(NULL, work.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (data != MAP_FAILED)
+            break;
+        work.size /= 2;
+    }
+    if (data == MAP_FAILED)
+        return;
+#if defined(MADV_HUGEPAGE)
+    madvise(data, work.size, MADV_HUGEPAGE); /* the limit is the memory's, not the page table's; may fail */
+#endif
+    work.data = data;
+    for (const flashc_peak_loop *const *row = flashc_peak_loops; work.loop == NULL && *row != NULL; row++)
+        work.loop = (*row)->usable() ? (*row)->read : NULL;
+
+    int team = 1;
+    run_team(threads, &(team_task){run_touch, &work}, &team);
+    const double bytes = (double)(work.size / READ_GRANULE * READ_GRANULE);
+    for (int i = 0; i < READ_ROUNDS; i++) {
+        const double seconds = run_team(threads, &(team_task){run_read, &work}, &team);
+        const double rate = 1e-9 * bytes / seconds;
+        if (rate > out->gbytes_per_second)
+            out->gbytes_per_second = rate;
+    }
+    out->threads = team;
+    out->buffer_size = (int64_t)bytes;
+    munmap(data, work.size);
+}

@@ -1,0 +1,212 @@
+/*
+ * Inner loops whose speed is the machine's: multiply-adds on registers, and reads.
+ *
+ * On x86 the arithmetic is written as assembly, so that what is timed does not depend on the
+ * compiler, its options or the build type: no spill, no hoisting, one loop of independent chains. An FMA
+ * takes 4-5 cycles and two start per cycle, so 10 chains fill the units; there are 12 to 24. Values
+ * settle near 1 (acc = acc * x + y), far from denormals, and change all the time as real data do (zeros would
+ * draw less power, and clock higher).
+ */
+#include "cli/peak_loops.h"
+
+#define MULTIPLIER 0.75f
+#define ADDEND 0.25f
+
+#if defined(__x86_64__)
+
+static bool usable_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f");
+}
+
+static bool usable_avx512_bf16(void)
+{
+    return __builtin_cpu_supports("avx512bf16");
+}
+
+static bool usable_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+enum { CHAINS_AVX512 = 24 };
+__attribute__((target("avx512f"))) static void f32_avx512(int64_t rounds)
+{
+    const float x = MULTIPLIER, y = ADDEND;
+    __asm__ volatile("vbroadcastss %[x], %%zmm30\n\t"
+                     "vbroadcastss %[y], %%zmm31\n\t"
+                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
+                     "vmovaps %%zmm31, %%zmm\\r\n\t"
+                     ".endr\n\t"
+                     ".p2align 6\n"
+                     "1:\n\t"
+                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
+                     "vfmadd213ps %%zmm31, %%zmm30, %%zmm\\r\n\t"
+                     ".endr\n\t"
+                     "decq %[rounds]\n\t"
+                     "jnz 1b\n\t"
+                     "vzeroupper"
+                     : [rounds] "+r"(rounds)
+                     : [x] "m"(x), [y] "m"(y)
+                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+                       "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20",
+                       "xmm21", "xmm22", "xmm23", "xmm30", "xmm31");
+}
+
+/* vdpbf16ps: acc += a0*b0 + a1*b1 on 16 lanes. Sums of products of +0.75 and -0.75 keep the
+ * accumulators bounded: half of the chains' steps add what the other half take away. */
+__attribute__((target("avx512f,avx512bf16"))) static void bf16_avx512(int64_t rounds)
+{
+    const uint32_t x = 0x3f403f40u, minus_x = 0xbf40bf40u; /* a pair of 0.75, a pair of -0.75 */
+    __asm__ volatile("vpbroadcastd %[x], %%zmm30\n\t"
+                     "vpbroadcastd %[minus_x], %%zmm31\n\t"
+                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
+                     "vmovdqa64 %%zmm30, %%zmm\\r\n\t"
+                     ".endr\n\t"
+                     ".p2align 6\n"
+                     "1:\n\t"
+                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
+                     "vdpbf16ps %%zmm30, %%zmm30, %%zmm\\r\n\t"
+                     ".endr\n\t"
+                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
+                     "vdpbf16ps %%zmm30, %%zmm31, %%zmm\\r\n\t"
+                     ".endr\n\t"
+                     "decq %[rounds]\n\t"
+                     "jnz 1b\n\t"
+                     "vzeroupper"
+                     : [rounds] "+r"(rounds)
+                     : [x] "m"(x), [minus_x] "m"(minus_x)
+                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+                       "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20",
+                       "xmm21", "xmm22", "xmm23", "xmm30", "xmm31");
+}
+
+enum { CHAINS_AVX2 = 12 };
+__attribute__((target("avx2,fma"))) static void f32_avx2(int64_t rounds)
+{
+    const float x = MULTIPLIER, y = ADDEND;
+    __asm__ volatile("vbroadcastss %[x], %%ymm14\n\t"
+                     "vbroadcastss %[y], %%ymm15\n\t"
+                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11\n\t"
+                     "vmovaps %%ymm15, %%ymm\\r\n\t"
+                     ".endr\n\t"
+                     ".p2align 6\n"
+                     "1:\n\t"
+                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11\n\t"
+                     "vfmadd213ps %%ymm15, %%ymm14, %%ymm\\r\n\t"
+                     ".endr\n\t"
+                     "decq %[rounds]\n\t"
+                     "jnz 1b\n\t"
+                     "vzeroupper"
+                     : [rounds] "+r"(rounds)
+                     : [x] "m"(x), [y] "m"(y)
+                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+                       "xmm11", "xmm14", "xmm15");
+}
+
+__attribute__((target("avx512f"))) static void read_avx512(const void *data, size_t n)
+{
+    const char *p = data, *end = p + n;
+    __asm__ volatile(".p2align 6\n"
+                     "1:\n\t"
+                     ".irp r,0,1,2,3,4,5,6,7\n\t"
+                     "vmovdqa64 64*\\r(%[p]), %%zmm\\r\n\t"
+                     ".endr\n\t"
+                     "addq $512, %[p]\n\t"
+                     "cmpq %[end], %[p]\n\t"
+                     "jb 1b\n\t"
+                     "vzeroupper"
+                     : [p] "+r"(p)
+                     : [end] "r"(end)
+                     : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7");
+}
+
+__attribute__((target("avx2"))) static void read_avx2(const void *data, size_t n)
+{
+    const char *p = data, *end = p + n;
+    __asm__ volatile(".p2align 6\n"
+                     "1:\n\t"
+                     ".irp r,0,1,2,3,4,5,6,7\n\t"
+                     "vmovdqa 32*\\r(%[p]), %%ymm\\r\n\t"
+                     ".endr\n\t"
+                     "addq $256, %[p]\n\t"
+                     "cmpq %[end], %[p]\n\t"
+                     "jb 1b\n\t"
+                     "vzeroupper"
+                     : [p] "+r"(p)
+                     : [end] "r"(end)
+                     : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7");
+}
+
+static const flashc_peak_loop avx512_bf16 = {
+    "avx512f", usable_avx512_bf16, f32_avx512, CHAINS_AVX512 * 16 * 2, bf16_avx512, CHAINS_AVX512 * 16 * 4 * 2,
+    read_avx512,
+};
+static const flashc_peak_loop avx512 = {
+    "avx512f", usable_avx512, f32_avx512, CHAINS_AVX512 * 16 * 2, NULL, 0.0, read_avx512,
+};
+static const flashc_peak_loop avx2 = {
+    "avx2+fma", usable_avx2, f32_avx2, CHAINS_AVX2 * 8 * 2, NULL, 0.0, read_avx2,
+};
+
+#endif
+
+static bool usable_always(void)
+{
+    return true;
+}
+
+/* Plain C: 12 vectors of four floats. The multiply and the add fuse where the target always has FMA. */
+enum { CHAINS_GENERIC = 12 };
+typedef float float4_t __attribute__((vector_size(16)));
+
+static void f32_generic(int64_t rounds)
+{
+    volatile float runtime[2] = {MULTIPLIER, ADDEND}; /* unknown to the compiler */
+    const float x = runtime[0], y = runtime[1];
+    float4_t acc[CHAINS_GENERIC];
+    for (int c = 0; c < CHAINS_GENERIC; c++)
+        acc[c] = (float4_t){y, y, y, y} * (float)(c + 1); /* all different: equal chains could be merged */
+    for (int64_t i = 0; i < rounds; i++) {
+        for (int c = 0; c < CHAINS_GENERIC; c++) {
+#if defined(__FP_FAST_FMAF)
+            for (int lane = 0; lane < 4; lane++)
+                acc[c][lane] = __builtin_fmaf(acc[c][lane], x, y);
+#else
+            acc[c] = acc[c] * x + y;
+#endif
+        }
+    }
+    volatile float used = 0.0f;
+    for (int c = 0; c < CHAINS_GENERIC; c++)
+        used += acc[c][0] + acc[c][1] + acc[c][2] + acc[c][3];
+    (void)used;
+}
+
+/* Eight sums, so that the adds are never the limit. */
+static void read_generic(const void *data, size_t n)
+{
+    const uint64_t *p = data;
+    uint64_t sum[8] = {0};
+    for (size_t i = 0; i < n / sizeof *p; i += 8)
+        for (size_t j = 0; j < 8; j++)
+            sum[j] ^= p[i + j];
+    volatile uint64_t used = 0;
+    for (size_t j = 0; j < 8; j++)
+        used ^= sum[j];
+    (void)used;
+}
+
+static const flashc_peak_loop generic = {
+    "generic", usable_always, f32_generic, CHAINS_GENERIC * 4 * 2, NULL, 0.0, read_generic,
+};
+
+const flashc_peak_loop *const flashc_peak_loops[] = {
+#if defined(__x86_64__)
+    &avx512_bf16,
+    &avx512,
+    &avx2,
+#endif
+    &generic,
+    NULL,
+};

@@ -1,0 +1,20 @@
+/* A progress bar on standard error: only if that is a terminal, and only for work of more than a second. */
+#ifndef FLASHC_CLI_PROGRESS_H
+#define FLASHC_CLI_PROGRESS_H
+
+#include <flashc.h>
+
+typedef struct flashc_cli_progress {
+    double start, last_drawn;
+    int drawn;
+} flashc_cli_progress;
+
+/* Seconds of a clock that never jumps. */
+double flashc_cli_now(void);
+
+/* Makes the call draw its progress; quiet: never. */
+void flashc_cli_progress_begin(flashc_cli_progress *progress, int quiet, flashc_attention_params *params);
+/* Takes the bar off the terminal. */
+void flashc_cli_progress_end(flashc_cli_progress *progress);
+
+#endif

@@ -1,0 +1,112 @@
+/* What is printed about a call and its plan. */
+#include "cli/cli.h"
+#include "cli/job.h"
+
+typedef struct named_array {
+    const char *label, *key;
+    const flashc_cli_array *array;
+} named_array;
+
+enum { NUM_ARRAYS = 6 };
+
+static void list_arrays(const flashc_cli_job *job, named_array list[NUM_ARRAYS])
+{
+    const named_array all[NUM_ARRAYS] = {{"Q", "q", &job->q},          {"K", "k", &job->k},
+                                         {"V", "v", &job->v},          {"mask", "mask", &job->mask},
+                                         {"bias", "bias", &job->bias}, {"O", "o", &job->o}};
+    for (int i = 0; i < NUM_ARRAYS; i++)
+        list[i] = all[i];
+}
+
+void flashc_cli_job_print_shapes(const flashc_cli_job *job, FILE *out)
+{
+    named_array list[NUM_ARRAYS];
+    char text[FLASHC_CLI_SHAPE_TEXT];
+    list_arrays(job, list);
+    for (int i = 0; i < NUM_ARRAYS; i++)
+        if (list[i].array->data)
+            fprintf(out, "%-10s %s %s\n", list[i].label,
+                    flashc_cli_shape_text(list[i].array->rank, list[i].array->shape, text),
+                    flashc_dtype_name(list[i].array->dtype));
+}
+
+void flashc_cli_job_json_shapes(const flashc_cli_job *job, flashc_cli_json *json)
+{
+    named_array list[NUM_ARRAYS];
+    list_arrays(job, list);
+    for (int i = 0; i < NUM_ARRAYS; i++) {
+        if (!list[i].array->data)
+            continue;
+        flashc_cli_json_object(json, list[i].key);
+        flashc_cli_json_ints(json, "shape", list[i].array->rank, list[i].array->shape);
+        flashc_cli_json_string(json, "dtype", flashc_dtype_name(list[i].array->dtype));
+        flashc_cli_json_end(json, '}');
+    }
+}
+
+void flashc_cli_print_plan(const flashc_explanation *plan, FILE *out)
+{
+    fprintf(out, "kernel     %s\n", plan->kernel);
+    fprintf(out, "gemm       %s\n", plan->gemm);
+    fprintf(out, "tiles      %lld queries x %lld keys\n", (long long)plan->block_m, (long long)plan->block_n);
+    fprintf(out, "items      %lld of up to %lld query rows\n", (long long)plan->num_items,
+            (long long)plan->rows_per_item);
+    fprintf(out, "threads    %lld\n", (long long)plan->num_threads);
+    fprintf(out, "workspace  %zu bytes\n", plan->workspace_size);
+    fprintf(out, "flops      %.6g\n", plan->flops);
+    const char *line = plan->refused;
+    while (*line) {
+        int length = 0;
+        while (line[length] && line[length] != '\n')
+            length++;
+        fprintf(out, "refused    %.*s\n", length, line);
+        line += length + (line[length] == '\n');
+    }
+}
+
+void flashc_cli_json_plan(const flashc_explanation *plan, flashc_cli_json *json)
+{
+    flashc_cli_json_string(json, "kernel", plan->kernel);
+    flashc_cli_json_string(json, "gemm", plan->gemm);
+    flashc_cli_json_int(json, "block_m", plan->block_m);
+    flashc_cli_json_int(json, "block_n", plan->block_n);
+    flashc_cli_json_int(json, "rows_per_item", plan->rows_per_item);
+    flashc_cli_json_int(json, "items", plan->num_items);
+    flashc_cli_json_int(json, "threads", plan->num_threads);
+    flashc_cli_json_int(json, "workspace_bytes", (int64_t)plan->workspace_size);
+    flashc_cli_json_double(json, "flops", plan->flops);
+    flashc_cli_json_string(json, "refused", plan->refused);
+}
+
+static void print_explanation(const flashc_cli_job *job, const flashc_explanation *plan, int as_json)
+{
+    if (!as_json) {
+        flashc_cli_job_print_shapes(job, stdout);
+        flashc_cli_print_plan(plan, stdout);
+        return;
+    }
+    flashc_cli_json json;
+    flashc_cli_json_begin(&json, stdout);
+    flashc_cli_json_object(&json, NULL);
+    flashc_cli_job_json_shapes(job, &json);
+    flashc_cli_json_plan(plan, &json);
+    flashc_cli_json_end(&json, '}');
+}
+
+int flashc_cli_explain(const flashc_cli_attention_args *args)
+{
+    flashc_cli_job job;
+    flashc_explanation plan = {.struct_size = sizeof plan};
+    int exit_code = flashc_cli_job_open(args, 1, &job);
+    if (exit_code == FLASHC_CLI_OK) {
+        const flashc_status status = flashc_explain(&job.params, &plan);
+        if (status != FLASHC_OK) {
+            exit_code = flashc_cli_library_error(status);
+        } else {
+            print_explanation(&job, &plan, args->json);
+            exit_code = flashc_cli_finish_stdout(FLASHC_CLI_OK);
+        }
+    }
+    flashc_cli_job_close(&job);
+    return exit_code;
+}

@@ -1,0 +1,111 @@
+"""The man page of flashc-run holds what --help shows, command by command, and nothing else."""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import unittest
+
+PROGRAM = os.environ['FLASHC_RUN']
+SOURCE = pathlib.Path(__file__).resolve().parents[2] / 'src' / 'cli' / 'flashc-run.1.scd'
+# Every command has these; the page says so once.
+COMMON = {'--help', '-h'}
+
+
+def output(*args):
+    return subprocess.run([PROGRAM, *args], stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode()
+
+
+def commands():
+    block = output('--help').split('Commands:\n')[1].split('\n\n')[0]
+    return [line.split()[0] for line in block.splitlines()]
+
+
+def help_options(command):
+    """{option: its argument or None}, short and long."""
+    options = {}
+    block = output(command, '--help').split('\nOptions:\n')[1].split('\n\n')[0]
+    for match in re.finditer(r'^ {2,6}(?:(-\w), )?(--[a-z-]+)(?: (\S+))?(?:  |$)', block, re.MULTILINE):
+        short, name, argument = match.groups()
+        options[name] = argument
+        if short:
+            options[short] = argument
+    return options
+
+
+def sections():
+    """{header: text} of the page's top level."""
+    parts = re.split(r'^# (.+)$', SOURCE.read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+def definitions(text):
+    """(option, its argument or None) of the paragraphs that explain options; their text is indented."""
+    for names, argument in re.findall(r'^((?:\*--?[a-z-]+\*(?:, )?)+)(?: _(\S+)_)?\n\t', text, re.MULTILINE):
+        for option in re.findall(r'\*([a-z-]+)\*', names):
+            yield option, argument or None
+
+
+class ManTest(unittest.TestCase):
+    def setUp(self):
+        self.sections = sections()
+        self.commands = commands()
+        self.assertGreaterEqual(len(self.commands), 7)
+
+    def test_options(self):
+        for command in self.commands:
+            with self.subTest(command=command):
+                shown = set(help_options(command))
+                self.assertLessEqual(COMMON, shown)
+                self.assertGreater(len(shown), len(COMMON))
+                found = set(re.findall(r'\*(--?[a-z][a-z-]*)\*', self.sections[command.upper()]))
+                self.assertEqual(sorted(found - COMMON), sorted(shown - COMMON))
+
+    def test_arguments(self):
+        """A definition names the option's argument as --help does: *-q*, *--query* _FILE_."""
+        checked = 0
+        for command in self.commands:
+            options = help_options(command)
+            for option, argument in definitions(self.sections[command.upper()]):
+                with self.subTest(command=command, option=option):
+                    self.assertEqual(argument, options[option])
+                    checked += 1
+        self.assertGreater(checked, 40)
+
+    def test_every_option_is_explained(self):
+        """What a section only mentions has its paragraph in the section of another command."""
+        defined = {option for command in self.commands
+                   for option, _ in definitions(self.sections[command.upper()])}
+        for command in self.commands:
+            self.assertLessEqual(set(help_options(command)) - COMMON, defined)
+
+    def test_commands(self):
+        for command in self.commands:
+            self.assertIn(f'*flashc-run* *{command}*', self.sections['SYNOPSIS'])
+        for option in COMMON:
+            self.assertIn(f'*{option}*', self.sections['DESCRIPTION'])
+
+    def test_environment_and_exit_codes(self):
+        for name in ('FLASHC_DISABLE_CPU_FEATURES', 'OMP_NUM_THREADS', 'OPENBLAS_CORETYPE'):
+            self.assertIn(name, self.sections['ENVIRONMENT'])
+        self.assertEqual(re.findall(r'\*(\d+)\*', self.sections['EXIT STATUS']), ['0', '1', '2', '130', '143'])
+
+    def test_builds_without_warnings(self):
+        page = subprocess.run(['scdoc'], input=SOURCE.read_bytes(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              timeout=60, check=False)
+        self.assertEqual((page.returncode, page.stderr), (0, b''))
+        self.assertTrue(page.stdout.decode().count('\n.SH ') > len(self.commands))
+        if not shutil.which('groff'):
+            print('not run: groff, which would read the built page, is not installed', file=sys.stderr)
+            return
+        read = subprocess.run(['groff', '-man', '-ww', '-Tutf8', '-z'], input=page.stdout, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, timeout=60, check=False)
+        self.assertEqual((read.returncode, read.stderr.decode()), (0, ''))
+
+
+if __name__ == '__main__':
+    if not shutil.which('scdoc'):
+        print('not run: the man page needs scdoc, which is not installed')
+        sys.exit(77)
+    unittest.main()

@@ -1,0 +1,267 @@
+"""flashc-run trace, info and bench: what they report. Times are never judged, only what must hold of them."""
+import math
+import os
+import unittest
+
+import support
+
+TIMES = ('real_time', 'cpu_time')
+RATES = ('gflops', 'share_of_fma_peak', 'kv_gbytes_per_second', 'share_of_read_bandwidth')
+AGGREGATES = ('mean', 'median', 'stddev', 'cv')
+# Numbers are written so that they read back the same; what is left are a few roundings here.
+ROUNDING = 1e-12
+
+
+def trace_of(x):
+    """The definitions of the trace's columns, in plain float64."""
+    final = max(x)
+    steps, online = [], 0.0
+    for i, value in enumerate(x):
+        row_max, before = max(x[:i + 1]), max(x[:i], default=-math.inf)
+        correction = math.exp(before - row_max) if i else 0.0
+        online = online * correction + math.exp(value - row_max)
+        steps.append({'idx': i, 'x': value, 'row_max': row_max, 'correction': correction, 'denom_online': online,
+                      'denom_standard': math.fsum(math.exp(v - final) for v in x[:i + 1]),
+                      'scale': math.exp(final - row_max)})
+    total = steps[-1]['denom_standard']
+    for step in steps:
+        step['p_standard'] = step['p_online'] = math.exp(step['x'] - final) / total
+    return steps
+
+
+class TraceTest(support.CliTest):
+    def check(self, x, result):
+        """result: the JSON object of the trace of x."""
+        self.assertEqual(result['n'], len(x))
+        self.assertTrue(result['pass'])
+        self.assertEqual([check['pass'] for check in result['checks']], [True] * 3)
+        for check in result['checks']:
+            self.assertGreaterEqual(check['max_relative_difference'], 0)
+            self.assertLessEqual(check['max_relative_difference'], check['tolerance'])
+            self.assertLess(check['tolerance'], 1e-12)
+            self.assertEqual(check['not_compared'], 0)
+        for step, expected in zip(result['steps'], trace_of(x), strict=True):
+            self.assertEqual(step.keys(), expected.keys())
+            for key, value in expected.items():
+                self.assertTrue(math.isclose(step[key], value, rel_tol=ROUNDING), (step['idx'], key, step[key], value))
+
+    def test_json(self):
+        random_values = [self.random.gauss(0, 3) for _ in range(300)]
+        for x in ([3, 1, 4, 7, 2], [1, 3, 5], [1, 3, 2, 5], [-2.5], [0, 0, 0], [-1e3, -1e3], random_values):
+            with self.subTest(n=len(x)):
+                self.check(x, self.ok_json('trace', '--values', ','.join(map(repr, x))))
+
+    def test_reference_example(self):
+        """3,1,4,7,2: final d' * scale = 1.077319, as is d_N."""
+        text = self.ok('trace', '--values', '3,1,4,7,2')
+        self.assertIn('final d_N = 1.077319, final d\'_N * exp(m_N - m_N) = 1.077319\n', text)
+        last_row = [line.split() for line in text.splitlines() if line.split()[:2] == ['4', '2']][0]
+        self.assertEqual(last_row, ['4', '2', '7', '1.077319', '1.077319', '1', '1'])
+        self.assertEqual([line[:6] for line in text.splitlines() if line[:4] in ('PASS', 'FAIL')], ['PASS  '] * 3)
+
+    def test_probabilities_both_ways(self):
+        result = self.ok_json('trace', '--values', '1,3,2,5')
+        for way in ('p_standard', 'p_online'):
+            self.assert_close([step[way] for step in result['steps']],
+                              [0.0152194, 0.1124572, 0.0413707, 0.8309527], 5e-8)
+            self.assertAlmostEqual(sum(step[way] for step in result['steps']), 1, delta=ROUNDING)
+
+    def test_far_apart(self):
+        """exp(m_N - m_0) is beyond double: said, not hidden, and no NaN."""
+        text = self.ok('trace', '--values', '0,2000')
+        self.assertIn('1 not compared', text)
+        self.assertNotIn('nan', text)
+        result = self.ok_json('trace', '--values', '0,2000')
+        self.assertIsNone(result['steps'][0]['scale'])
+        self.assertEqual(result['checks'][0]['not_compared'], 1)
+        self.assertTrue(result['pass'])
+
+    def test_files(self):
+        x = [3.0, 1.0, 4.5, 7.25, -2.0]
+        for descr in ('<f2', '<f4', '>f4', '<f8'):
+            with self.subTest(descr=descr):
+                self.write('x.npy', [5], x, descr)
+                self.check(x, self.ok_json('trace', '-x', 'x.npy'))
+        with open(self.path('x.npy'), 'rb') as file:
+            self.check(x, self.ok_json('trace', '--input', '-', stdin=file.read()))
+
+    def test_errors(self):
+        self.write('matrix.npy', [2, 2], [1, 2, 3, 4])
+        self.write('empty.npy', [0], [])
+        self.write('int.npy', [2], [1, 2], '<i8')
+        self.write('nan.npy', [2], [1, math.nan])
+        self.fails(2, ['--values', 'neither'], 'trace')
+        self.fails(2, ['--values', 'both'], 'trace', '--values', '1', '-x', 'matrix.npy')
+        for values in ('', '1,', ',1', '1,,2', '1;2', 'nan', 'inf', '1e999', '0x10', '1, 2'):
+            self.fails(2, ['--values', 'trace --help'], 'trace', '--values', values)
+        self.fails(2, ['word'], 'trace', '--values', '1', 'word')
+        self.fails(2, ['--nothing'], 'trace', '--nothing')
+        self.fails(1, ['missing.npy'], 'trace', '-x', 'missing.npy')
+        self.fails(1, ['matrix.npy', 'rank 1', 'rank 2'], 'trace', '-x', 'matrix.npy')
+        self.fails(1, ['empty.npy', 'at least one'], 'trace', '-x', 'empty.npy')
+        self.fails(1, ['int.npy', 'f64', 'i64'], 'trace', '-x', 'int.npy')
+        self.fails(1, ['1'], 'trace', '-x', 'nan.npy')
+
+
+class InfoTest(support.CliTest):
+    def test_agrees_with_itself(self):
+        result = self.ok_json('info')
+        text = self.ok('info')
+        self.assertEqual(self.ok('--version'), f'flashc-run {result["version"]}\n')
+        self.assertRegex(text, rf'(?m)^version +{result["version"]}$')
+        self.assertRegex(text, rf'(?m)^CPU features +{result["cpu_features"] or "none"}$')
+        self.assertIn(result['blas'], text)
+        self.assertRegex(text, rf'(?m)^OpenMP +{"yes" if result["openmp"] else "no"}$')
+        self.assertRegex(text, rf'(?m)^default threads +{result["default_threads"]}$')
+        self.assertGreaterEqual(result['default_threads'], 1)
+        self.assertLessEqual(result['default_threads'], os.cpu_count())
+        names = [kernel['name'] for kernel in result['kernels']]
+        self.assertEqual(len(set(names)), len(names))
+        self.assertTrue(result['kernels'][-1]['available'], 'the last row of the table always fits')
+        for kernel in result['kernels']:
+            self.assertTrue(kernel['description'])
+            self.assertEqual(kernel['available'], kernel['unavailable'] is None)
+            self.assertRegex(text, rf'(?m)^ +{kernel["name"]} ')
+            if not kernel['available']:
+                self.assertIn(kernel['unavailable'], text)
+
+    def test_hidden_features(self):
+        """A feature that the environment hides is gone, and a kernel that needs it says so."""
+        features = self.ok_json('info')['cpu_features'].split()
+        if not features:
+            self.skipTest('this CPU has no feature that could be hidden')
+        result = self.ok_json('info', env={**os.environ, 'FLASHC_DISABLE_CPU_FEATURES': ','.join(features)})
+        self.assertEqual(result['cpu_features'], '')
+        self.assertFalse(all(kernel['available'] for kernel in result['kernels']))
+        self.assertTrue(result['kernels'][-1]['available'])
+
+    def test_errors(self):
+        self.fails(2, ['word'], 'info', 'word')
+        self.fails(2, ['--values'], 'info', '--values', '1')
+
+
+class BenchTest(support.CliTest):
+    """Small shapes: a run of bench takes seconds anyway, for the limits of the machine."""
+
+    def check_context(self, context, threads):
+        self.assertRegex(context['date'], r'^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$')
+        self.assertEqual(os.path.basename(context['executable']), os.path.basename(support.PROGRAM))
+        self.assertGreaterEqual(context['num_cpus'], 1)
+        self.assertGreaterEqual(context['mhz_per_cpu'], 0)
+        self.assertIn(context['library_build_type'], ('release', 'debug'))
+        self.assertEqual(f'flashc-run {context["library_version"]}\n', self.ok('--version'))
+        for cache in context['caches']:
+            self.assertEqual(set(cache), {'type', 'level', 'size', 'num_sharing'})
+            self.assertGreater(cache['size'], 0)
+            self.assertGreaterEqual(cache['num_sharing'], 1)
+        self.assertEqual([limits['threads'] for limits in context['limits']], sorted({1, threads}))
+        for limits in context['limits']:
+            self.assertGreater(limits['fma_gflops'], 0.1)
+            self.assertGreater(limits['read_gbytes_per_second'], 0.1)
+            self.assertGreaterEqual(limits['read_buffer_bytes'], 1 << 24)
+
+    def check_entry(self, entry, repeats, limits, flops, kv_bytes):
+        self.assertEqual(entry['run_type'], 'iteration')
+        self.assertEqual(entry['name'], entry['run_name'])
+        self.assertEqual(entry['repetitions'], repeats)
+        self.assertGreaterEqual(entry['iterations'], 1)
+        self.assertEqual(entry['time_unit'], 'us')
+        for key in TIMES + RATES:
+            self.assertGreater(entry[key], 0, key)
+        self.assertLess(entry['share_of_fma_peak'], 1.2)
+        self.assertLess(entry['share_of_read_bandwidth'], 1.2)
+        self.assertGreater(entry['workspace_bytes'], 0)
+        if entry['peak_rss_growth_bytes'] is not None:
+            self.assertGreaterEqual(entry['peak_rss_growth_bytes'], 0)
+        seconds = 1e-6 * entry['real_time']
+        self.assertAlmostEqual(entry['gflops'] * 1e9 * seconds / flops, 1, delta=ROUNDING)
+        self.assertAlmostEqual(entry['kv_gbytes_per_second'] * 1e9 * seconds / kv_bytes, 1, delta=ROUNDING)
+        self.assertAlmostEqual(entry['share_of_fma_peak'] * limits['fma_gflops'] / entry['gflops'], 1, delta=ROUNDING)
+        self.assertAlmostEqual(entry['share_of_read_bandwidth'] * limits['read_gbytes_per_second'] /
+                               entry['kv_gbytes_per_second'], 1, delta=ROUNDING)
+
+    def check_aggregates(self, entries, aggregates):
+        self.assertEqual([entry['aggregate_name'] for entry in aggregates], list(AGGREGATES))
+        n = len(entries)
+        by_name = {entry['aggregate_name']: entry for entry in aggregates}
+        for key in TIMES + RATES + ('workspace_bytes',):
+            values = sorted(entry[key] for entry in entries)
+            mean = math.fsum(values) / n
+            stddev = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+            expected = {'mean': mean, 'median': (values[(n - 1) // 2] + values[n // 2]) / 2, 'stddev': stddev,
+                        'cv': stddev / mean}
+            for name, value in expected.items():
+                self.assertAlmostEqual(by_name[name][key], value, delta=1e-9 * mean + 1e-15, msg=(name, key))
+        for entry in aggregates:
+            self.assertEqual(entry['run_type'], 'aggregate')
+            self.assertEqual(entry['name'], f'{entries[0]["run_name"]}_{entry["aggregate_name"]}')
+            self.assertEqual(entry['iterations'], n)
+            self.assertEqual(entry['aggregate_unit'], 'percentage' if entry['aggregate_name'] == 'cv' else 'time')
+
+    def check_run(self, result, entries, repeats, threads, flops, kv_bytes):
+        limits = [limit for limit in result['context']['limits'] if limit['threads'] == threads][0]
+        iterations, aggregates = entries[:repeats], entries[repeats:]
+        self.assertEqual([entry['repetition_index'] for entry in iterations], list(range(repeats)))
+        for entry in entries:
+            self.assertEqual(entry['threads'], threads)
+            self.assertEqual(entry['run_name'], entries[0]['run_name'])
+        for entry in iterations:
+            self.check_entry(entry, repeats, limits, flops, kv_bytes)
+        self.check_aggregates(iterations, aggregates)
+
+    def test_causal_f16(self):
+        """Top-left causal: query i sees keys 0 .. i; keys after the last query are not read."""
+        batch, heads, heads_k, len_q, len_k, dim, dim_v, repeats = 2, 4, 2, 24, 40, 16, 8, 5
+        shape = ['--batch', batch, '--heads', heads, '--heads-k', heads_k, '--seqlen-q', len_q, '--seqlen-k', len_k,
+                 '--head-dim', dim, '--head-dim-v', dim_v, '--dtype', 'f16', '--causal', '--align', 'top-left']
+        threads = self.ok_json('explain', *shape, '--threads', 2)['threads']
+        result = self.ok_json('bench', *shape, '--threads', 2, '--repeats', repeats)
+        self.assertEqual(set(result), {'context', 'benchmarks'})
+        self.check_context(result['context'], threads)
+        flops = 2 * (dim + dim_v) * batch * heads * len_q * (len_q + 1) // 2
+        kv_bytes = 2 * (dim + dim_v) * batch * heads_k * len_q
+        self.check_run(result, result['benchmarks'], repeats, threads, flops, kv_bytes)
+        name = result['benchmarks'][0]['name']
+        for part in ('f16', 'batch:2', 'heads:4', 'heads_k:2', 'seqlen_q:24', 'seqlen_k:40', 'head_dim:16',
+                     'head_dim_v:8', 'causal:top-left', f'threads:{threads}'):
+            self.assertIn(part, name.split('/'))
+
+    def test_all_kernels_cold(self):
+        result = self.run_cli('bench', '--kernel', 'all', '--cold', '--heads', 1, '--seqlen-q', 1, '--seqlen-k', 500,
+                              '--threads', 1, '--repeats', 2, '--json')
+        self.assertEqual(result.returncode, 0, result.stderr.decode())
+        report = support.json.loads(result.stdout)
+        self.check_context(report['context'], 1)
+        entries, each = report['benchmarks'], 2 + len(AGGREGATES)
+        not_run = [line.split(':')[2] for line in result.stderr.decode().splitlines()]
+        available = [kernel['name'] for kernel in self.ok_json('info')['kernels'] if kernel['available']]
+        found = [entries[i]['name'].split('/')[-1] for i in range(0, len(entries), each)]
+        self.assertLessEqual(set(found), set(available))
+        self.assertEqual(found, [name for name in available if not any(name in line for line in not_run)])
+        for i in range(0, len(entries), each):
+            self.check_run(report, entries[i:i + each], 2, 1, 2 * 128 * 500, 4 * 128 * 500)
+
+    def test_text_on_files(self):
+        for name in ('q', 'k', 'v'):
+            self.write_normal(name + '.npy', [2, 8, 4])
+        self.write('mask.npy', [8, 8], [1] * 64, '|b1')
+        text = self.ok('bench', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '--mask', 'mask.npy', '--threads', 1,
+                       '--repeats', 3, '--verbose', '--out-dtype', 'f16')
+        for words in ('median', 'min', 'spread', '3 repeats', 'GFLOP/s', 'FMA peak', 'read bandwidth', 'workspace',
+                      'seqlen_q:8', '/out:f16', '/mask', 'tiles'):
+            self.assertIn(words, text)
+
+    def test_errors(self):
+        self.fails(1, ['no_such_kernel'], 'bench', '--kernel', 'no_such_kernel', '--seqlen-q', 4)
+        self.fails(1, ['3', '2'], 'bench', '--heads', 3, '--heads-k', 2)
+        self.fails(2, ['--align'], 'bench', '--causal')
+        self.fails(2, ['--repeats'], 'bench', '--repeats', 0)
+        self.fails(2, ['--seed'], 'bench', '--seed', -1)
+        self.fails(2, ['--head-dim'], 'bench', '--head-dim', 0)
+        self.fails(2, ['--output'], 'bench', '--output', 'o.npy')
+        self.fails(1, ['missing.npy'], 'bench', '--mask', 'missing.npy', '--seqlen-q', 4)
+        self.fails(1, [], 'bench', '--seqlen-q', 1 << 40)
+
+
+if __name__ == '__main__':
+    unittest.main()

@@ -1,0 +1,125 @@
+"""flashc-run: signals end it within half a second and leave no file; the progress bar is for terminals."""
+import os
+import pty
+import signal
+import subprocess
+import time
+import unittest
+
+from support import PROGRAM, CliTest, npy_bytes
+
+ANSWER_WITHIN = 0.5  # seconds
+# One head of these sizes takes minutes on the generic kernel with one thread.
+LONG = [1 << 16, 128]
+
+
+class SignalTest(CliTest):
+    def setUp(self):
+        super().setUp()
+        header = npy_bytes(LONG, [])
+        with open(self.path('x.npy'), 'wb') as file:
+            file.write(header + bytes(4 * LONG[0] * LONG[1]))
+        self.files = sorted(os.listdir(self.folder))
+        self.long_call = [PROGRAM, 'attention', '-q', 'x.npy', '-k', 'x.npy', '-v', 'x.npy', '--kernel', 'f32_generic']
+
+    def start(self, args, **kwargs):
+        process = subprocess.Popen(args, cwd=self.folder, **kwargs)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def end(self, process, number):
+        self.assertIsNone(process.poll(), 'ended by itself')
+        start = time.monotonic()
+        process.send_signal(number)
+        code = process.wait(30)
+        seconds = time.monotonic() - start
+        self.assertEqual(code, 128 + number)
+        self.assertLess(seconds, ANSWER_WITHIN)
+        self.assertEqual(sorted(os.listdir(self.folder)), self.files)
+
+    def wait_for_temporary(self):
+        """Until the outputs are reserved, that is, the computation is about to start."""
+        for _ in range(600):
+            if sorted(os.listdir(self.folder)) != self.files:
+                time.sleep(0.2)
+                return
+            time.sleep(0.05)
+        self.fail('no temporary file appeared')
+
+    def test_computing(self):
+        for threads in ('1', '2'):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                with self.subTest(threads=threads, number=number):
+                    process = self.start([*self.long_call, '-o', 'o.npy', '--lse', 'l.npy', '--threads', threads])
+                    self.wait_for_temporary()
+                    self.end(process, number)
+
+    def test_reading(self):
+        process = self.start([PROGRAM, 'attention', '-q', '-', '-k', 'x.npy', '-v', 'x.npy', '-o', 'o.npy'],
+                             stdin=subprocess.PIPE)
+        process.stdin.write(npy_bytes(LONG, []) + bytes(1000))
+        process.stdin.flush()
+        time.sleep(0.3)
+        self.end(process, signal.SIGINT)
+        process.stdin.close()
+
+    def test_writing(self):
+        # More than a pipe holds, and nobody reads.
+        process = self.start([PROGRAM, 'softmax', '-x', 'x.npy', '-o', '-'], stdout=subprocess.PIPE,
+                             stderr=subprocess.DEVNULL)
+        process.stdout.read(1)
+        time.sleep(0.2)
+        self.end(process, signal.SIGINT)
+        process.stdout.close()
+
+    def test_ignored_signal_stays_ignored(self):
+        ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+        process = self.start([*self.long_call, '-o', 'o.npy'], preexec_fn=ignore)
+        self.wait_for_temporary()
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        self.end(process, signal.SIGTERM)
+
+    def test_no_progress_bar_without_a_terminal(self):
+        process = self.start([*self.long_call, '-o', 'o.npy', '--threads', '1'], stderr=subprocess.PIPE)
+        self.wait_for_temporary()
+        time.sleep(2)
+        self.end(process, signal.SIGINT)
+        self.assertEqual(process.stderr.read(), b'')
+        process.stderr.close()
+
+    def bar_on_terminal(self, *args):
+        """What stands on a terminal after at most 20 seconds, and the seconds until the first byte."""
+        control, terminal = pty.openpty()
+        process = self.start([*self.long_call, '-o', 'o.npy', *args], stderr=terminal)
+        os.close(terminal)
+        os.set_blocking(control, False)
+        self.wait_for_temporary()
+        start, first, text = time.monotonic(), None, b''
+        while time.monotonic() - start < 20 and b'%' not in text:
+            time.sleep(0.05)
+            try:
+                text += os.read(control, 4096)
+                first = first or time.monotonic() - start
+            except BlockingIOError:
+                if '--quiet' in args and time.monotonic() - start > 3:
+                    break
+        self.end(process, signal.SIGINT)
+        try:
+            text += os.read(control, 4096)
+        except OSError:
+            pass
+        os.close(control)
+        return text, first
+
+    def test_progress_bar_on_a_terminal(self):
+        text, first = self.bar_on_terminal()
+        self.assertRegex(text, rb'\r\[#*\.+\] +\d+ %')
+        self.assertGreater(first, 0.7)  # it waits a second; 0.2 to 0.3 s of that are over
+        self.assertTrue(text.endswith(b'\n'), text)
+        self.assertEqual(self.bar_on_terminal('--quiet')[0], b'')
+
+
+if __name__ == '__main__':
+    unittest.main()
