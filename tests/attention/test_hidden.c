@@ -13,7 +13,7 @@ static const char *const hiding_names[HIDINGS] = {"mask", "bias of -inf", "causa
 static const double poisons[] = {NAN, INFINITY, -INFINITY, 65504.0, 3e38, -3e38};
 enum { POISONS = sizeof poisons / sizeof poisons[0] };
 
-static const problem_shape small = {2, 2, 1, 5, 1, 20, 12};
+static const problem_shape small = {1, 2, 1, 5, 1, 12, 9};
 
 /* A problem of three key tiles and a rest on this kernel, with at least two query blocks. */
 static void three_tiles(problem *p, const char *kernel, flashc_dtype dtype, int64_t *block_n)
@@ -123,8 +123,8 @@ static void check_poison(const char *kernel, flashc_dtype dtype, hiding how, boo
         }
         problem_snapshot(&clean);
         problem_snapshot(&dirty);
-        /* Rows that see NaN or infinity are known; huge values overflow f32 before the exact result does. */
-        if (!run_problem(&clean) || !(isfinite(poisons[poison]) ? run_problem(&dirty) : run_and_check(&dirty)))
+        /* Once is enough for the rows that see the poison; huge ones overflow f32 before the oracle. */
+        if (!run_problem(&clean) || !(isnan(poisons[poison]) ? run_and_check(&dirty) : run_problem(&dirty)))
             break;
         if (shared)
             assert_rows_same(&clean, &dirty, how, first_row, hiding_names[how]);
