@@ -31,6 +31,30 @@ int runnable_kernels(const char *names[MAX_KERNELS])
     return count;
 }
 
+void for_each_kernel(void (*check)(const char *kernel))
+{
+    const char *names[MAX_KERNELS];
+    int count = runnable_kernels(names);
+    for (int i = 0; i < count; i++)
+        check(names[i]);
+}
+
+void test_on_kernels(void **state)
+{
+    const kernel_check *wanted = *state;
+    for_each_kernel(wanted->check);
+}
+
+flashc_explanation plan_of(const problem *p)
+{
+    flashc_explanation plan = {.struct_size = sizeof plan};
+    if (flashc_explain(&p->params, &plan) != FLASHC_OK) {
+        problem_print(stderr, p);
+        fail_msg("flashc_explain: %s", flashc_last_error());
+    }
+    return plan;
+}
+
 bool run_problem(problem *p)
 {
     flashc_status status = flashc_attention_fwd(&p->params);
@@ -53,14 +77,10 @@ bool run_and_check(problem *p)
         problem_print(stderr, p);
         fail_msg("%s", message);
     }
-    flashc_explanation plan = {.struct_size = sizeof plan};
-    if (flashc_explain(&p->params, &plan) != FLASHC_OK) {
-        problem_print(stderr, p);
-        fail_msg("flashc_explain: %s", flashc_last_error());
-    }
+    flashc_explanation plan = plan_of(p);
     oracle exact;
     oracle_attention(&p->params, &exact);
-    bool good = bound_check(&p->params, &exact, plan.block_n > 0 ? plan.block_n : 1, p->zero_mean, message, sizeof message);
+    bool good = bound_check(&p->params, &exact, plan.block_n, p->zero_mean, message, sizeof message);
     oracle_free(&exact);
     if (!good) {
         problem_print(stderr, p);

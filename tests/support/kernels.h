@@ -12,6 +12,18 @@ enum { MAX_KERNELS = 64 };
  * program exits with a message). The first call prints "not run: NAME: reason" for the others. */
 int runnable_kernels(const char *names[MAX_KERNELS]);
 
+/* Calls check once for each of them. */
+void for_each_kernel(void (*check)(const char *kernel));
+
+/* A cmocka test that runs its check on each kernel: {"name", test_on_kernels, NULL, NULL, &check}. */
+typedef struct kernel_check {
+    void (*check)(const char *kernel);
+} kernel_check;
+void test_on_kernels(void **state);
+
+/* The plan of the problem's call. Fails the test if there is none. */
+flashc_explanation plan_of(const problem *p);
+
 /* Runs the problem on its kernel and compares with the oracle by the header's bound, the tight gate
  * if p->zero_mean, and checks that nothing but outputs was written. Fails the cmocka test with the
  * problem printed. false: the kernel refuses this problem (FLASHC_ERR_UNSUPPORTED, which only a named kernel may). */

@@ -195,7 +195,7 @@ bool problem_unharmed(const problem *p, bool elements_too, char *message, size_t
         const guarded_buffer *buffer = &p->buffer[which];
         if (buffer->size == 0)
             continue;
-        if (which >= TENSOR_O && !elements_too)
+        if (which >= TENSOR_O && !elements_too && problem_view(p, which)->data != NULL)
             forgive_elements(p, which);
         for (size_t i = 0; i < buffer->size; i++) {
             if (buffer->bytes[i] != p->before[which][i]) {

@@ -1,0 +1,172 @@
+/* Unusual but valid calls, and the progress callback. */
+#include "support/cmocka.h"
+#include "support/kernels.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <string.h>
+
+static const problem_shape usual = {2, 4, 2, 9, 11, 8, 6};
+static const problem_shape large = {2, 4, 2, 400, 500, 32, 32};
+
+/* init writes struct_size bytes and no more; a later, longer struct has its tail cleared. */
+static void test_init_respects_struct_size(void **state)
+{
+    (void)state;
+    union {
+        flashc_attention_params params;
+        unsigned char bytes[sizeof(flashc_attention_params) + 64];
+    } u;
+    memset(&u, 0x5a, sizeof u);
+    flashc_attention_params_init(&u.params, offsetof(flashc_attention_params, kernel));
+    for (size_t i = offsetof(flashc_attention_params, kernel); i < sizeof u; i++)
+        assert_int_equal(u.bytes[i], 0x5a);
+    assert_int_equal(u.params.batch, 1);
+    memset(&u, 0x5a, sizeof u);
+    flashc_attention_params_init(&u.params, sizeof u.params);
+    for (size_t i = sizeof u.params; i < sizeof u; i++)
+        assert_int_equal(u.bytes[i], 0x5a);
+    flashc_attention_params_init(&u.params, sizeof u);
+    for (size_t i = sizeof u.params; i < sizeof u; i++)
+        assert_int_equal(u.bytes[i], 0);
+
+    assert_int_equal(u.params.struct_size, sizeof u);
+    assert_int_equal(u.params.batch, 1);
+    assert_int_equal(u.params.num_heads, 1);
+    assert_int_equal(u.params.num_heads_k, 1);
+    assert_true(u.params.softmax_scale == FLASHC_SCALE_DEFAULT);
+    assert_int_equal(u.params.causal, 0);
+    assert_int_equal(u.params.alignment, FLASHC_ALIGN_UNSET);
+    assert_null(u.params.kernel);
+    assert_null(u.params.workspace);
+    assert_null(u.params.mask.data);
+    assert_null(u.params.lse.data);
+}
+
+/* A caller of a later version may run on this one as long as it does not use what this one lacks. */
+static void test_struct_of_a_later_version(void **state)
+{
+    (void)state;
+    problem p;
+    char message[256];
+    union {
+        flashc_attention_params params;
+        unsigned char bytes[sizeof(flashc_attention_params) + 64];
+    } u;
+    memset(&u, 0, sizeof u);
+    problem_plain(&p, &usual, FLASHC_F32, 5);
+    u.params = p.params;
+    u.params.struct_size = sizeof u;
+    for (size_t i = sizeof u.params; i < sizeof u; i += 9) {
+        u.bytes[i] = 1;
+        assert_int_not_equal(flashc_attention_fwd(&u.params), FLASHC_OK);
+        assert_non_null(strstr(flashc_last_error(), "struct_size"));
+        u.bytes[i] = 0;
+    }
+    assert_true(problem_unharmed(&p, true, message, sizeof message));
+    assert_int_equal(flashc_attention_fwd(&u.params), FLASHC_OK);
+    assert_false(problem_unharmed(&p, true, message, sizeof message)); /* it did write now */
+    problem_free(&p);
+}
+
+/* Absent outputs, alignment without causal, tensors of nothing without data. */
+static void test_optional_arguments(void **state)
+{
+    (void)state;
+    problem p;
+    problem_plain(&p, &usual, FLASHC_F32, 5);
+    p.params.lse.data = NULL;
+    p.params.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
+    assert_true(run_and_check(&p));
+    p.params.seqlen_k = 0;
+    p.params.k.data = p.params.v.data = NULL;
+    assert_true(run_and_check(&p));
+    p.params.seqlen_q = 0;
+    p.params.q.data = p.params.o.data = NULL;
+    assert_int_equal(flashc_attention_fwd(&p.params), FLASHC_OK);
+    problem_free(&p);
+}
+
+/* What a callback has seen. */
+typedef struct progress_log {
+    pthread_t caller;
+    int64_t calls, last_done, total, stop_after;
+    bool wrong_thread, backwards, beyond;
+} progress_log;
+
+static int log_progress(void *user_data, int64_t done, int64_t total)
+{
+    progress_log *log = user_data;
+    log->wrong_thread |= !pthread_equal(log->caller, pthread_self());
+    log->backwards |= done < log->last_done || (log->calls > 0 && total != log->total);
+    log->beyond |= done < 0 || done > total;
+    log->last_done = done;
+    log->total = total;
+    return ++log->calls > log->stop_after;
+}
+
+static void check_log(const char *kernel, const progress_log *log)
+{
+    if (log->wrong_thread || log->backwards || log->beyond)
+        fail_msg("%s: progress%s%s%s", kernel, log->wrong_thread ? " on another thread" : "",
+                 log->backwards ? " backwards" : "", log->beyond ? " beyond the total" : "");
+}
+
+/* Every row is either complete or untouched after a cancel, for any moment of it. */
+static void cancel(const char *kernel)
+{
+    problem done, cancelled;
+    problem_plain(&done, &large, FLASHC_F32, 5);
+    problem_plain(&cancelled, &large, FLASHC_F32, 5);
+    done.params.kernel = cancelled.params.kernel = kernel;
+    for (int threads = 1; threads <= 3; threads++) {
+        done.params.num_threads = cancelled.params.num_threads = threads;
+        progress_log log = {.caller = pthread_self(), .stop_after = INT64_MAX};
+        done.params.progress = cancelled.params.progress = log_progress;
+        done.params.progress_user_data = &log;
+        if (!run_problem(&done))
+            break;
+        check_log(kernel, &log);
+        if (threads == 1) {
+            assert_true(log.calls > 0);
+            assert_int_equal(log.total, plan_of(&done).num_items);
+        }
+        for (int64_t stop = 0; stop < 4; stop++) {
+            progress_log stopped = {.caller = pthread_self(), .stop_after = stop};
+            cancelled.params.progress_user_data = &stopped;
+            problem_snapshot(&cancelled);
+            uint32_t untouched = test_get_bits(&cancelled.params.o, 0, 0, 0, 0);
+            flashc_status status = flashc_attention_fwd(&cancelled.params);
+            check_log(kernel, &stopped);
+            /* With several threads the callback may not have been called often enough. */
+            assert_int_equal(status, stopped.calls > stop ? FLASHC_ERR_CANCELLED : FLASHC_OK);
+            assert_true(threads > 1 || stopped.calls == (stop + 1 < log.calls ? stop + 1 : log.calls));
+            if (status == FLASHC_ERR_CANCELLED)
+                assert_non_null(strstr(flashc_last_error(), "progress"));
+            for (int64_t row = 0; row < 2 * 4 * 400; row++) {
+                int64_t i = row % 400, h = row / 400 % 4, b = row / 400 / 4, same = 0, kept = 0;
+                for (int64_t c = 0; c < 32; c++) {
+                    uint32_t bits = test_get_bits(&cancelled.params.o, b, h, i, c);
+                    same += bits == test_get_bits(&done.params.o, b, h, i, c);
+                    kept += bits == untouched;
+                }
+                if (same != 32 && kept != 32)
+                    fail_msg("%s: after a cancel row %lld is neither complete nor untouched", kernel, (long long)row);
+            }
+        }
+    }
+    problem_free(&done);
+    problem_free(&cancelled);
+}
+
+int main(void)
+{
+    static kernel_check check = {cancel};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_init_respects_struct_size),
+        cmocka_unit_test(test_struct_of_a_later_version),
+        cmocka_unit_test(test_optional_arguments),
+        {"progress_and_cancel", test_on_kernels, NULL, NULL, &check},
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,176 @@
+/* The same bits for any number of threads, any batch and any neighbours in it, any workspace, every
+ * time; on every kernel. */
+#include "support/cmocka.h"
+#include "support/kernels.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+/* Many items for 8 threads, and few with long keys, which a plan may split. */
+static const problem_shape shapes[] = {
+    {3, 4, 2, 150, 333, 40, 40}, {2, 2, 1, 1, 2500, 32, 24}, {1, 1, 1, 9, 3000, 64, 64}, {2, 8, 8, 260, 270, 16, 16}};
+enum { SHAPES = sizeof shapes / sizeof shapes[0] };
+
+static void make(problem *p, const char *kernel, int shape, flashc_dtype dtype)
+{
+    problem_plain(p, &shapes[shape], dtype, 21 + (uint64_t)shape);
+    p->params.kernel = kernel;
+    p->params.causal = shape % 2 == 0;
+    p->params.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
+}
+
+static void thread_counts(const char *kernel)
+{
+    static const int counts[] = {1, 2, 3, 8};
+    for (int shape = 0; shape < SHAPES; shape++) {
+        problem one, other;
+        make(&one, kernel, shape, FLASHC_F32);
+        make(&other, kernel, shape, FLASHC_F32);
+        one.params.num_threads = 1;
+        bool ran = run_problem(&one);
+        for (size_t n = 0; n < sizeof counts / sizeof counts[0] && ran; n++) {
+            problem_snapshot(&other);
+            other.params.num_threads = counts[n];
+            run_problem(&other);
+            assert_same_bits(&one, &other, "another number of threads");
+        }
+        problem_free(&one);
+        problem_free(&other);
+    }
+}
+
+/* Batch element b alone has the bits that it has inside the batch. */
+static void batches(const char *kernel)
+{
+    for (int shape = 0; shape < SHAPES; shape++) {
+        for (flashc_dtype dtype = FLASHC_F32; dtype <= FLASHC_BF16; dtype++) {
+            problem all, single;
+            make(&all, kernel, shape, dtype);
+            problem_shape alone = shapes[shape];
+            alone.batch = 1;
+            bool ran = run_problem(&all);
+            for (int64_t b = 0; b < shapes[shape].batch && ran; b++) {
+                problem_plain(&single, &alone, dtype, 1);
+                flashc_tensor o = single.params.o, lse = single.params.lse;
+                single.params = all.params;
+                single.params.batch = 1;
+                single.params.q.data = test_at(&all.params.q, b, 0, 0, 0);
+                single.params.k.data = test_at(&all.params.k, b, 0, 0, 0);
+                single.params.v.data = test_at(&all.params.v, b, 0, 0, 0);
+                single.params.o = o;
+                single.params.lse = lse;
+                run_problem(&single);
+                flashc_tensor whole_o = all.params.o, whole_lse = all.params.lse;
+                all.params.o.data = test_at(&whole_o, b, 0, 0, 0);
+                all.params.lse.data = test_at(&whole_lse, b, 0, 0, 0);
+                assert_same_bits(&single, &all, "a batch element alone");
+                all.params.o = whole_o;
+                all.params.lse = whole_lse;
+                problem_free(&single);
+            }
+            problem_free(&all);
+        }
+    }
+}
+
+/* Again, and again with a workspace of the caller's that holds garbage. */
+static void repetitions(const char *kernel)
+{
+    for (int shape = 0; shape < SHAPES; shape++) {
+        problem first, again;
+        make(&first, kernel, shape, FLASHC_BF16);
+        make(&again, kernel, shape, FLASHC_BF16);
+        size_t size = 0;
+        if (!run_problem(&first)) {
+            problem_free(&first);
+            problem_free(&again);
+            continue;
+        }
+        for (int n = 0; n < 3; n++) {
+            problem_snapshot(&again);
+            run_problem(&again);
+            assert_same_bits(&first, &again, "the same call again");
+        }
+        again.params.num_threads = 3;
+        assert_int_equal(flashc_attention_workspace_size(&again.params, &size), FLASHC_OK);
+        size = (size + 63) / 64 * 64; /* ends at a guard page, and starts aligned */
+        for (int garbage = 0; garbage < 0x100; garbage += 0x7f) {
+            guarded_buffer workspace = guarded_alloc(size, false);
+            memset(workspace.bytes, garbage, size);
+            problem_snapshot(&again);
+            again.params.workspace = workspace.bytes;
+            again.params.workspace_size = size;
+            run_problem(&again);
+            assert_same_bits(&first, &again, "with the caller's workspace");
+            guarded_free(&workspace);
+        }
+        problem_free(&first);
+        problem_free(&again);
+    }
+}
+
+/* The largest team that the callback, which runs inside it, has seen. */
+static int see_team(void *user_data, int64_t done, int64_t total)
+{
+    (void)done;
+    (void)total;
+    int *team = user_data;
+#ifdef _OPENMP
+    if (omp_get_num_threads() > *team)
+        *team = omp_get_num_threads();
+#else
+    *team = 1;
+#endif
+    return 0;
+}
+
+/* num_threads is obeyed: the team has that size, seen from inside. */
+static void test_team_has_the_size_asked_for(void **state)
+{
+    (void)state;
+#ifndef _OPENMP
+    print_message("not run: the size of the team (this build has no OpenMP: it is always 1)\n");
+#endif
+    static const int counts[] = {1, 2, 3, 8};
+    flashc_system_info system = {.struct_size = sizeof system};
+    assert_int_equal(flashc_system_get(&system), FLASHC_OK);
+    problem p;
+    /* About 0.1 s, so that the calling thread gets a share even when CPUs are few and busy. */
+    problem_plain(&p, &(problem_shape){1, 8, 8, 1500, 1500, 64, 64}, FLASHC_F32, 1);
+    for (size_t n = 0; n < sizeof counts / sizeof counts[0]; n++) {
+        int team = 0, expected = system.openmp ? counts[n] : 1;
+        p.params.num_threads = counts[n];
+        p.params.progress = see_team;
+        p.params.progress_user_data = &team;
+        for (int attempt = 0; attempt < 20 && team == 0; attempt++)
+            run_problem(&p);
+        assert_int_equal(plan_of(&p).num_threads, expected);
+        assert_int_equal(team, expected);
+    }
+    /* Never more threads than items. */
+    p.params.seqlen_q = p.params.seqlen_k = 1;
+    p.params.num_heads = p.params.num_heads_k = 1;
+    p.params.num_threads = 1000;
+    int team = 0;
+    p.params.progress_user_data = &team;
+    run_problem(&p);
+    assert_int_equal(plan_of(&p).num_threads, 1);
+    assert_int_equal(team, 1);
+    problem_free(&p);
+}
+
+int main(void)
+{
+    static kernel_check checks[] = {{thread_counts}, {batches}, {repetitions}};
+    const struct CMUnitTest tests[] = {
+        {"same_bits_for_any_number_of_threads", test_on_kernels, NULL, NULL, &checks[0]},
+        {"same_bits_alone_and_in_a_batch", test_on_kernels, NULL, NULL, &checks[1]},
+        {"same_bits_again_and_in_any_workspace", test_on_kernels, NULL, NULL, &checks[2]},
+        cmocka_unit_test(test_team_has_the_size_asked_for),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,307 @@
+/* What surrounds a call: the floating-point mode, other threads, the host's OpenMP, fork, small
+ * stacks. Nothing of it may change a result, and the call may change nothing of it. */
+#include "support/cmocka.h"
+#include "support/kernels.h"
+
+#include <dlfcn.h>
+#include <fenv.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef __SSE2__
+#include <xmmintrin.h>
+#endif
+
+static const problem_shape usual = {1, 4, 2, 130, 270, 64, 48};
+
+/* Equal seeds give equal problems, whose results must have equal bits. */
+static void make(problem *p, const char *kernel, int threads)
+{
+    problem_plain(p, &usual, FLASHC_F32, 31);
+    p->params.kernel = kernel;
+    p->params.num_threads = threads;
+}
+
+#ifdef __SSE2__
+/* Flush-to-zero and denormals-are-zero; and the status bits, which a call may set. */
+enum { FTZ_DAZ = 0x8040, MXCSR_STATUS = 0x3f };
+
+static unsigned get_mode(void)
+{
+    return _mm_getcsr() & ~(unsigned)MXCSR_STATUS;
+}
+
+static void set_flush_to_zero(int on)
+{
+    _mm_setcsr(on ? _mm_getcsr() | FTZ_DAZ : _mm_getcsr() & ~(unsigned)FTZ_DAZ);
+}
+#else
+static unsigned get_mode(void)
+{
+    return (unsigned)fegetround();
+}
+
+static void set_flush_to_zero(int on)
+{
+    (void)on;
+}
+#endif
+
+/* Runs p with the caller in this mode, and checks that the mode is as it was. */
+static flashc_status run_in_mode(problem *p, int rounding, int flush)
+{
+    problem_snapshot(p);
+    fesetround(rounding);
+    set_flush_to_zero(flush);
+    unsigned before = get_mode();
+    flashc_status status = flashc_attention_fwd(&p->params);
+    unsigned after = get_mode();
+    int rounding_after = fegetround();
+    fesetround(FE_TONEAREST);
+    set_flush_to_zero(0);
+    assert_int_equal(before, after);
+    assert_int_equal(rounding_after, rounding);
+    return status;
+}
+
+/* The odd modes come first: worker threads that a call makes keep the mode they are born with. */
+static void float_modes(const char *kernel)
+{
+    static const int roundings[] = {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO, FE_TONEAREST};
+    for (int threads = 3; threads >= 1; threads--) {
+        problem odd, plain;
+        make(&odd, kernel, threads);
+        make(&plain, kernel, threads);
+        for (int64_t j = 0; j < 270; j++) { /* a column of subnormal V, for the flush modes */
+            test_set(&odd.params.v, 0, 0, j, 3, 3e-40 * (double)(j % 7));
+            test_set(&plain.params.v, 0, 0, j, 3, 3e-40 * (double)(j % 7));
+        }
+        for (int mode = 0; mode < 8; mode++) {
+            flashc_status status = run_in_mode(&odd, roundings[mode % 4], mode < 4);
+            if (status == FLASHC_ERR_UNSUPPORTED)
+                break;
+            assert_int_equal(status, FLASHC_OK);
+            if (mode == 0)
+                run_problem(&plain);
+            assert_same_bits(&plain, &odd, "another floating-point mode of the caller");
+        }
+        problem_free(&odd);
+        problem_free(&plain);
+    }
+}
+
+/* One host thread's work. */
+typedef struct host {
+    problem p;
+    int repeats;
+    flashc_status status;
+} host;
+
+static void *call_repeatedly(void *argument)
+{
+    host *h = argument;
+    for (int n = 0; n < h->repeats && h->status == FLASHC_OK; n++)
+        h->status = flashc_attention_fwd(&h->p.params);
+    return NULL;
+}
+
+enum { HOSTS = 8 };
+
+static void many_hosts(const char *kernel)
+{
+    static host hosts[HOSTS];
+    pthread_t threads[HOSTS];
+    problem alone;
+    make(&alone, kernel, 1);
+    if (!run_problem(&alone)) {
+        problem_free(&alone);
+        return;
+    }
+    for (int n = 0; n < HOSTS; n++) {
+        hosts[n] = (host){.repeats = 5};
+        make(&hosts[n].p, kernel, 1 + n % 3);
+    }
+    for (int n = 0; n < HOSTS; n++)
+        assert_int_equal(pthread_create(&threads[n], NULL, call_repeatedly, &hosts[n]), 0);
+    for (int n = 0; n < HOSTS; n++)
+        assert_int_equal(pthread_join(threads[n], NULL), 0);
+    for (int n = 0; n < HOSTS; n++) {
+        assert_int_equal(hosts[n].status, FLASHC_OK);
+        assert_same_bits(&alone, &hosts[n].p, "eight host threads at once");
+        problem_free(&hosts[n].p);
+    }
+    problem_free(&alone);
+}
+
+static void small_stack(const char *kernel)
+{
+    static const size_t STACK = 128 * 1024;
+    for (int threads = 1; threads <= 2; threads++) {
+        host h = {.repeats = 1};
+        problem alone;
+        pthread_attr_t attributes;
+        pthread_t thread;
+        make(&alone, kernel, threads);
+        make(&h.p, kernel, threads);
+        bool ran = run_problem(&alone);
+        pthread_attr_init(&attributes);
+        assert_int_equal(pthread_attr_setstacksize(&attributes, STACK), 0);
+        assert_int_equal(pthread_create(&thread, &attributes, call_repeatedly, &h), 0);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        pthread_attr_destroy(&attributes);
+        assert_int_equal(h.status, ran ? FLASHC_OK : FLASHC_ERR_UNSUPPORTED);
+        if (ran)
+            assert_same_bits(&alone, &h.p, "on a stack of 128 KiB");
+        problem_free(&alone);
+        problem_free(&h.p);
+    }
+}
+
+static void inside_parallel_region(const char *kernel)
+{
+#ifdef _OPENMP
+    enum { TEAM = 3 };
+    static problem members[TEAM];
+    flashc_status status[TEAM];
+    problem alone;
+    make(&alone, kernel, 2);
+    bool ran = run_problem(&alone);
+    for (int n = 0; n < TEAM; n++) {
+        make(&members[n], kernel, n);
+        status[n] = FLASHC_ERR_CANCELLED;
+    }
+    int levels = omp_get_max_active_levels(), inner = 0, reached = 0;
+#pragma omp parallel num_threads(TEAM)
+    {
+        int me = omp_get_thread_num();
+        status[me] = flashc_attention_fwd(&members[me].params);
+#pragma omp critical
+        {
+            reached = omp_get_num_threads();
+            inner += omp_get_thread_num();
+        }
+    }
+    assert_int_equal(reached, TEAM);
+    assert_int_equal(inner, 0 + 1 + 2);
+    assert_int_equal(omp_get_max_active_levels(), levels);
+    for (int n = 0; n < TEAM; n++) {
+        assert_int_equal(status[n], ran ? FLASHC_OK : FLASHC_ERR_UNSUPPORTED);
+        if (ran)
+            assert_same_bits(&alone, &members[n], "inside a parallel region of the host");
+        problem_free(&members[n]);
+    }
+    problem_free(&alone);
+#else
+    print_message("not run: inside a host's parallel region on %s: built without OpenMP\n", kernel);
+#endif
+}
+
+/* Thread counts of OpenMP and OpenBLAS, signal mask: as they were, for any number of threads asked for. */
+static void global_state(const char *kernel)
+{
+    /* POSIX gives functions from dlsym() through an object pointer. */
+    union {
+        void *object;
+        int (*function)(void);
+    } blas = {dlsym(RTLD_DEFAULT, "openblas_get_num_threads")};
+    for (int threads = 0; threads <= 3; threads++) {
+        problem p;
+        sigset_t before, after;
+        make(&p, kernel, threads);
+        int blas_before = blas.object != NULL ? blas.function() : 0;
+#ifdef _OPENMP
+        int team_before = omp_get_max_threads(), dynamic_before = omp_get_dynamic();
+#endif
+        sigemptyset(&before);
+        sigemptyset(&after);
+        pthread_sigmask(SIG_SETMASK, NULL, &before);
+        run_problem(&p);
+        pthread_sigmask(SIG_SETMASK, NULL, &after);
+        for (int signal = 1; signal < 32; signal++)
+            assert_int_equal(sigismember(&before, signal), sigismember(&after, signal));
+        assert_int_equal(blas.object != NULL ? blas.function() : 0, blas_before);
+#ifdef _OPENMP
+        assert_int_equal(omp_get_max_threads(), team_before);
+        assert_int_equal(omp_get_dynamic(), dynamic_before);
+#endif
+        problem_free(&p);
+    }
+}
+
+/* Seconds until a child that does not answer counts as hung; a call takes milliseconds. */
+enum { CHILD_TIMEOUT = 60 };
+
+/* 0 if the child ended well in time. */
+static int wait_for(pid_t child)
+{
+    int status = 0;
+    for (int n = 0; n < CHILD_TIMEOUT * 100; n++) {
+        if (waitpid(child, &status, WNOHANG) == child)
+            return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        usleep(10000);
+    }
+    kill(child, SIGKILL);
+    waitpid(child, &status, 0);
+    return -1;
+}
+
+static void after_fork(const char *kernel)
+{
+    problem parent, child;
+    make(&parent, kernel, 2);
+    make(&child, kernel, 2);
+    bool ran = run_problem(&parent);
+    for (int n = 0; n < 2 && ran; n++) { /* the second: of a parent that went on after its first fork */
+        pid_t pid = fork();
+        assert_true(pid >= 0);
+        if (pid == 0) {
+            for (int repeat = 0; repeat < 2; repeat++) { /* both results must be right */
+                child.params.num_threads = repeat == 0 ? 2 : 0;
+                if (flashc_attention_fwd(&child.params) != FLASHC_OK)
+                    _exit(2);
+                for (problem_tensor which = TENSOR_O; which <= TENSOR_LSE; which++) {
+                    if (memcmp(child.buffer[which].bytes, parent.buffer[which].bytes, child.buffer[which].size) != 0)
+                        _exit(3);
+                }
+            }
+            flashc_explanation plan = {.struct_size = sizeof plan};
+            child.params.num_threads = 2;
+            _exit(flashc_explain(&child.params, &plan) == FLASHC_OK && plan.num_threads == 1 ? 0 : 4);
+        }
+        int result = wait_for(pid);
+        if (result != 0)
+            fail_msg("%s: in a forked child: %s (%d)", kernel,
+                     result == -1 ? "no answer"
+                     : result == 2 ? "an error"
+                     : result == 3 ? "a wrong result"
+                     : result == 4 ? "explain expects more than one thread"
+                                   : "a crash",
+                     result);
+        run_problem(&parent);
+    }
+    problem_free(&parent);
+    problem_free(&child);
+}
+
+int main(void)
+{
+    static kernel_check checks[] = {{float_modes}, {many_hosts},  {small_stack}, {inside_parallel_region},
+                                    {global_state}, {after_fork}};
+    const struct CMUnitTest tests[] = {
+        {"any_floating_point_mode_of_the_caller", test_on_kernels, NULL, NULL, &checks[0]},
+        {"eight_host_threads_at_once", test_on_kernels, NULL, NULL, &checks[1]},
+        {"stack_of_128_kib", test_on_kernels, NULL, NULL, &checks[2]},
+        {"inside_a_parallel_region_of_the_host", test_on_kernels, NULL, NULL, &checks[3]},
+        {"global_state_is_as_it_was", test_on_kernels, NULL, NULL, &checks[4]},
+        {"in_a_child_after_fork", test_on_kernels, NULL, NULL, &checks[5]},
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,214 @@
+/* A hidden key cannot influence the result, bit for bit, whatever its K and V hold; rows without a
+ * visible key are 0 and -inf. On every kernel, for every way of hiding. */
+#include "support/cmocka.h"
+#include "support/kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef enum hiding { BY_MASK, BY_BIAS, BY_CAUSAL, HIDINGS } hiding;
+static const char *const hiding_names[HIDINGS] = {"mask", "bias of -inf", "causal"};
+
+/* What hidden keys hold. 65504 is the largest f16; the f32 and bf16 one overflows in any product. */
+static const double poisons[] = {NAN, INFINITY, -INFINITY, 65504.0, 3e38, -3e38};
+enum { POISONS = sizeof poisons / sizeof poisons[0] };
+
+static const problem_shape small = {1, 2, 1, 5, 1, 12, 9};
+
+/* A problem of three key tiles and a rest on this kernel, with at least two query blocks. */
+static void three_tiles(problem *p, const char *kernel, flashc_dtype dtype, int64_t *block_n)
+{
+    problem_shape shape = small;
+    shape.seqlen_k = shape.seqlen_q = 1024;
+    problem_plain(p, &shape, dtype, 1);
+    p->params.kernel = kernel;
+    flashc_explanation plan = plan_of(p);
+    problem_free(p);
+    *block_n = plan.block_n < 300 ? plan.block_n : 300;
+    shape.seqlen_k = 3 * *block_n + 2;
+    shape.seqlen_q = plan.block_m < 100 ? plan.block_m + 3 : 103;
+    problem_plain(p, &shape, dtype, 1);
+    p->params.kernel = kernel;
+}
+
+static void hide(problem *p, hiding how, int64_t i, int64_t j)
+{
+    for (int64_t b = 0; b < p->params.batch; b++) {
+        for (int64_t h = 0; h < p->params.num_heads; h++) {
+            if (how == BY_MASK)
+                test_set(&p->params.mask, b, h, i, j, 0.0);
+            else
+                test_set(&p->params.bias, b, h, i, j, -(double)INFINITY);
+        }
+    }
+}
+
+static void set_key(problem *p, int64_t j, double k, double v)
+{
+    for (int64_t b = 0; b < p->params.batch; b++) {
+        for (int64_t d = 0; d < p->params.head_dim; d++)
+            test_set(&p->params.k, b, 0, j, d, k);
+        for (int64_t c = 0; c < p->params.head_dim_v; c++)
+            test_set(&p->params.v, b, 0, j, c, v);
+    }
+}
+
+/* Keys that lie at the borders and in the middle of tiles: about every seventh. */
+static bool is_poisoned(int64_t j, int64_t block_n)
+{
+    int64_t in_tile = j % block_n;
+    return in_tile == 0 || in_tile == block_n - 1 || in_tile % 7 == 3;
+}
+
+/* Sees row i the poisoned keys, where they are shared? Rows 0, 3, 6, ... do, by mask and bias; by
+ * causal those from first_row on. */
+static bool sees_poison(hiding how, int64_t i, int64_t first_row)
+{
+    return how == BY_CAUSAL ? i >= first_row : i % 3 == 0;
+}
+
+/* Rows that do not see the poison have the same bits with and without it. */
+static void assert_rows_same(const problem *clean, const problem *dirty, hiding how, int64_t first_row, const char *what)
+{
+    for (problem_tensor which = TENSOR_O; which <= TENSOR_LSE; which++) {
+        int64_t size[4];
+        problem_sizes(clean, which, size);
+        for (int64_t n = 0; n < size[0] * size[1] * size[2] * size[3]; n++) {
+            int64_t j = n % size[3], i = n / size[3] % size[2], h = n / size[3] / size[2] % size[1];
+            int64_t b = n / size[3] / size[2] / size[1];
+            uint32_t x = test_get_bits(problem_view(clean, which), b, h, i, j);
+            uint32_t y = test_get_bits(problem_view(dirty, which), b, h, i, j);
+            if (!sees_poison(how, i, first_row) && x != y) {
+                problem_print(stderr, dirty);
+                fail_msg("%s: %s of row %lld, which cannot see the poisoned keys, changed from %08x to %08x", what,
+                         problem_tensor_name(which), (long long)i, x, y);
+            }
+        }
+    }
+}
+
+/* shared: the poisoned keys are visible to other rows of the same tile; otherwise to none. */
+static void check_poison(const char *kernel, flashc_dtype dtype, hiding how, bool shared)
+{
+    problem clean, dirty;
+    problem *both[2] = {&clean, &dirty};
+    int64_t block_n, first_row = 0, first_key = 0;
+    for (int n = 0; n < 2; n++) {
+        problem *p = both[n];
+        three_tiles(p, kernel, dtype, &block_n);
+        int64_t rows = p->params.seqlen_q;
+        if (how == BY_MASK)
+            problem_add_mask(p);
+        else if (how == BY_BIAS)
+            problem_add_bias(p, FLASHC_F32);
+        else { /* the last row sees all but block_n + 1 keys; poisoned are those, or some before them too */
+            int64_t offset = p->params.seqlen_k - rows - block_n - 1;
+            problem_add_causal(p, offset);
+            first_row = shared ? rows / 2 : rows;
+            first_key = first_row + offset > 0 ? first_row + offset : 0;
+        }
+        for (int64_t j = 0; j < p->params.seqlen_k && how != BY_CAUSAL; j++) {
+            for (int64_t i = 0; i < rows && is_poisoned(j, block_n); i++) {
+                if (!shared || !sees_poison(how, i, first_row))
+                    hide(p, how, i, j);
+            }
+        }
+    }
+    for (int poison = 0; poison < POISONS; poison++) {
+        for (int64_t j = 0; j < clean.params.seqlen_k; j++) {
+            if (how == BY_CAUSAL ? j < first_key : !is_poisoned(j, block_n))
+                continue;
+            set_key(&clean, j, 0.0, 0.0);
+            set_key(&dirty, j, poisons[poison], poisons[(poison + (int)(j % 2)) % POISONS]);
+        }
+        problem_snapshot(&clean);
+        problem_snapshot(&dirty);
+        /* Once is enough for the rows that see the poison; huge ones overflow f32 before the oracle. */
+        if (!run_problem(&clean) || !(isnan(poisons[poison]) ? run_and_check(&dirty) : run_problem(&dirty)))
+            break;
+        if (shared)
+            assert_rows_same(&clean, &dirty, how, first_row, hiding_names[how]);
+        else
+            assert_same_bits(&clean, &dirty, hiding_names[how]);
+    }
+    problem_free(&clean);
+    problem_free(&dirty);
+}
+
+static void poison(const char *kernel)
+{
+    for (hiding how = BY_MASK; how < HIDINGS; how++) {
+        for (flashc_dtype dtype = FLASHC_F32; dtype <= FLASHC_BF16; dtype++) {
+            check_poison(kernel, dtype, how, false);
+            check_poison(kernel, dtype, how, true);
+        }
+    }
+}
+
+/* Every subset of three key tiles hidden, for all rows alike (pattern < 8) or row i with subset i
+ * modulo 8 (pattern 8), by mask or bias: first tile empty, last tile empty, all empty. */
+static void tile_patterns(const char *kernel)
+{
+    for (int pattern = 0; pattern <= 8; pattern++) {
+        for (hiding how = BY_MASK; how <= BY_BIAS; how++) {
+            problem p;
+            int64_t block_n;
+            three_tiles(&p, kernel, FLASHC_F32, &block_n);
+            problem_add_mask(&p);
+            problem_add_bias(&p, FLASHC_BF16);
+            for (int64_t i = 0; i < p.params.seqlen_q; i++) {
+                for (int64_t j = 0; j < p.params.seqlen_k; j++) {
+                    int64_t tile = j / block_n < 2 ? j / block_n : 2;
+                    if ((((pattern < 8 ? pattern : i % 8) >> tile) & 1) != 0)
+                        hide(&p, how, i, j);
+                }
+            }
+            run_and_check(&p);
+            problem_free(&p);
+        }
+    }
+}
+
+/* k = [-inf, 0, 0, ...]: the score is -inf for rows with q_0 > 0 (hidden, also its NaN in V) and
+ * +inf for those with q_0 < 0 (NaN). Hidden rows have the bits that a mask gives them. */
+static void natural_infinity(const char *kernel)
+{
+    problem natural, masked;
+    problem *both[2] = {&natural, &masked};
+    int64_t block_n;
+    for (int n = 0; n < 2; n++) {
+        problem *p = both[n];
+        three_tiles(p, kernel, FLASHC_F32, &block_n);
+        problem_add_mask(p);
+        for (int64_t b = 0; b < p->params.batch; b++) {
+            for (int64_t h = 0; h < p->params.num_heads; h++) {
+                for (int64_t i = 0; i < p->params.seqlen_q; i++)
+                    test_set(&p->params.q, b, h, i, 0, i % 3 == 0 ? -1.0 : 1.0); /* rows 0, 3, ... get NaN */
+            }
+        }
+        for (int64_t j = 0; j < p->params.seqlen_k; j++) {
+            if (!is_poisoned(j, block_n))
+                continue;
+            set_key(p, j, 0.0, n == 0 && j % 2 != 0 ? (double)NAN : 7.0);
+            for (int64_t b = 0; b < p->params.batch; b++)
+                test_set(&p->params.k, b, 0, j, 0, n == 0 ? -(double)INFINITY : 0.0);
+            for (int64_t i = 0; i < p->params.seqlen_q && n == 1; i++)
+                hide(p, BY_MASK, i, j);
+        }
+    }
+    if (run_and_check(&natural) && run_and_check(&masked))
+        assert_rows_same(&masked, &natural, BY_MASK, 0, "k of -inf");
+    problem_free(&natural);
+    problem_free(&masked);
+}
+
+int main(void)
+{
+    static kernel_check checks[] = {{poison}, {tile_patterns}, {natural_infinity}};
+    const struct CMUnitTest tests[] = {
+        {"hidden_keys_leave_no_trace", test_on_kernels, NULL, NULL, &checks[0]},
+        {"every_pattern_of_hidden_tiles", test_on_kernels, NULL, NULL, &checks[1]},
+        {"scores_of_minus_infinity_hide", test_on_kernels, NULL, NULL, &checks[2]},
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

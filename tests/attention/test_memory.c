@@ -1,0 +1,217 @@
+/* Memory: every allocation failing in turn, the size of the workspace, offsets beyond 32 bits. The
+ * linker sends this program's and the library's allocations through the __wrap_ functions below. */
+#include "support/bound.h"
+#include "support/cmocka.h"
+#include "support/kernels.h"
+#include "support/oracle.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static const problem_shape usual = {2, 4, 2, 70, 270, 64, 48};
+
+static atomic_bool counting;
+static atomic_long allocations, failing; /* number failing (from 0) of the allocations fails */
+
+static bool is_to_fail(void)
+{
+    return atomic_load(&counting) && atomic_fetch_add(&allocations, 1) == atomic_load(&failing);
+}
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_realloc(void *memory, size_t size);
+void *__real_aligned_alloc(size_t alignment, size_t size);
+int __real_posix_memalign(void **memory, size_t alignment, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_realloc(void *memory, size_t size);
+void *__wrap_aligned_alloc(size_t alignment, size_t size);
+int __wrap_posix_memalign(void **memory, size_t alignment, size_t size);
+
+void *__wrap_malloc(size_t size)
+{
+    return is_to_fail() ? NULL : __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t count, size_t size)
+{
+    return is_to_fail() ? NULL : __real_calloc(count, size);
+}
+
+void *__wrap_realloc(void *memory, size_t size)
+{
+    return is_to_fail() ? NULL : __real_realloc(memory, size);
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t size)
+{
+    return is_to_fail() ? NULL : __real_aligned_alloc(alignment, size);
+}
+
+int __wrap_posix_memalign(void **memory, size_t alignment, size_t size)
+{
+    return is_to_fail() ? ENOMEM : __real_posix_memalign(memory, alignment, size);
+}
+
+/* The call with allocation number fail failing (-1: none). *made: how many it asked for. */
+static flashc_status call_failing(const problem *p, long fail, long *made)
+{
+    atomic_store(&allocations, 0);
+    atomic_store(&failing, fail);
+    atomic_store(&counting, true);
+    flashc_status status = flashc_attention_fwd(&p->params);
+    atomic_store(&counting, false);
+    *made = atomic_load(&allocations);
+    return status;
+}
+
+static void no_memory(const char *kernel)
+{
+    char message[256];
+    for (int threads = 1; threads <= 2; threads++) {
+        problem p;
+        long made, total;
+        problem_plain(&p, &usual, FLASHC_BF16, 41);
+        p.params.kernel = kernel;
+        p.params.num_threads = threads;
+        flashc_status status = call_failing(&p, -1, &total);
+        if (status == FLASHC_ERR_UNSUPPORTED) {
+            problem_free(&p);
+            return;
+        }
+        assert_int_equal(status, FLASHC_OK);
+        assert_int_equal(total, 1); /* flashc.h: one internal allocation */
+        for (long fail = 0; fail < total; fail++) {
+            problem_snapshot(&p);
+            status = call_failing(&p, fail, &made);
+            if (status != FLASHC_ERR_MEMORY || flashc_last_error()[0] == '\0')
+                fail_msg("%s: allocation %ld fails: %s, \"%s\"", kernel, fail, flashc_status_string(status),
+                         flashc_last_error());
+            if (!problem_unharmed(&p, true, message, sizeof message))
+                fail_msg("%s: allocation %ld fails: %s", kernel, fail, message);
+        }
+        assert_true(run_and_check(&p));
+
+        size_t size = 0;
+        assert_int_equal(flashc_attention_workspace_size(&p.params, &size), FLASHC_OK);
+        p.params.workspace = aligned_alloc(64, (size + 63) / 64 * 64);
+        p.params.workspace_size = size;
+        assert_non_null(p.params.workspace);
+        assert_int_equal(call_failing(&p, 0, &made), FLASHC_OK);
+        assert_int_equal(made, 0);
+        free(p.params.workspace);
+        problem_free(&p);
+    }
+}
+
+/* Grows with tile and threads, never with seqlen; below 1 MiB per thread at head_dim 128. */
+static void workspace(const char *kernel)
+{
+    static const int64_t lengths[] = {1024, 65536};
+    for (flashc_dtype dtype = FLASHC_F32; dtype <= FLASHC_BF16; dtype++) {
+        for (int variant = 0; variant < 8; variant++) {
+            for (int threads = 1; threads <= 4; threads += 3) {
+                size_t size[2];
+                for (int n = 0; n < 2; n++) {
+                    int64_t length = lengths[n];
+                    flashc_attention_params p;
+                    flashc_attention_params_init(&p, sizeof p);
+                    p.kernel = kernel;
+                    p.num_threads = threads;
+                    p.num_heads = 8;
+                    p.num_heads_k = variant & 4 ? 2 : 8;
+                    p.seqlen_q = p.seqlen_k = length;
+                    p.head_dim = p.head_dim_v = 128;
+                    p.causal = variant & 1;
+                    p.alignment = FLASHC_ALIGN_TOP_LEFT;
+                    /* Addresses where nothing is: no data is read. */
+                    p.q = flashc_tensor_bhsd((void *)((uintptr_t)1 << 40), dtype, 8, length, 128);
+                    p.k = flashc_tensor_bhsd((void *)((uintptr_t)2 << 40), dtype, p.num_heads_k, length, 128);
+                    p.v = flashc_tensor_bhsd((void *)((uintptr_t)3 << 40), dtype, p.num_heads_k, length, 128);
+                    p.o = flashc_tensor_bhsd((void *)((uintptr_t)4 << 40), dtype, 8, length, 128);
+                    if (variant & 2) {
+                        p.mask = flashc_tensor_bhsd((void *)((uintptr_t)5 << 40), FLASHC_BOOL, 8, length, length);
+                        p.bias = flashc_tensor_bhsd((void *)((uintptr_t)6 << 40), dtype, 8, length, length);
+                    }
+                    flashc_status status = flashc_attention_workspace_size(&p, &size[n]);
+                    if (status == FLASHC_ERR_UNSUPPORTED)
+                        return;
+                    if (status != FLASHC_OK)
+                        fail_msg("%s: %s", kernel, flashc_last_error());
+                }
+                if (size[0] != size[1] || size[0] > (size_t)threads << 20)
+                    fail_msg("%s, variant %d, %s, %d threads: workspace of %zu bytes at 1k and %zu at 64k", kernel, variant,
+                             flashc_dtype_name(dtype), threads, size[0], size[1]);
+            }
+        }
+    }
+}
+
+/* One tensor with one axis of stride beyond 2^31 elements (2^32 for the mask), up and down, in an
+ * address range of which only the touched pages exist. */
+static void far_elements(const char *kernel)
+{
+    for (problem_tensor which = TENSOR_Q; which < TENSORS; which++) {
+        for (int variant = 0; variant < 8; variant++) {
+            int axis = variant / 2;
+            problem p;
+            int64_t size[4];
+            problem_plain(&p, &(problem_shape){2, 2, 2, 3, 3, 2, 2}, FLASHC_F32, 51);
+            p.params.kernel = kernel;
+            problem_add_mask(&p);
+            problem_add_bias(&p, FLASHC_F32);
+            test_set(&p.params.mask, 1, 1, 2, 0, 0.0);
+            test_set(&p.params.mask, 0, 1, 1, 2, 0.0);
+            problem_sizes(&p, which, size);
+            flashc_tensor *view = (flashc_tensor *)(uintptr_t)problem_view(&p, which), near = *view;
+            if (size[axis] == 1 || (which == TENSOR_LSE && axis == 3)) {
+                problem_free(&p);
+                continue;
+            }
+            int64_t step = ((int64_t)1 << (which == TENSOR_MASK ? 32 : 31)) + 64;
+            int64_t element = (int64_t)flashc_dtype_size(view->dtype);
+            size_t bytes = (size_t)(step * (size[axis] - 1) * element) + 65536;
+            void *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+            if (map == MAP_FAILED) {
+                print_message("not run: strides beyond 32 bits: no address range of %zu bytes here\n", bytes);
+                problem_free(&p);
+                return;
+            }
+            view->stride[axis] = variant % 2 == 0 ? step : -step;
+            view->data = (char *)map + (variant % 2 == 0 ? 0 : step * (size[axis] - 1) * element);
+            for (int64_t n = 0; n < size[0] * size[1] * size[2] * size[3]; n++) {
+                int64_t j = n % size[3], i = n / size[3] % size[2], h = n / size[3] / size[2] % size[1];
+                int64_t b = n / size[3] / size[2] / size[1];
+                test_set(view, b, h, i, j, test_get(&near, b, h, i, j));
+            }
+            oracle exact;
+            char message[512];
+            if (run_problem(&p)) {
+                oracle_attention(&p.params, &exact);
+                if (!bound_check(&p.params, &exact, plan_of(&p).block_n, true, message, sizeof message)) {
+                    problem_print(stderr, &p);
+                    fail_msg("%s", message);
+                }
+                oracle_free(&exact);
+            }
+            munmap(map, bytes);
+            problem_free(&p);
+        }
+    }
+}
+
+int main(void)
+{
+    static kernel_check checks[] = {{no_memory}, {workspace}, {far_elements}};
+    const struct CMUnitTest tests[] = {
+        {"every_allocation_may_fail", test_on_kernels, NULL, NULL, &checks[0]},
+        {"workspace_does_not_grow_with_seqlen", test_on_kernels, NULL, NULL, &checks[1]},
+        {"strides_beyond_32_bits", test_on_kernels, NULL, NULL, &checks[2]},
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

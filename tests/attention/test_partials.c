@@ -1,0 +1,106 @@
+/* Attention over disjoint parts of the keys, merged by flashc_merge_partials(), is attention over all. */
+#include "support/bound.h"
+#include "support/cmocka.h"
+#include "support/kernels.h"
+#include "support/oracle.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const problem_shape whole_shape = {2, 3, 1, 37, 611, 24, 20};
+enum { ROWS = 2 * 3 * 37, WIDTH = 20, MAX_PARTS = 5 };
+
+/* Rows whose visible keys all lie in one part, or in none, exercise the identity of the merge. */
+static void hide_some(problem *p)
+{
+    problem_add_mask(p);
+    for (int64_t n = 0; n < 2 * 3 * 37; n++) {
+        for (int64_t j = 0; j < 611; j++) {
+            int64_t i = n % 37;
+            bool hidden = i == 5 || (i == 6 && j >= 100) || (i == 7 && j < 600) || (i > 20 && (i + j) % 3 == 0);
+            if (hidden)
+                test_set(&p->params.mask, n / 37 / 3, n / 37 % 3, i, j, 0.0);
+        }
+    }
+}
+
+/* Keys first .. last - 1 of the whole problem; the outputs are packed arrays. */
+static bool run_part(const problem *whole, int64_t first, int64_t last, float *o, float *lse)
+{
+    flashc_attention_params part = whole->params;
+    part.seqlen_k = last - first;
+    part.k.data = test_at(&whole->params.k, 0, 0, first, 0);
+    part.v.data = test_at(&whole->params.v, 0, 0, first, 0);
+    part.mask.data = test_at(&whole->params.mask, 0, 0, 0, first);
+    part.o = flashc_tensor_bhsd(o, FLASHC_F32, 3, 37, WIDTH);
+    part.lse = flashc_tensor_bhsd(lse, FLASHC_F32, 3, 37, 1);
+    flashc_status status = flashc_attention_fwd(&part);
+    if (status != FLASHC_OK && status != FLASHC_ERR_UNSUPPORTED)
+        fail_msg("keys %lld to %lld: %s", (long long)first, (long long)last, flashc_last_error());
+    return status == FLASHC_OK;
+}
+
+/* An error of e in each part's LSE moves each weight by at most e, and their sum by as much. */
+static void check_rows(const oracle *exact, const float *o, const float *lse, int64_t chain, int parts)
+{
+    for (int64_t row = 0; row < ROWS; row++) {
+        bool empty = exact->visible[row] == 0;
+        double lse_bound = empty ? 0.0 : 2.0 * bound_lse(exact, row, chain + parts);
+        double got = (double)lse[row];
+        if (got != exact->lse[row] && !(fabs(got - exact->lse[row]) <= lse_bound))
+            fail_msg("%d parts: lse of row %lld is %.9g, expected %.9g (bound %.3g)", parts, (long long)row, got,
+                     exact->lse[row], lse_bound);
+        for (int64_t c = 0; c < WIDTH; c++) {
+            double expected = exact->o[row * WIDTH + c], x = (double)o[row * WIDTH + c];
+            double bound = bound_o(exact, row, c, chain + parts, FLASHC_F32) +
+                           2.0 * lse_bound * exact->weighted_v[row * WIDTH + c];
+            if (!(fabs(x - expected) <= bound))
+                fail_msg("%d parts: o[%lld][%lld] is %.9g, expected %.9g (bound %.3g)", parts, (long long)row,
+                         (long long)c, x, expected, bound);
+        }
+    }
+}
+
+static void split_and_merge(const char *kernel)
+{
+    problem whole;
+    problem_plain(&whole, &whole_shape, FLASHC_F32, 11);
+    whole.params.kernel = kernel;
+    hide_some(&whole);
+    oracle exact;
+    oracle_attention(&whole.params, &exact);
+    int64_t chain = bound_chain(whole.params.seqlen_k, plan_of(&whole).block_n);
+    static float o[MAX_PARTS][ROWS * WIDTH], lse[MAX_PARTS][ROWS], merged_o[ROWS * WIDTH], merged_lse[ROWS];
+    test_rng rng = {12};
+    for (int parts = 1; parts <= MAX_PARTS; parts++) {
+        const float *o_parts[MAX_PARTS], *lse_parts[MAX_PARTS];
+        int64_t first = 0;
+        bool ran = true;
+        for (int n = 0; n < parts && ran; n++) {
+            int64_t last = n == parts - 1 ? 611 : first + test_rng_int(&rng, 0, (611 - first) / 2);
+            o_parts[n] = o[n];
+            lse_parts[n] = lse[n];
+            ran = run_part(&whole, first, last, o[n], lse[n]);
+            for (int64_t row = 0; row < ROWS && ran; row++) { /* the O of an identity may hold anything */
+                for (int64_t c = 0; c < WIDTH && isinf(lse[n][row]); c++)
+                    o[n][row * WIDTH + c] = NAN;
+            }
+            first = last;
+        }
+        if (ran) {
+            assert_int_equal(flashc_merge_partials(parts, ROWS, WIDTH, o_parts, lse_parts, merged_o, merged_lse),
+                             FLASHC_OK);
+            check_rows(&exact, merged_o, merged_lse, chain, parts);
+        }
+    }
+    oracle_free(&exact);
+    problem_free(&whole);
+}
+
+int main(void)
+{
+    static kernel_check check = {split_and_merge};
+    const struct CMUnitTest tests[] = {{"parts_of_the_keys_merge_to_the_whole", test_on_kernels, NULL, NULL, &check}};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
