@@ -14,6 +14,7 @@ import sys
 FLOORS = (("common.",), ("cpu.", "numerics."), ("kernels/",), ("softmax/",), ("attention/",))
 OUTSIDE = {"npy/": ("npy/",), "cli/": ("npy/", "cli/")}
 PUBLIC_HEADER = "flashc.h"
+CONFIG_HEADER = "config.h"  # made by meson, for the library alone
 
 # (what, pattern in code without comments and strings, where it is allowed, why)
 RULES = (
@@ -65,6 +66,8 @@ def include_breach(path, quote, name, src):
     if name == PUBLIC_HEADER:
         return None
     outside = next((allowed for prefix, allowed in OUTSIDE.items() if path.startswith(prefix)), None)
+    if name == CONFIG_HEADER:
+        return f"{name} is the library's" if outside else None
     if not (src / name).is_file():
         return None if quote == "<" else f"\"{name}\" is no file under src/ (includes are relative to src/)"
     if quote == "<":

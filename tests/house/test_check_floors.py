@@ -23,6 +23,8 @@ CASES = (
     ("npy/a.c", '#include "cli/cli.h"\n', "is private"),
     ("cli/a.c", '#include "npy/npy.h"\n#include "cli/cli.h"\n', None),
     ("cli/a.c", '#include "numerics.h"\n', "is private"),
+    ("kernels/a.c", '#include "config.h"\n', None),
+    ("cli/a.c", '#include "config.h"\n', "the library's"),
     ("other/a.c", "int x;\n", "no floor"),
     ("kernels/gemm_openblas.c", "#include <cblas.h>\n", None),
     ("kernels/a.c", "#include <cblas.h>\n", "gemm_openblas.c alone"),
