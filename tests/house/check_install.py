@@ -6,6 +6,7 @@
 Into a temporary directory. Then, through pkg-config alone: a C11 and a C++17 program, against the shared and
 the static library; the program in flashc.h's leading comment; flashc-run and its man page.
 """
+import json
 import math
 import os
 import pathlib
@@ -100,6 +101,7 @@ def check_clients(installed, header, cc, work):
 
 
 def check_program(installed, version):
+    """flashc-run and its man page. Returns the BLAS that flashc-run finds."""
     result = run([installed.prefix / "bin" / "flashc-run", "--version"], env=installed.env)
     expect(result.returncode == 0 and version in result.stdout, "flashc-run is installed and runs")
     page = installed.prefix / "share" / "man" / "man1" / "flashc-run.1"
@@ -107,6 +109,10 @@ def check_program(installed, version):
         expect(page.is_file() and b"flashc-run" in page.read_bytes(), "its man page is installed")
     else:
         NOT_RUN.append("man page: no scdoc")
+    info = run([installed.prefix / "bin" / "flashc-run", "info", "--json"], env=installed.env)
+    blas = json.loads(info.stdout)["blas"] if info.returncode == 0 else "flashc-run info fails"
+    print(f"BLAS found by flashc-run: {blas}")
+    return blas
 
 
 def check_all(build, header, library_kind, with_cli, cc, work):
@@ -122,7 +128,7 @@ def check_all(build, header, library_kind, with_cli, cc, work):
         installed = Installed(prefix, kind)
         version = installed.flags("--modversion")[0]
         if with_cli and kind == kinds[0]:
-            check_program(installed, version)
+            blas.add(check_program(installed, version))
         if kind == "static":  # the linker would take the shared one
             for library in installed.libdir.glob("libflashc.so*"):
                 library.unlink()
@@ -130,7 +136,7 @@ def check_all(build, header, library_kind, with_cli, cc, work):
             expect(text.splitlines()[0] == version, f"{language} program: the library's version is flashc.pc's")
             print(f"BLAS found by the {kind} library: {text.splitlines()[1]}")
             blas.add(text.splitlines()[1])
-    expect(len(blas) <= 1, "however it is linked, the library finds the same BLAS")
+    expect(len(blas) <= 1, "however it is linked, the library finds the same BLAS: " + ", ".join(sorted(blas)))
 
 
 def main():
