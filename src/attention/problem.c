@@ -31,8 +31,8 @@ static flashc_status check_strides(const argument *a)
         int64_t extent;
         bool overflow = __builtin_mul_overflow(a->size[axis] - 1, a->tensor->stride[axis], &extent) ||
                         __builtin_mul_overflow(extent, bytes, &extent);
-        overflow = overflow || (extent >= 0 ? __builtin_add_overflow(high, extent, &high)
-                                            : __builtin_add_overflow(low, extent, &low));
+        int64_t *end = extent >= 0 ? &high : &low;
+        overflow = overflow || __builtin_add_overflow(*end, extent, end);
         if (overflow)
             return flashc_fail(FLASHC_ERR_ARGUMENT,
                                "%s.stride[%d]: %" PRId64 " elements times size %" PRId64
