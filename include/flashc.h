@@ -348,7 +348,7 @@ FLASHC_API flashc_status flashc_compare(int64_t n, const void *a, flashc_dtype a
 
 /* Is every row of y [rows, cols] a softmax: non-negative, and summing to 1 within the tolerance?
  * tolerance < 0 takes the type's default: cols elements each rounded to half an ulp of values at
- * most 1 give cols*2^-25 + 1e-6 (f32), 2^-11 + cols*2^-25 + 1e-6 (f16), 2^-9 + 1e-6 (bf16).
+ * most 1 give cols*2^-25 + 1e-6 (f32), 2^-11 + cols*2^-25 + 1e-6 (f16), 2^-8 + 1e-6 (bf16).
  * *valid: 1 or 0. *bad_row (may be NULL): the first row that is not, -1 if all are. */
 FLASHC_API flashc_status flashc_is_softmax(int64_t rows, int64_t cols, const void *y, int64_t y_row_stride,
                                            flashc_dtype dtype, double tolerance, int *valid, int64_t *bad_row);

@@ -1,0 +1,75 @@
+# shellcheck shell=bash
+# Shared by the scripts here and by .ci/run; source it. Gives ROOT, and functions to find meson, configure and test.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+readonly ROOT
+
+die() {
+    printf '%s: error: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+# Sets MESON to the first meson of version 1.0 or later: PATH may hold others (from pip, say) before Debian's.
+find_meson() {
+    local candidate version
+    while IFS= read -r candidate; do
+        version=$("$candidate" --version 2>/dev/null) || continue
+        if [[ $version =~ ^([0-9]+)\. ]] && ((BASH_REMATCH[1] >= 1)); then
+            MESON=$candidate
+            return
+        fi
+    done < <(type -ap meson; echo /usr/bin/meson)
+    die "no meson of version 1.0 or later; scripts/setup installs Debian's"
+}
+
+# configure DIR [OPTION...]: a build directory of the source tree, new or as it was. One that another version
+# of meson made, and this one cannot read, is made again with the same options.
+configure() {
+    local dir=$1
+    shift
+    [[ ${MESON:-} ]] || find_meson
+    if [[ -e $dir/meson-private/coredata.dat ]]; then
+        "$MESON" setup --reconfigure "$dir" "$ROOT" "$@" >"$dir/configure.log" 2>&1 && return
+        "$MESON" setup --wipe "$dir" "$ROOT" "$@"
+    else
+        "$MESON" setup "$dir" "$ROOT" "$@"
+    fi
+}
+
+# build DIR
+build() {
+    "$MESON" compile -C "$1"
+}
+
+# run_tests DIR [MESON TEST OPTION...]: sets PASSED, FAILED and SKIPPED from meson's own log. The status is
+# meson's, and 1 when nothing passed.
+run_tests() {
+    local dir=$1 log="$1/meson-logs/flashc.json" status=0 counts
+    shift
+    rm -f "$log"
+    "$MESON" test -C "$dir" --logbase flashc --print-errorlogs "$@" || status=$?
+    PASSED=0 FAILED=0 SKIPPED=0
+    [[ -f $log ]] || return 1 # meson found no test
+    counts=$(count_tests "$log") || return 1
+    read -r PASSED FAILED SKIPPED <<<"$counts"
+    if ((status == 0 && (FAILED > 0 || PASSED == 0))); then
+        status=1
+    fi
+    return "$status"
+}
+
+# The counts of the last run_tests, as one line.
+print_counts() {
+    echo "$PASSED passed, $FAILED failed, $SKIPPED skipped"
+}
+
+# count_tests LOG: "passed failed skipped" of a meson test log (one JSON object a line).
+count_tests() {
+    python3 - "$1" <<'PYTHON'
+import json, sys
+results = [json.loads(line)["result"] for line in open(sys.argv[1], encoding="utf-8")]
+passed = sum(result in ("OK", "EXPECTEDFAIL") for result in results)
+skipped = results.count("SKIP")
+print(passed, len(results) - passed - skipped, skipped)
+PYTHON
+}
