@@ -160,7 +160,7 @@ typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
  *   - NaN in a visible q . k, or a logit of +inf, makes that row of O and LSE NaN. NaN or infinity in
  *     a visible row of V makes its column of O NaN or infinite, and nothing else.
  *   - LSE is in natural log. A zero in an f32 O is +0.
- *   - exp2 of its f32 argument is exact to about 1 ulp; exponentials are exactly 0 below exp(-87.34).
+ *   - Exponentials are exact to about 1 ulp, and exactly 0 below exp(-87.34).
  *   - Same machine and same kernel: the same bits for any number of threads, any batch size and
  *     any neighbours in the batch.
  *   - Error against exact arithmetic on the same inputs, with u = 2^-24, for finite data:

@@ -1,17 +1,11 @@
-/* Scalar conversions between f32 and the 16-bit types, and the constants of exp2. These are the
- * definition; vector code must agree bit for bit (tests compare them exhaustively). */
+/* Scalar conversions between f32 and the 16-bit types. These are the definition; vector code
+ * must agree bit for bit (tests compare them exhaustively). */
 #ifndef FLASHC_NUMERICS_H
 #define FLASHC_NUMERICS_H
 
 #include "common.h"
 
 #include <string.h>
-
-#define FLASHC_LOG2E 1.44269504088896340736f
-#define FLASHC_LN2 0.693147180559945309417
-
-/* Below this power of two exp2 is exactly 0: 2^-126 is the smallest normal f32, exp(-87.34). */
-#define FLASHC_EXP2_MIN (-126.0f)
 
 static inline uint32_t flashc_bits_from_f32(float x)
 {

@@ -19,6 +19,9 @@ flashc_status flashc_attention_fwd(const flashc_attention_params *params)
         return status;
 
     if (problem.workspace) {
+        if ((uintptr_t)problem.workspace % FLASHC_ALIGNMENT != 0)
+            return flashc_fail(FLASHC_ERR_WORKSPACE, "workspace: expected an address aligned to %d bytes, found %p",
+                               FLASHC_ALIGNMENT, problem.workspace);
         if (problem.workspace_size < plan.workspace_size)
             return flashc_fail(FLASHC_ERR_WORKSPACE, "workspace_size: expected at least %zu bytes, found %zu",
                                plan.workspace_size, problem.workspace_size);

@@ -1,5 +1,5 @@
 /* AVX2 + FMA + F16C: 8 floats a vector, 16 registers: 4 x 3 accumulators, 3 loads, 1 broadcast. */
-#include "kernels/f32_exp2.h"
+#include "kernels/f32_exp.h"
 #include "kernels/kernel.h"
 #include "numerics.h"
 
@@ -14,33 +14,29 @@ V_INLINE vec v_load(const float *p) { return _mm256_loadu_ps(p); }
 V_INLINE void v_store(float *p, vec x) { _mm256_storeu_ps(p, x); }
 V_INLINE vec v_set1(float x) { return _mm256_set1_ps(x); }
 V_INLINE vec v_add(vec a, vec b) { return _mm256_add_ps(a, b); }
+V_INLINE vec v_sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
 V_INLINE vec v_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
 V_INLINE vec v_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 V_INLINE vec v_max(vec a, vec b) { return _mm256_max_ps(a, b); } /* b if either is NaN */
 
-V_INLINE vec v_exp2(vec x)
+V_INLINE vec v_exp(vec x)
 {
     /* The clamp keeps n in the range of the exponent field; max(limit, x) is x where x is NaN. */
-    const vec limit = v_set1(FLASHC_EXP2_MIN);
+    const vec limit = v_set1(FLASHC_EXP_MIN), magic = v_set1(FLASHC_EXP_MAGIC);
     const vec clamped = _mm256_max_ps(limit, x);
-    const vec n = _mm256_round_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const vec f = _mm256_sub_ps(clamped, n);
-    vec p = v_fma(v_set1(FLASHC_EXP2_C6), f, v_set1(FLASHC_EXP2_C5));
-    p = v_fma(p, f, v_set1(FLASHC_EXP2_C4));
-    p = v_fma(p, f, v_set1(FLASHC_EXP2_C3));
-    p = v_fma(p, f, v_set1(FLASHC_EXP2_C2));
-    p = v_fma(p, f, v_set1(FLASHC_EXP2_C1));
+    const vec shifted = v_fma(clamped, v_set1(FLASHC_EXP_LOG2E), magic);
+    const vec f = v_fma(v_sub(shifted, magic), v_set1(FLASHC_EXP_MINUS_LN2), clamped);
+    vec p = v_fma(v_set1(FLASHC_EXP_C6), f, v_set1(FLASHC_EXP_C5));
+    p = v_fma(p, f, v_set1(FLASHC_EXP_C4));
+    p = v_fma(p, f, v_set1(FLASHC_EXP_C3));
+    p = v_fma(p, f, v_set1(FLASHC_EXP_C2));
+    p = v_fma(p, f, v_set1(1.0f));
     p = v_fma(p, f, v_set1(1.0f));
     /* A multiplication by 2^n, and not an addition to p's exponent, keeps NaN whatever n became. */
-    const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    const __m256i biased = _mm256_add_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(127));
+    const __m256i exponent = _mm256_slli_epi32(biased, 23);
     const vec result = v_mul(p, _mm256_castsi256_ps(exponent));
     return _mm256_andnot_ps(_mm256_cmp_ps(x, limit, _CMP_LT_OQ), result);
-}
-
-V_INLINE bool v_any_beyond(vec x, float limit)
-{
-    const vec magnitude = _mm256_andnot_ps(v_set1(-0.0f), x);
-    return _mm256_movemask_ps(_mm256_cmp_ps(magnitude, v_set1(limit), _CMP_GT_OQ)) != 0;
 }
 
 V_INLINE vec is_neg_inf(vec x)

@@ -1,5 +1,5 @@
 /* AVX-512F: 16 floats a vector, 32 registers: 8 x 3 accumulators, 3 loads, 1 broadcast. */
-#include "kernels/f32_exp2.h"
+#include "kernels/f32_exp.h"
 #include "kernels/kernel.h"
 #include "numerics.h"
 
@@ -14,28 +14,25 @@ V_INLINE vec v_load(const float *p) { return _mm512_loadu_ps(p); }
 V_INLINE void v_store(float *p, vec x) { _mm512_storeu_ps(p, x); }
 V_INLINE vec v_set1(float x) { return _mm512_set1_ps(x); }
 V_INLINE vec v_add(vec a, vec b) { return _mm512_add_ps(a, b); }
+V_INLINE vec v_sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
 V_INLINE vec v_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 V_INLINE vec v_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 V_INLINE vec v_max(vec a, vec b) { return _mm512_max_ps(a, b); } /* b if either is NaN */
 
-V_INLINE vec v_exp2(vec x)
+V_INLINE vec v_exp(vec x)
 {
-    const vec n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const vec f = _mm512_sub_ps(x, n);
-    vec p = v_fma(v_set1(FLASHC_EXP2_C6), f, v_set1(FLASHC_EXP2_C5));
-    p = v_fma(p, f, v_set1(FLASHC_EXP2_C4));
-    p = v_fma(p, f, v_set1(FLASHC_EXP2_C3));
-    p = v_fma(p, f, v_set1(FLASHC_EXP2_C2));
-    p = v_fma(p, f, v_set1(FLASHC_EXP2_C1));
+    const vec magic = v_set1(FLASHC_EXP_MAGIC);
+    const vec n = v_sub(v_fma(x, v_set1(FLASHC_EXP_LOG2E), magic), magic);
+    const vec f = v_fma(n, v_set1(FLASHC_EXP_MINUS_LN2), x);
+    vec p = v_fma(v_set1(FLASHC_EXP_C6), f, v_set1(FLASHC_EXP_C5));
+    p = v_fma(p, f, v_set1(FLASHC_EXP_C4));
+    p = v_fma(p, f, v_set1(FLASHC_EXP_C3));
+    p = v_fma(p, f, v_set1(FLASHC_EXP_C2));
+    p = v_fma(p, f, v_set1(1.0f));
     p = v_fma(p, f, v_set1(1.0f));
     /* "not less" is true for NaN, which therefore stays. */
-    const __mmask16 keep = _mm512_cmp_ps_mask(x, v_set1(FLASHC_EXP2_MIN), _CMP_NLT_UQ);
+    const __mmask16 keep = _mm512_cmp_ps_mask(x, v_set1(FLASHC_EXP_MIN), _CMP_NLT_UQ);
     return _mm512_maskz_scalef_ps(keep, p, n);
-}
-
-V_INLINE bool v_any_beyond(vec x, float limit)
-{
-    return _mm512_cmp_ps_mask(_mm512_abs_ps(x), v_set1(limit), _CMP_GT_OQ) != 0;
 }
 
 V_INLINE __mmask16 is_neg_inf(vec x)

@@ -1,6 +1,6 @@
 /* Any CPU: vectors of 4 floats in the compilers' own notation (SSE2, NEON or plain scalars come out
  * of it), 4 x 2 accumulators. The last row of the table, and the one to read first. */
-#include "kernels/f32_exp2.h"
+#include "kernels/f32_exp.h"
 #include "kernels/kernel.h"
 #include "numerics.h"
 
@@ -21,36 +21,28 @@ V_INLINE vec v_load(const float *p)
 V_INLINE void v_store(float *p, vec x) { memcpy(p, &x, sizeof x); }
 V_INLINE vec v_set1(float x) { return (vec){x, x, x, x}; }
 V_INLINE vec v_add(vec a, vec b) { return a + b; }
+V_INLINE vec v_sub(vec a, vec b) { return a - b; }
 V_INLINE vec v_mul(vec a, vec b) { return a * b; }
 V_INLINE vec v_fma(vec a, vec b, vec c) { return a * b + c; }
 V_INLINE vec v_select(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 V_INLINE vec v_max(vec a, vec b) { return v_select(a > b, a, b); } /* false if either is NaN: b */
 
-V_INLINE vec v_exp2(vec x)
+V_INLINE vec v_exp(vec x)
 {
-    const vec limit = v_set1(FLASHC_EXP2_MIN);
+    const vec limit = v_set1(FLASHC_EXP_MIN), magic = v_set1(FLASHC_EXP_MAGIC);
     const vec clamped = v_select(x < limit, limit, x);
-    /* Adding 1.5 * 2^23 leaves x rounded to an integer in the low bits of the sum. */
-    const vec magic = v_set1(0x1.8p23f);
-    const vec rounded = clamped + magic;
-    const vec f = clamped - (rounded - magic);
-    vec p = v_fma(v_set1(FLASHC_EXP2_C6), f, v_set1(FLASHC_EXP2_C5));
-    p = v_fma(p, f, v_set1(FLASHC_EXP2_C4));
-    p = v_fma(p, f, v_set1(FLASHC_EXP2_C3));
-    p = v_fma(p, f, v_set1(FLASHC_EXP2_C2));
-    p = v_fma(p, f, v_set1(FLASHC_EXP2_C1));
+    const vec shifted = v_fma(clamped, v_set1(FLASHC_EXP_LOG2E), magic);
+    const vec n = shifted - magic;
+    const vec f = (clamped - n * v_set1(FLASHC_EXP_LN2_HIGH)) - n * v_set1(FLASHC_EXP_LN2_LOW);
+    vec p = v_fma(v_set1(FLASHC_EXP_C6), f, v_set1(FLASHC_EXP_C5));
+    p = v_fma(p, f, v_set1(FLASHC_EXP_C4));
+    p = v_fma(p, f, v_set1(FLASHC_EXP_C3));
+    p = v_fma(p, f, v_set1(FLASHC_EXP_C2));
+    p = v_fma(p, f, v_set1(1.0f));
     p = v_fma(p, f, v_set1(1.0f));
     /* magic's own low bits are zero after the shift; 127 is the exponent's bias. */
-    const uvec exponent = ((uvec)rounded + 127u) << 23;
+    const uvec exponent = ((uvec)shifted + 127u) << 23;
     return v_select(x < limit, v_set1(0.0f), p * (vec)exponent);
-}
-
-V_INLINE bool v_any_beyond(vec x, float limit)
-{
-    bool found = false;
-    for (int i = 0; i < VL; i++)
-        found = found || x[i] > limit || x[i] < -limit;
-    return found;
 }
 
 V_INLINE vec v_zero_if_neg_inf(vec x) { return v_select(x == v_set1(-(float)INFINITY), v_set1(0.0f), x); }

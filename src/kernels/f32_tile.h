@@ -5,11 +5,10 @@
  *   vec, VL              vector of VL floats
  *   GEMM_ROWS, GEMM_VECS rows and vectors of the register block; ROWS*VECS accumulators plus VECS
  *                        loads plus one broadcast must fit the register file
- *   v_load v_store v_set1 v_add v_mul
+ *   v_load v_store v_set1 v_add v_sub v_mul
  *   v_fma(a, b, c)       a*b + c
  *   v_max(a, b)          the larger; b if either is NaN
- *   v_exp2(x)            2^x to about 1 ulp for x <= 1; exactly 0 below 2^-126; NaN stays NaN
- *   v_any_beyond(x, limit)  is |x| > limit in any lane?
+ *   v_exp(x)             e^x to about 1 ulp for x <= 0; exactly 0 below FLASHC_EXP_MIN; NaN stays NaN
  *   v_zero_if_neg_inf(x) 0 where x is -inf, x elsewhere
  *   v_hide_if_neg_inf(s, b)        -inf where b is -inf, s elsewhere
  *   v_hide_outside(s, t, first, last)  -inf unless first[lane] <= t < last[lane]
@@ -112,49 +111,26 @@ static void tile_pv(float *acc, flashc_f32_tile v, const float *p, int64_t ld, i
     gemm(GEMM_SCALE_ADD, head_dim_v, lanes, n_keys, v.data, 1, v.ld, p, acc, ld, correction);
 }
 
-/* Logits beyond this (in magnitude) times log2e would overflow. */
-#define HUGE_LOGIT 0x1.6p127f
-
-/*
- * exp(s - max) over one column of a tile; returns the sum. The usual form exp2(fma(s, log2e, -max*log2e))
- * rounds once. Any shift near -max*log2e would do, since the same one is used for the scores and the
- * correction; only it must not overflow, hence the longer form for huge logits.
- */
-FLASHC_INLINE vec exp_column(float *column, int64_t ld, int64_t n_keys, vec max, bool huge)
-{
-    const vec log2e = v_set1(FLASHC_LOG2E), minus_max = v_mul(max, v_set1(-1.0f)), shift = v_mul(minus_max, log2e);
-    vec sum = v_set1(0.0f);
-    for (int64_t key = 0; key < n_keys; key++) {
-        const vec s = v_load(column + key * ld);
-        const vec p = v_exp2(huge ? v_mul(v_add(s, minus_max), log2e) : v_fma(s, log2e, shift));
-        v_store(column + key * ld, p);
-        sum = v_add(sum, p);
-    }
-    return sum;
-}
-
 static void tile_softmax(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, float *row_max, float *row_sum,
                          float *correction)
 {
-    const vec log2e = v_set1(FLASHC_LOG2E);
     for (int64_t lane = 0; lane < lanes; lane += VL) {
         float *column = scores + lane;
         const vec old_max = v_load(row_max + lane);
-        /* v_max ignores NaN scores here; they come through exp2 into the sum. */
+        /* v_max ignores NaN scores here; they come through exp into the sum. */
         vec new_max = old_max;
         for (int64_t key = 0; key < n_keys; key++)
             new_max = v_max(v_load(column + key * ld), new_max);
         /* While no key is visible the max is -inf, and 0 stands in for it, so that scores of -inf give
-         * exp2(-inf) = 0 and not NaN. */
-        const vec max = v_zero_if_neg_inf(new_max), minus_max = v_mul(max, v_set1(-1.0f));
-        vec rescale, sum;
-        if (v_any_beyond(v_zero_if_neg_inf(old_max), HUGE_LOGIT) || v_any_beyond(max, HUGE_LOGIT)) {
-            rescale = v_exp2(v_mul(v_add(old_max, minus_max), log2e));
-            sum = exp_column(column, ld, n_keys, max, true);
-        } else {
-            rescale = v_exp2(v_fma(old_max, log2e, v_mul(minus_max, log2e)));
-            sum = exp_column(column, ld, n_keys, max, false);
+         * exp(-inf) = 0 and not NaN. */
+        const vec max = v_zero_if_neg_inf(new_max);
+        vec sum = v_set1(0.0f);
+        for (int64_t key = 0; key < n_keys; key++) {
+            const vec p = v_exp(v_sub(v_load(column + key * ld), max));
+            v_store(column + key * ld, p);
+            sum = v_add(sum, p);
         }
+        const vec rescale = v_exp(v_sub(old_max, max));
         v_store(row_max + lane, new_max);
         v_store(row_sum + lane, v_fma(v_load(row_sum + lane), rescale, sum));
         v_store(correction + lane, rescale);
