@@ -38,12 +38,12 @@ static int64_t random_length(test_rng *rng, int64_t block, int64_t min_blocks)
     int64_t kind = test_rng_int(rng, 0, 99);
     if (kind < 1)
         return 0;
-    if (kind < 6)
+    if (kind < 4)
         return 1;
-    if (kind < 13)
+    if (kind < 9)
         return test_rng_int(rng, 2, block + 1);
     if (kind < 60) /* an edge of a block, and one element to each side of it */
-        return block * test_rng_int(rng, min_blocks - 1, min_blocks + 1) + test_rng_int(rng, -1, 1);
+        return block * (min_blocks + test_rng_chance(rng, 50) - test_rng_chance(rng, 30)) + test_rng_int(rng, -1, 1);
     return test_rng_int(rng, (min_blocks - 1) * block + 1, (min_blocks + 1) * block);
 }
 
