@@ -68,7 +68,8 @@ static bool sees_poison(hiding how, int64_t i, int64_t first_row)
 }
 
 /* Rows that do not see the poison have the same bits with and without it. */
-static void assert_rows_same(const problem *clean, const problem *dirty, hiding how, int64_t first_row, const char *what)
+static void assert_rows_same(const problem *clean, const problem *dirty, hiding how, int64_t first_row,
+                             const char *what)
 {
     for (problem_tensor which = TENSOR_O; which <= TENSOR_LSE; which++) {
         int64_t size[4];

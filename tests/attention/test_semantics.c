@@ -211,8 +211,8 @@ static void far_logits(const char *kernel)
                     good = fabs(test_get(&p.params.lse, 0, 0, i, 0) / logits[n] - 1.0) <= 16 * 0x1p-24;
                 if (!good) {
                     problem_print(stderr, &p);
-                    fail_msg("logits of %g by %s: o = %.9g %.9g %.9g (expected %.9g %.9g %.9g), lse = %.9g %.9g", logits[n],
-                             by_bias ? "bias" : "q . k", test_get(&p.params.o, 0, 0, 0, c),
+                    fail_msg("logits of %g by %s: o = %.9g %.9g %.9g (expected %.9g %.9g %.9g), lse = %.9g %.9g",
+                             logits[n], by_bias ? "bias" : "q . k", test_get(&p.params.o, 0, 0, 0, c),
                              test_get(&p.params.o, 0, 0, 1, c), test_get(&p.params.o, 0, 0, 2, c),
                              first, last, mean,
                              test_get(&p.params.lse, 0, 0, 0, 0), test_get(&p.params.lse, 0, 0, 1, 0));

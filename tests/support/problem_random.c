@@ -262,7 +262,8 @@ static void random_position(problem *p, test_rng *rng)
     static const int64_t extremes[] = {0, INT64_MAX, INT64_MIN, (int64_t)1 << 40, -((int64_t)1 << 40), -1};
     flashc_attention_params *s = &p->params;
     bool causal = test_rng_chance(rng, 40);
-    flashc_alignment alignment = (flashc_alignment)test_rng_int(rng, FLASHC_ALIGN_UNSET + causal, FLASHC_ALIGN_EXPLICIT);
+    int64_t first = causal ? FLASHC_ALIGN_TOP_LEFT : FLASHC_ALIGN_UNSET;
+    flashc_alignment alignment = (flashc_alignment)test_rng_int(rng, first, FLASHC_ALIGN_EXPLICIT);
     if (alignment == FLASHC_ALIGN_EXPLICIT) {
         problem_add_causal(p, 0);
         for (int64_t b = 0; b < s->batch; b++) {
