@@ -35,7 +35,11 @@ static void one_thread(const char *kernel)
 {
     /* The last two have tiles whose products are too large for OpenBLAS's small-matrix path. */
     static const problem_shape shapes[] = {
-        {1, 2, 2, 512, 512, 64, 64}, {1, 2, 2, 300, 500, 80, 80}, {1, 1, 1, 256, 512, 512, 512}, {1, 1, 1, 130, 300, 1000, 900}};
+        {1, 2, 2, 512, 512, 64, 64},
+        {1, 2, 2, 300, 500, 80, 80},
+        {1, 1, 1, 256, 512, 512, 512},
+        {1, 1, 1, 130, 300, 1000, 900},
+    };
     for (size_t n = 0; n < sizeof shapes / sizeof shapes[0]; n++) {
         problem p;
         problem_plain(&p, &shapes[n], FLASHC_F32, 61);

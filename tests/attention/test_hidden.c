@@ -10,7 +10,7 @@ typedef enum hiding { BY_MASK, BY_BIAS, BY_CAUSAL, HIDINGS } hiding;
 static const char *const hiding_names[HIDINGS] = {"mask", "bias of -inf", "causal"};
 
 /* What hidden keys hold. 65504 is the largest f16; the f32 and bf16 one overflows in any product. */
-static const double poisons[] = {NAN, INFINITY, -INFINITY, 65504.0, 3e38, -3e38};
+static const double poisons[] = {(double)NAN, (double)INFINITY, -(double)INFINITY, 65504.0, 3e38, -3e38};
 enum { POISONS = sizeof poisons / sizeof poisons[0] };
 
 static const problem_shape small = {1, 2, 1, 5, 1, 12, 9};
@@ -68,7 +68,8 @@ static bool sees_poison(hiding how, int64_t i, int64_t first_row)
 }
 
 /* Rows that do not see the poison have the same bits with and without it. */
-static void assert_rows_same(const problem *clean, const problem *dirty, hiding how, int64_t first_row, const char *what)
+static void assert_rows_same(const problem *clean, const problem *dirty, hiding how, int64_t first_row,
+                             const char *what)
 {
     for (problem_tensor which = TENSOR_O; which <= TENSOR_LSE; which++) {
         int64_t size[4];

@@ -145,8 +145,8 @@ static void workspace(const char *kernel)
                         fail_msg("%s: %s", kernel, flashc_last_error());
                 }
                 if (size[0] != size[1] || size[0] > (size_t)threads << 20)
-                    fail_msg("%s, variant %d, %s, %d threads: workspace of %zu bytes at 1k and %zu at 64k", kernel, variant,
-                             flashc_dtype_name(dtype), threads, size[0], size[1]);
+                    fail_msg("%s, variant %d, %s, %d threads: workspace of %zu bytes at 1k and %zu at 64k", kernel,
+                             variant, flashc_dtype_name(dtype), threads, size[0], size[1]);
             }
         }
     }

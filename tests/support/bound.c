@@ -72,7 +72,8 @@ bool bound_check(const flashc_attention_params *p, const oracle *r, int64_t bloc
                 bound = fmin(bound, bound_o_zero_mean(r, row, c, p->o.dtype));
             if (!agrees(got, exact, bound, special) || (got == 0.0 && signbit(got))) {
                 snprintf(message, size,
-                         "o[%lld][%lld][%lld][%lld] = %.9g, exact %.9g, error %.3g, bound %.3g%s (A %.3g, visible %lld)",
+                         "o[%lld][%lld][%lld][%lld] = %.9g, exact %.9g, error %.3g, bound %.3g%s "
+                         "(A %.3g, visible %lld)",
                          (long long)b, (long long)h, (long long)i, (long long)c, got, exact, fabs(got - exact), bound,
                          zero_mean ? " (zero-mean)" : "", r->magnitude[row], (long long)r->visible[row]);
                 return false;

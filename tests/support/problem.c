@@ -212,8 +212,8 @@ void problem_print(FILE *stream, const problem *p)
 {
     const flashc_attention_params *s = &p->params;
     fprintf(stream,
-            "problem: seed %llu, kernel %s, batch %lld, num_heads %lld, num_heads_k %lld, seqlen_q %lld, seqlen_k %lld, "
-            "head_dim %lld, head_dim_v %lld\n",
+            "problem: seed %llu, kernel %s, batch %lld, num_heads %lld, num_heads_k %lld, seqlen_q %lld, "
+            "seqlen_k %lld, head_dim %lld, head_dim_v %lld\n",
             (unsigned long long)p->seed, s->kernel != NULL ? s->kernel : "(best)", (long long)s->batch,
             (long long)s->num_heads, (long long)s->num_heads_k, (long long)s->seqlen_q, (long long)s->seqlen_k,
             (long long)s->head_dim, (long long)s->head_dim_v);

@@ -16,7 +16,16 @@ typedef struct problem_shape {
     int64_t batch, num_heads, num_heads_k, seqlen_q, seqlen_k, head_dim, head_dim_v;
 } problem_shape;
 
-typedef enum problem_tensor { TENSOR_Q, TENSOR_K, TENSOR_V, TENSOR_MASK, TENSOR_BIAS, TENSOR_O, TENSOR_LSE, TENSORS } problem_tensor;
+typedef enum problem_tensor {
+    TENSOR_Q,
+    TENSOR_K,
+    TENSOR_V,
+    TENSOR_MASK,
+    TENSOR_BIAS,
+    TENSOR_O,
+    TENSOR_LSE,
+    TENSORS
+} problem_tensor;
 
 typedef struct problem {
     flashc_attention_params params;

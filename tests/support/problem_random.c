@@ -38,12 +38,12 @@ static int64_t random_length(test_rng *rng, int64_t block, int64_t min_blocks)
     int64_t kind = test_rng_int(rng, 0, 99);
     if (kind < 1)
         return 0;
-    if (kind < 6)
+    if (kind < 4)
         return 1;
-    if (kind < 13)
+    if (kind < 9)
         return test_rng_int(rng, 2, block + 1);
     if (kind < 60) /* an edge of a block, and one element to each side of it */
-        return block * test_rng_int(rng, min_blocks - 1, min_blocks + 1) + test_rng_int(rng, -1, 1);
+        return block * (min_blocks + test_rng_chance(rng, 50) - test_rng_chance(rng, 30)) + test_rng_int(rng, -1, 1);
     return test_rng_int(rng, (min_blocks - 1) * block + 1, (min_blocks + 1) * block);
 }
 
@@ -262,7 +262,8 @@ static void random_position(problem *p, test_rng *rng)
     static const int64_t extremes[] = {0, INT64_MAX, INT64_MIN, (int64_t)1 << 40, -((int64_t)1 << 40), -1};
     flashc_attention_params *s = &p->params;
     bool causal = test_rng_chance(rng, 40);
-    flashc_alignment alignment = (flashc_alignment)test_rng_int(rng, FLASHC_ALIGN_UNSET + causal, FLASHC_ALIGN_EXPLICIT);
+    int64_t first = causal ? FLASHC_ALIGN_TOP_LEFT : FLASHC_ALIGN_UNSET;
+    flashc_alignment alignment = (flashc_alignment)test_rng_int(rng, first, FLASHC_ALIGN_EXPLICIT);
     if (alignment == FLASHC_ALIGN_EXPLICIT) {
         problem_add_causal(p, 0);
         for (int64_t b = 0; b < s->batch; b++) {
