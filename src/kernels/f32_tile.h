@@ -23,10 +23,6 @@
 
 #define FLASHC_INLINE static inline __attribute__((always_inline))
 
-/* Depth of one pass of Q K^T: GEMM_VECS vectors x 128 rows of qt are 24 KiB with AVX-512 and stay in L1;
- * it also keeps the sequential chain of a dot product at 128, whatever head_dim. */
-enum { DEPTH_BLOCK = 128 };
-
 typedef enum { GEMM_SET, GEMM_ADD, GEMM_SCALE_ADD } gemm_mode;
 
 /*
@@ -99,10 +95,10 @@ FLASHC_INLINE void gemm(gemm_mode mode, int64_t n_rows, int64_t lanes, int64_t d
 static void tile_qk(float *scores, flashc_f32_tile k, const float *qt, int64_t ld, int64_t n_keys, int64_t lanes,
                     int64_t head_dim)
 {
-    gemm(GEMM_SET, n_keys, lanes, flashc_min(head_dim, DEPTH_BLOCK), k.data, k.ld, 1, qt, scores, ld, scores);
-    for (int64_t d = DEPTH_BLOCK; d < head_dim; d += DEPTH_BLOCK)
-        gemm(GEMM_ADD, n_keys, lanes, flashc_min(head_dim - d, DEPTH_BLOCK), k.data + d, k.ld, 1, qt + d * ld, scores,
-             ld, scores);
+    gemm(GEMM_SET, n_keys, lanes, flashc_min(head_dim, FLASHC_QK_DEPTH), k.data, k.ld, 1, qt, scores, ld, scores);
+    for (int64_t d = FLASHC_QK_DEPTH; d < head_dim; d += FLASHC_QK_DEPTH)
+        gemm(GEMM_ADD, n_keys, lanes, flashc_min(head_dim - d, FLASHC_QK_DEPTH), k.data + d, k.ld, 1, qt + d * ld,
+             scores, ld, scores);
 }
 
 static void tile_pv(float *acc, flashc_f32_tile v, const float *p, int64_t ld, int64_t n_keys, int64_t lanes,

@@ -80,8 +80,10 @@ const char *flashc_openblas_not_preferred(flashc_block_shape block, int64_t head
 static void qk(float *scores, flashc_f32_tile k, const float *qt, int64_t ld, int64_t n_keys, int64_t lanes,
                int64_t head_dim)
 {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)n_keys, (blasint)lanes, (blasint)head_dim, 1.0f,
-                k.data, (blasint)k.ld, qt, (blasint)ld, 0.0f, scores, (blasint)ld);
+    for (int64_t d = 0; d < head_dim; d += FLASHC_QK_DEPTH)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)n_keys, (blasint)lanes,
+                    (blasint)flashc_min(head_dim - d, FLASHC_QK_DEPTH), 1.0f, k.data + d, (blasint)k.ld, qt + d * ld,
+                    (blasint)ld, d == 0 ? 0.0f : 1.0f, scores, (blasint)ld);
 }
 
 static void pv(float *acc, flashc_f32_tile v, const float *p, int64_t ld, int64_t n_keys, int64_t lanes,
