@@ -182,8 +182,8 @@ static void test_mistakes(void **state)
         if (status != m->status || !named || !unharmed) {
             wrong++;
             print_error("%s: status \"%s\" (expected \"%s\"), message \"%s\" (expected \"%s\" and \"%s\"), %s\n",
-                        m->label, flashc_status_string(status), flashc_status_string(m->status), message, m->name, m->found,
-                        unharmed ? "unharmed" : harm);
+                        m->label, flashc_status_string(status), flashc_status_string(m->status), message, m->name,
+                        m->found, unharmed ? "unharmed" : harm);
         }
         problem_free(&p);
     }
