@@ -32,9 +32,9 @@ typedef struct item {
 static item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t index, char *slot)
 {
     const flashc_scratch_layout *s = &plan->scratch;
-    const int64_t heads = p->batch * p->num_heads_k;
-    /* The last rows first: under causal they see the most keys, and long items should start early. */
-    const int64_t row_item = plan->row_items - 1 - index / heads, head = index % heads;
+    /* Head by head, so that one head's K and V stay in L2 for all its items; within a head the last rows
+     * first: under causal they see the most keys, and the list should end with short items. */
+    const int64_t head = index / plan->row_items, row_item = plan->row_items - 1 - index % plan->row_items;
     const int64_t first_block = row_item * plan->blocks_per_item;
     const int64_t blocks = flashc_ceil_div(plan->rows, plan->block.block_m);
     return (item){

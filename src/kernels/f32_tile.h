@@ -113,15 +113,20 @@ static void tile_softmax(float *scores, int64_t ld, int64_t n_keys, int64_t lane
     for (int64_t lane = 0; lane < lanes; lane += VL) {
         float *column = scores + lane;
         const vec old_max = v_load(row_max + lane);
-        /* v_max ignores NaN scores here; they come through exp into the sum. */
-        vec new_max = old_max;
-        for (int64_t key = 0; key < n_keys; key++)
-            new_max = v_max(v_load(column + key * ld), new_max);
+        /* v_max ignores NaN scores here; they come through exp into the sum. Four chains hide its latency. */
+        vec chain[4] = {old_max, old_max, old_max, old_max};
+        int64_t key = 0;
+        for (; key + 4 <= n_keys; key += 4)
+            for (int64_t i = 0; i < 4; i++)
+                chain[i] = v_max(v_load(column + (key + i) * ld), chain[i]);
+        for (; key < n_keys; key++)
+            chain[0] = v_max(v_load(column + key * ld), chain[0]);
+        const vec new_max = v_max(v_max(chain[0], chain[1]), v_max(chain[2], chain[3]));
         /* While no key is visible the max is -inf, and 0 stands in for it, so that scores of -inf give
          * exp(-inf) = 0 and not NaN. */
         const vec max = v_zero_if_neg_inf(new_max);
         vec sum = v_set1(0.0f);
-        for (int64_t key = 0; key < n_keys; key++) {
+        for (key = 0; key < n_keys; key++) {
             const vec p = v_exp(v_sub(v_load(column + key * ld), max));
             v_store(column + key * ld, p);
             sum = v_add(sum, p);

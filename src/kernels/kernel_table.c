@@ -14,7 +14,7 @@ static flashc_block_shape built_in_blocks(int64_t head_dim, int64_t head_dim_v)
 {
     (void)head_dim;
     (void)head_dim_v;
-    return (flashc_block_shape){.block_m = 48, .block_n = 128};
+    return (flashc_block_shape){.block_m = 48, .block_n = 96};
 }
 
 #if FLASHC_HAVE_OPENBLAS
