@@ -231,7 +231,7 @@ typedef struct flashc_explanation {
     char refused[1024];    /* one line per faster kernel that was not taken: "name: reason\n" */
 } flashc_explanation;
 
-/* Fills *out; tensor data is not read. Errors as flashc_attention_fwd(). */
+/* Fills *out; tensor data is not read, params->workspace is ignored. Errors as flashc_attention_fwd(). */
 FLASHC_API flashc_status flashc_explain(const flashc_attention_params *params, flashc_explanation *out);
 
 /* The kernels, best first. */
@@ -268,7 +268,7 @@ FLASHC_API flashc_status flashc_system_get(flashc_system_info *out);
  * both of type dtype (f32, f16, bf16). lse: [rows] f32, natural log, or NULL. y may be x.
  * -inf leaves an element out (0); a row of nothing but -inf gives zeros and LSE -inf; NaN or +inf makes
  * the row NaN. Error per element: u (8 + 4 max|x| + 2 (128 + cols/128)) relative, u = 2^-24, plus
- * half an ulp of dtype. */
+ * half an ulp of dtype; weights below exp(-87.34) of the largest are 0. */
 FLASHC_API flashc_status flashc_softmax(int64_t rows, int64_t cols, const void *x, int64_t x_row_stride, void *y,
                                         int64_t y_row_stride, flashc_dtype dtype, float *lse);
 
@@ -303,7 +303,9 @@ FLASHC_API flashc_status flashc_softmax_state_finish(const flashc_softmax_state 
 /* Merges n_parts >= 1 partial attention results over disjoint keys into exact attention over their
  * union, in a fixed binary tree over the part index. o_parts[i]: [rows, head_dim_v], lse_parts[i]:
  * [rows], f32, contiguous. o and lse may be any of the parts. A part row whose LSE is -inf is the
- * identity, whatever its O holds; identities merge to O = 0, LSE = -inf. lse may be NULL. */
+ * identity, whatever its O holds; identities merge to O = 0, LSE = -inf. A part row whose LSE is NaN or
+ * +inf makes the row NaN. Outputs may be a part's own array, but not overlap one otherwise. lse may be
+ * NULL. */
 FLASHC_API flashc_status flashc_merge_partials(int64_t n_parts, int64_t rows, int64_t head_dim_v,
                                                const float *const *o_parts, const float *const *lse_parts, float *o,
                                                float *lse);
@@ -334,22 +336,23 @@ FLASHC_API flashc_status flashc_convert(void *dst, flashc_dtype dst_dtype, const
 
 /* What a comparison found. */
 typedef struct flashc_compare_report {
-    int equal;            /* 1 if every element is within tolerance */
-    int64_t mismatches;   /* how many are not */
-    int64_t worst;        /* index of the largest excess over the tolerance, -1 if n is 0 */
-    double max_abs_error; /* largest |a - b| over elements that are finite in both */
-    int64_t max_abs_index;
+    int equal;             /* 1 if every element is within tolerance */
+    int64_t mismatches;    /* how many are not */
+    int64_t worst;         /* index of the largest excess over the tolerance, -1 if n is 0 */
+    double max_abs_error;  /* largest |a - b| over elements that are finite in both */
+    int64_t max_abs_index; /* where; -1 if none is */
 } flashc_compare_report;
 
 /* Elementwise |a - b| <= atol + rtol * |b| over n contiguous elements (f32, f16, bf16, each its own
- * type). NaN equals NaN and nothing else; an infinity equals itself alone. */
+ * type). NaN equals NaN and nothing else; an infinity equals itself alone. rtol, atol: finite, >= 0. */
 FLASHC_API flashc_status flashc_compare(int64_t n, const void *a, flashc_dtype a_dtype, const void *b,
                                         flashc_dtype b_dtype, double rtol, double atol, flashc_compare_report *out);
 
 /* Is every row of y [rows, cols] a softmax: non-negative, and summing to 1 within the tolerance?
  * tolerance < 0 takes the type's default: cols elements each rounded to half an ulp of values at
  * most 1 give cols*2^-25 + 1e-6 (f32), 2^-11 + cols*2^-25 + 1e-6 (f16), 2^-8 + 1e-6 (bf16).
- * *valid: 1 or 0. *bad_row (may be NULL): the first row that is not, -1 if all are. */
+ * A row of no elements is not a softmax. *valid: 1 or 0. *bad_row (may be NULL): the first row that is
+ * not, -1 if all are. */
 FLASHC_API flashc_status flashc_is_softmax(int64_t rows, int64_t cols, const void *y, int64_t y_row_stride,
                                            flashc_dtype dtype, double tolerance, int *valid, int64_t *bad_row);
 
