@@ -1,5 +1,4 @@
 /* AVX2 + FMA + F16C: 8 floats a vector, 16 registers: 4 x 3 accumulators, 3 loads, 1 broadcast. */
-#include "kernels/f32_exp.h"
 #include "kernels/kernel.h"
 #include "numerics.h"
 
@@ -19,6 +18,8 @@ V_INLINE vec v_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
 V_INLINE vec v_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 V_INLINE vec v_max(vec a, vec b) { return _mm256_max_ps(a, b); } /* b if either is NaN */
 
+#include "kernels/f32_exp.h"
+
 V_INLINE vec v_exp(vec x)
 {
     /* The clamp keeps n in the range of the exponent field; max(limit, x) is x where x is NaN. */
@@ -26,12 +27,7 @@ V_INLINE vec v_exp(vec x)
     const vec clamped = _mm256_max_ps(limit, x);
     const vec shifted = v_fma(clamped, v_set1(FLASHC_EXP_LOG2E), magic);
     const vec f = v_fma(v_sub(shifted, magic), v_set1(FLASHC_EXP_MINUS_LN2), clamped);
-    vec p = v_fma(v_set1(FLASHC_EXP_C6), f, v_set1(FLASHC_EXP_C5));
-    p = v_fma(p, f, v_set1(FLASHC_EXP_C4));
-    p = v_fma(p, f, v_set1(FLASHC_EXP_C3));
-    p = v_fma(p, f, v_set1(FLASHC_EXP_C2));
-    p = v_fma(p, f, v_set1(1.0f));
-    p = v_fma(p, f, v_set1(1.0f));
+    const vec p = exp_polynomial(f);
     /* A multiplication by 2^n, and not an addition to p's exponent, keeps NaN whatever n became. */
     const __m256i biased = _mm256_add_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(127));
     const __m256i exponent = _mm256_slli_epi32(biased, 23);

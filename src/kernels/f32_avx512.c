@@ -1,5 +1,4 @@
 /* AVX-512F: 16 floats a vector, 32 registers: 8 x 3 accumulators, 3 loads, 1 broadcast. */
-#include "kernels/f32_exp.h"
 #include "kernels/kernel.h"
 #include "numerics.h"
 
@@ -19,17 +18,14 @@ V_INLINE vec v_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 V_INLINE vec v_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 V_INLINE vec v_max(vec a, vec b) { return _mm512_max_ps(a, b); } /* b if either is NaN */
 
+#include "kernels/f32_exp.h"
+
 V_INLINE vec v_exp(vec x)
 {
     const vec magic = v_set1(FLASHC_EXP_MAGIC);
     const vec n = v_sub(v_fma(x, v_set1(FLASHC_EXP_LOG2E), magic), magic);
     const vec f = v_fma(n, v_set1(FLASHC_EXP_MINUS_LN2), x);
-    vec p = v_fma(v_set1(FLASHC_EXP_C6), f, v_set1(FLASHC_EXP_C5));
-    p = v_fma(p, f, v_set1(FLASHC_EXP_C4));
-    p = v_fma(p, f, v_set1(FLASHC_EXP_C3));
-    p = v_fma(p, f, v_set1(FLASHC_EXP_C2));
-    p = v_fma(p, f, v_set1(1.0f));
-    p = v_fma(p, f, v_set1(1.0f));
+    const vec p = exp_polynomial(f);
     /* "not less" is true for NaN, which therefore stays. */
     const __mmask16 keep = _mm512_cmp_ps_mask(x, v_set1(FLASHC_EXP_MIN), _CMP_NLT_UQ);
     return _mm512_maskz_scalef_ps(keep, p, n);

@@ -1,5 +1,7 @@
 /*
- * Constants of exp(x) = 2^n e^f, n = round(x log2e), f = x - n ln2, for x <= 0:
+ * What the instruction sets share of exp; included after vec, v_set1 and v_fma are defined.
+ *
+ * exp(x) = 2^n e^f, n = round(x log2e), f = x - n ln2, for x <= 0:
  *
  *   e^f = 1 + f + c2 f^2 + ... + c6 f^6 on [-ln2/2, ln2/2], minimax with relative weight and the first two
  *   coefficients held at 1, so that exp(0) is exactly 1: relative error 0.06 u, u = 2^-24 (degree 5: 1.8 u
@@ -25,5 +27,17 @@
 
 /* Below this exp is exactly 0: no result is less than 2^-126, the smallest normal f32. */
 #define FLASHC_EXP_MIN (-87.3365f)
+
+/* e^f */
+static inline __attribute__((always_inline)) vec exp_polynomial(vec f)
+{
+    vec p = v_fma(v_set1(FLASHC_EXP_C6), f, v_set1(FLASHC_EXP_C5));
+    p = v_fma(p, f, v_set1(FLASHC_EXP_C4));
+    p = v_fma(p, f, v_set1(FLASHC_EXP_C3));
+    p = v_fma(p, f, v_set1(FLASHC_EXP_C2));
+    p = v_fma(p, f, v_set1(1.0f));
+    p = v_fma(p, f, v_set1(1.0f));
+    return p;
+}
 
 #endif

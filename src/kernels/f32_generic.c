@@ -1,6 +1,5 @@
 /* Any CPU: vectors of 4 floats in the compilers' own notation (SSE2, NEON or plain scalars come out
  * of it), 4 x 2 accumulators. The last row of the table, and the one to read first. */
-#include "kernels/f32_exp.h"
 #include "kernels/kernel.h"
 #include "numerics.h"
 
@@ -27,6 +26,8 @@ V_INLINE vec v_fma(vec a, vec b, vec c) { return a * b + c; }
 V_INLINE vec v_select(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 V_INLINE vec v_max(vec a, vec b) { return v_select(a > b, a, b); } /* false if either is NaN: b */
 
+#include "kernels/f32_exp.h"
+
 V_INLINE vec v_exp(vec x)
 {
     const vec limit = v_set1(FLASHC_EXP_MIN), magic = v_set1(FLASHC_EXP_MAGIC);
@@ -34,12 +35,7 @@ V_INLINE vec v_exp(vec x)
     const vec shifted = v_fma(clamped, v_set1(FLASHC_EXP_LOG2E), magic);
     const vec n = shifted - magic;
     const vec f = (clamped - n * v_set1(FLASHC_EXP_LN2_HIGH)) - n * v_set1(FLASHC_EXP_LN2_LOW);
-    vec p = v_fma(v_set1(FLASHC_EXP_C6), f, v_set1(FLASHC_EXP_C5));
-    p = v_fma(p, f, v_set1(FLASHC_EXP_C4));
-    p = v_fma(p, f, v_set1(FLASHC_EXP_C3));
-    p = v_fma(p, f, v_set1(FLASHC_EXP_C2));
-    p = v_fma(p, f, v_set1(1.0f));
-    p = v_fma(p, f, v_set1(1.0f));
+    const vec p = exp_polynomial(f);
     /* magic's own low bits are zero after the shift; 127 is the exponent's bias. */
     const uvec exponent = ((uvec)shifted + 127u) << 23;
     return v_select(x < limit, v_set1(0.0f), p * (vec)exponent);
