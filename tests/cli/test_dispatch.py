@@ -132,6 +132,9 @@ class OpenBLAS(unittest.TestCase):
             size = megabytes << 20
             return call(*arguments, env=env, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size)))
 
+        if "AddressSanitizer" in limited(1024, None, run, "info").stderr:
+            NOT_RUN.append("scarce memory: AddressSanitizer needs more address space than any such limit leaves")
+            self.skipTest(NOT_RUN[-1])
         # Below about 300 MiB of address space OpenBLAS loops while it is loaded, before main(): find that limit.
         low, high = 32, 1024
         while high - low > 4:
