@@ -18,6 +18,9 @@
 #include <math.h>
 #include <string.h>
 
+/* L2 is 1 MiB a core on Zen 4, 2 MiB on recent Xeons. */
+enum { HALF_L2 = 1 << 19 };
+
 /* The item's scratch and geometry in one place. */
 typedef struct item {
     const flashc_problem *p;
@@ -171,6 +174,24 @@ static void run_tile(const item *it, int64_t i, const flashc_row_block *block, f
         add_non_finite(it, &state, &p->v, first_key, n_keys, block->n_rows);
 }
 
+/*
+ * Gives row block i its share of the next key tile to prefetch, `left` keys from there on. Worth 4 % at head_dim 128,
+ * seqlen 2048, where K and V of a head do not fit in L2; an item of one block would issue more prefetches than it
+ * gains if they do fit (-4 % at seqlen 512).
+ */
+static void name_upcoming(const item *it, int64_t i, int64_t left, flashc_f32_tile *k, flashc_f32_tile *v)
+{
+    const flashc_problem *p = it->p;
+    const int64_t head_bytes = p->seqlen_k * (p->head_dim + p->head_dim_v) * (int64_t)sizeof(float);
+    if (left <= 0 || (it->n_blocks == 1 && head_bytes < HALF_L2) || k->data == it->k_tile || v->data == it->v_tile)
+        return;
+    const int64_t block_n = it->plan->block.block_n, next = flashc_min(block_n, left);
+    const int64_t first = next * i / it->n_blocks, last = next * (i + 1) / it->n_blocks;
+    k->upcoming = k->data + (block_n + first) * k->ld;
+    v->upcoming = v->data + (block_n + first) * v->ld;
+    k->upcoming_rows = v->upcoming_rows = last - first;
+}
+
 /* All key tiles. Returns false if told to end. */
 static bool run_keys(const item *it, const flashc_row_block *blocks, flashc_keep_going_fn keep_going, void *context)
 {
@@ -183,7 +204,7 @@ static bool run_keys(const item *it, const flashc_row_block *blocks, flashc_keep
         if (!keep_going(context))
             return false;
         const int64_t n_keys = flashc_min(block_n, key_end - key);
-        const flashc_f32_tile k =
+        flashc_f32_tile k =
             flashc_cache_load(&p->k, it->vector, it->batch, it->head_k, key, n_keys, p->head_dim, it->k_tile);
         flashc_f32_tile v =
             flashc_cache_load(&p->v, it->vector, it->batch, it->head_k, key, n_keys, p->head_dim_v, it->v_tile);
@@ -193,8 +214,10 @@ static bool run_keys(const item *it, const flashc_row_block *blocks, flashc_keep
             v = (flashc_f32_tile){.data = it->v_tile, .ld = p->head_dim_v};
         }
         for (int64_t i = 0; i < it->n_blocks; i++)
-            if (blocks[i].key_end > key)
+            if (blocks[i].key_end > key) {
+                name_upcoming(it, i, key_end - key - block_n, &k, &v);
                 run_tile(it, i, &blocks[i], k, v, key, flashc_min(n_keys, blocks[i].key_end - key), v_has_non_finite);
+            }
     }
     return true;
 }

@@ -63,15 +63,44 @@ FLASHC_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, int64_t de
     }
 }
 
+/* Rows to prefetch into L2, some before each register block. In one burst they would wait for the dozen or so
+ * fill buffers of L1 and the FMAs with them. */
+typedef struct prefetcher {
+    const char *row;
+    int64_t rows_left, rows_per_step, row_stride, row_bytes;
+} prefetcher;
+
+FLASHC_INLINE void prefetch_step(prefetcher *p)
+{
+    const int64_t rows = flashc_min(p->rows_per_step, p->rows_left);
+    p->rows_left -= rows;
+    for (int64_t i = 0; i < rows; i++, p->row += p->row_stride)
+        for (int64_t byte = 0; byte < p->row_bytes; byte += 64)
+            __builtin_prefetch(p->row + byte, 0, 2);
+}
+
+static prefetcher prefetch_upcoming(flashc_f32_tile tile, int64_t row_floats, int64_t n_rows)
+{
+    return (prefetcher){
+        .row = (const char *)tile.upcoming,
+        .rows_left = tile.upcoming ? tile.upcoming_rows : 0,
+        .rows_per_step = flashc_ceil_div(tile.upcoming_rows, flashc_max(1, n_rows / GEMM_ROWS)),
+        .row_stride = tile.ld * (int64_t)sizeof(float),
+        .row_bytes = row_floats * (int64_t)sizeof(float),
+    };
+}
+
 /* All rows of one panel of `vecs` vectors. */
 FLASHC_INLINE void gemm_panel(int vecs, gemm_mode mode, int64_t n_rows, int64_t depth, const float *a, int64_t a_row,
                               int64_t a_depth, const float *b, int64_t ldb, float *c, int64_t ldc,
-                              const float *correction)
+                              const float *correction, prefetcher *upcoming)
 {
     int64_t r = 0;
-    for (; r + GEMM_ROWS <= n_rows; r += GEMM_ROWS)
+    for (; r + GEMM_ROWS <= n_rows; r += GEMM_ROWS) {
+        prefetch_step(upcoming);
         gemm_registers(GEMM_ROWS, vecs, mode, depth, a + r * a_row, a_row, a_depth, b, ldb, c + r * ldc, ldc,
                        correction);
+    }
     for (; r + 2 <= n_rows; r += 2)
         gemm_registers(2, vecs, mode, depth, a + r * a_row, a_row, a_depth, b, ldb, c + r * ldc, ldc, correction);
     if (r < n_rows)
@@ -81,30 +110,37 @@ FLASHC_INLINE void gemm_panel(int vecs, gemm_mode mode, int64_t n_rows, int64_t 
 /* Panels of GEMM_VECS vectors, then the rest. Every element is its own chain over depth, so its bits
  * do not depend on the panel it falls into. */
 FLASHC_INLINE void gemm(gemm_mode mode, int64_t n_rows, int64_t lanes, int64_t depth, const float *a, int64_t a_row,
-                        int64_t a_depth, const float *b, float *c, int64_t ld, const float *correction)
+                        int64_t a_depth, const float *b, float *c, int64_t ld, const float *correction,
+                        prefetcher *upcoming)
 {
     int64_t lane = 0;
     for (; lane + GEMM_VECS * VL <= lanes; lane += GEMM_VECS * VL)
-        gemm_panel(GEMM_VECS, mode, n_rows, depth, a, a_row, a_depth, b + lane, ld, c + lane, ld, correction + lane);
+        gemm_panel(GEMM_VECS, mode, n_rows, depth, a, a_row, a_depth, b + lane, ld, c + lane, ld, correction + lane,
+                   upcoming);
     for (; lane + 2 * VL <= lanes; lane += 2 * VL)
-        gemm_panel(2, mode, n_rows, depth, a, a_row, a_depth, b + lane, ld, c + lane, ld, correction + lane);
+        gemm_panel(2, mode, n_rows, depth, a, a_row, a_depth, b + lane, ld, c + lane, ld, correction + lane,
+                   upcoming);
     for (; lane < lanes; lane += VL)
-        gemm_panel(1, mode, n_rows, depth, a, a_row, a_depth, b + lane, ld, c + lane, ld, correction + lane);
+        gemm_panel(1, mode, n_rows, depth, a, a_row, a_depth, b + lane, ld, c + lane, ld, correction + lane,
+                   upcoming);
 }
 
 static void tile_qk(float *scores, flashc_f32_tile k, const float *qt, int64_t ld, int64_t n_keys, int64_t lanes,
                     int64_t head_dim)
 {
-    gemm(GEMM_SET, n_keys, lanes, flashc_min(head_dim, FLASHC_QK_DEPTH), k.data, k.ld, 1, qt, scores, ld, scores);
+    prefetcher upcoming = prefetch_upcoming(k, head_dim, n_keys);
+    gemm(GEMM_SET, n_keys, lanes, flashc_min(head_dim, FLASHC_QK_DEPTH), k.data, k.ld, 1, qt, scores, ld, scores,
+         &upcoming);
     for (int64_t d = FLASHC_QK_DEPTH; d < head_dim; d += FLASHC_QK_DEPTH)
         gemm(GEMM_ADD, n_keys, lanes, flashc_min(head_dim - d, FLASHC_QK_DEPTH), k.data + d, k.ld, 1, qt + d * ld,
-             scores, ld, scores);
+             scores, ld, scores, &upcoming);
 }
 
 static void tile_pv(float *acc, flashc_f32_tile v, const float *p, int64_t ld, int64_t n_keys, int64_t lanes,
                     int64_t head_dim_v, const float *correction)
 {
-    gemm(GEMM_SCALE_ADD, head_dim_v, lanes, n_keys, v.data, 1, v.ld, p, acc, ld, correction);
+    prefetcher upcoming = prefetch_upcoming(v, head_dim_v, head_dim_v);
+    gemm(GEMM_SCALE_ADD, head_dim_v, lanes, n_keys, v.data, 1, v.ld, p, acc, ld, correction, &upcoming);
 }
 
 static void tile_softmax(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, float *row_max, float *row_sum,

@@ -34,10 +34,13 @@ typedef struct flashc_tile {
     int64_t row_stride, col_stride; /* elements */
 } flashc_tile;
 
-/* The tile in f32 with contiguous rows, as the GEMM takes it. */
+/* The tile in f32 with contiguous rows, as the GEMM takes it. A GEMM may spread prefetches of upcoming rows
+ * (of the same length and ld) between its own loads. */
 typedef struct flashc_f32_tile {
     const float *data;
     int64_t ld;
+    const float *upcoming; /* NULL if nothing is known */
+    int64_t upcoming_rows;
 } flashc_f32_tile;
 
 /* Vector functions of one instruction set. */

@@ -277,7 +277,7 @@ static void test_gemm(void **state)
                     b[i] = (float)test_rng_normal(&rng), c[i] = 1.0f;
                 for (int i = 0; i < 48; i++)
                     correction[i] = 0.5f;
-                kernel->gemm->qk(c, (flashc_f32_tile){a, depth}, b, ld, n, lanes, depth);
+                kernel->gemm->qk(c, (flashc_f32_tile){.data = a, .ld = depth}, b, ld, n, lanes, depth);
                 for (int64_t key = 0; key < n; key++)
                     for (int64_t lane = 0; lane < lanes; lane++) {
                         double want = 0, sum = 0;
@@ -289,7 +289,7 @@ static void test_gemm(void **state)
                     }
                 for (int64_t i = 0; i < large * ld; i++)
                     c[i] = 1.0f;
-                kernel->gemm->pv(c, (flashc_f32_tile){a, depth}, b, ld, n, lanes, depth, correction);
+                kernel->gemm->pv(c, (flashc_f32_tile){.data = a, .ld = depth}, b, ld, n, lanes, depth, correction);
                 for (int64_t col = 0; col < depth; col++)
                     for (int64_t lane = 0; lane < lanes; lane++) {
                         double want = 0.5, sum = 0.5;
