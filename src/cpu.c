@@ -108,14 +108,15 @@ static int quota_of_group(const char *mount, const char *group, bool version2)
     }
 }
 
-static int read_quota(void)
+int flashc_cpu_quota(const char *groups, const char *mount)
 {
     /* Lines are "id:controllers:path"; version 2 has id 0 and no controllers. Inside a container the
      * path may not exist under the mount; walking up to the mount's root covers that. */
-    FILE *file = fopen("/proc/self/cgroup", "re");
+    FILE *file = fopen(groups, "re");
     if (!file)
         return 0;
-    char line[2048];
+    char line[2048], mount1[512];
+    snprintf(mount1, sizeof mount1, "%s/cpu", mount);
     int tightest = 0;
     while (fgets(line, sizeof line, file)) {
         line[strcspn(line, "\n")] = '\0';
@@ -127,9 +128,9 @@ static int read_quota(void)
         controllers++;
         const char *group = strcmp(colon + 1, "/") == 0 ? "" : colon + 1;
         if (*controllers == '\0')
-            tightest = smaller_quota(tightest, quota_of_group("/sys/fs/cgroup", group, true));
+            tightest = smaller_quota(tightest, quota_of_group(mount, group, true));
         else if (list_contains(controllers, "cpu"))
-            tightest = smaller_quota(tightest, quota_of_group("/sys/fs/cgroup/cpu", group, false));
+            tightest = smaller_quota(tightest, quota_of_group(mount1, group, false));
     }
     fclose(file);
     return tightest;
@@ -147,7 +148,7 @@ static void detect(void)
             used += (size_t)snprintf(feature_text + used, sizeof feature_text - used, "%s%s", used ? " " : "",
                                      feature_names[i].name);
     }
-    quota_cpus = read_quota();
+    quota_cpus = flashc_cpu_quota("/proc/self/cgroup", "/sys/fs/cgroup");
 }
 
 unsigned flashc_cpu_features(void)

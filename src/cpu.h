@@ -26,6 +26,11 @@ const char *flashc_cpu_missing(unsigned needed);
  * quota is read once). At least 1. */
 int flashc_cpu_count(void);
 
+/* CPUs' worth of time that the cgroups of a process may use, 0 for no limit: groups is its /proc/PID/cgroup,
+ * mount where the hierarchies are (version 1's under mount/cpu). The tightest group on the way up counts;
+ * part of a CPU counts as one. */
+int flashc_cpu_quota(const char *groups, const char *mount);
+
 /* True in a child of fork(): libgomp's workers do not survive it, so the child stays serial. */
 bool flashc_cpu_is_forked_child(void);
 
