@@ -165,10 +165,11 @@ typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
  *     any neighbours in the batch.
  *   - Error against exact arithmetic on the same inputs, with u = 2^-24, for finite data:
  *       |O - exact|   <= u (8 + 4A + 2(n + T)) sum_j p_j |v_j|  + half an ulp of o's type
+ *                        + 2^-126 sum_j |v_j| + 2^-149 (n + T), which is underflow
  *       |LSE - exact| <= u (16 max(1, |LSE|, A) + 2(n + T))
  *     A = max over visible keys of |scale| sum_d |q_d k_d| + |bias|, n = seqlen_k (the longest
- *     sequential chain over keys), T = key tiles. Products scale*q, and sums of |v| over the
- *     keys, must stay within the range of normal f32.
+ *     sequential chain over keys), T = key tiles. Products scale*q must be 0 or normal f32 numbers,
+ *     and sums of |v| over the keys must not overflow.
  */
 typedef struct flashc_attention_params {
     size_t struct_size; /* set by init: lets later versions add fields without breaking callers */

@@ -11,6 +11,10 @@ static const double O_CONSTANT = 8.0;
 static const double O_PER_LOGIT = 4.0;
 static const double LSE_PER_LOGIT = 16.0;
 static const double PER_CHAIN_STEP = 2.0;
+/* Underflow: weights below the smallest normal f32 are 0, and each step of a chain may lose half a step of
+ * the subnormal numbers. */
+static const double SMALLEST_NORMAL = 0x1p-126;
+static const double SUBNORMAL_STEP = 0x1p-149;
 /* Measured on a model of the algorithm, random zero-mean data stay 7 times inside this. */
 static const double ZERO_MEAN_FACTOR = 4.0;
 
@@ -26,11 +30,16 @@ static double with_rounding(double error, double exact, flashc_dtype dtype)
     return error + test_half_ulp(dtype, fabs(exact) + error);
 }
 
+static double underflow(const oracle *r, int64_t row, int64_t chain)
+{
+    return SMALLEST_NORMAL * (double)r->visible[row] * r->max_v[row] + SUBNORMAL_STEP * (double)chain;
+}
+
 double bound_o(const oracle *r, int64_t row, int64_t column, int64_t chain, flashc_dtype o_dtype)
 {
     int64_t at = row * r->head_dim_v + column;
     double factor = O_CONSTANT + O_PER_LOGIT * r->magnitude[row] + PER_CHAIN_STEP * (double)chain;
-    return with_rounding(UNIT_ROUNDOFF * factor * r->weighted_v[at], r->o[at], o_dtype);
+    return with_rounding(UNIT_ROUNDOFF * factor * r->weighted_v[at] + underflow(r, row, chain), r->o[at], o_dtype);
 }
 
 double bound_lse(const oracle *r, int64_t row, int64_t chain)
