@@ -1,0 +1,127 @@
+/* Q K^T and P V on one tile, over the primitives that f32_tile.h lists. Part of f32_tile.h. */
+#ifndef FLASHC_F32_GEMM_H
+#define FLASHC_F32_GEMM_H
+
+#include "kernels/kernel.h"
+
+typedef enum { GEMM_SET, GEMM_ADD, GEMM_SCALE_ADD } gemm_mode;
+
+/*
+ * c[r][lane] = (mode) + sum over k of a[r*a_row + k*a_depth] * b[k*ldb + lane]
+ *
+ * for `rows` rows and `vecs` vectors, both compile-time constants after inlining. One of a_row and
+ * a_depth is 1: qk walks K along its rows, pv walks V across them. The sum starts at zero and meets
+ * c only at the end: the rescale is one FMA there, and rounding chains stay short.
+ */
+V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, int64_t depth, const float *a, int64_t a_row,
+                                  int64_t a_depth, const float *b, int64_t ldb, float *c, int64_t ldc,
+                                  const float *correction)
+{
+    vec sum[GEMM_ROWS][GEMM_VECS];
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < vecs; j++)
+            sum[r][j] = v_set1(0.0f);
+    for (int64_t k = 0; k < depth; k++) {
+        vec bk[GEMM_VECS];
+        for (int j = 0; j < vecs; j++)
+            bk[j] = v_load(b + k * ldb + j * VL);
+        for (int r = 0; r < rows; r++) {
+            vec ar = v_set1(a[r * a_row + k * a_depth]);
+            for (int j = 0; j < vecs; j++)
+                sum[r][j] = v_fma(ar, bk[j], sum[r][j]);
+        }
+    }
+    for (int j = 0; j < vecs; j++) {
+        vec scale = mode == GEMM_SCALE_ADD ? v_load(correction + j * VL) : v_set1(1.0f);
+        for (int r = 0; r < rows; r++) {
+            float *cr = c + r * ldc + j * VL;
+            if (mode == GEMM_ADD)
+                sum[r][j] = v_add(v_load(cr), sum[r][j]);
+            else if (mode == GEMM_SCALE_ADD)
+                sum[r][j] = v_fma(v_load(cr), scale, sum[r][j]);
+            v_store(cr, sum[r][j]);
+        }
+    }
+}
+
+/* Rows to prefetch into L2, some before each register block. In one burst they would wait for the dozen or so
+ * fill buffers of L1 and the FMAs with them. */
+typedef struct prefetcher {
+    const char *row;
+    int64_t rows_left, rows_per_step, row_stride, row_bytes;
+} prefetcher;
+
+V_INLINE void prefetch_step(prefetcher *p)
+{
+    const int64_t rows = flashc_min(p->rows_per_step, p->rows_left);
+    p->rows_left -= rows;
+    for (int64_t i = 0; i < rows; i++, p->row += p->row_stride)
+        for (int64_t byte = 0; byte < p->row_bytes; byte += 64)
+            __builtin_prefetch(p->row + byte, 0, 2);
+}
+
+static prefetcher prefetch_upcoming(flashc_f32_tile tile, int64_t row_floats, int64_t n_rows)
+{
+    return (prefetcher){
+        .row = (const char *)tile.upcoming,
+        .rows_left = tile.upcoming ? tile.upcoming_rows : 0,
+        .rows_per_step = flashc_ceil_div(tile.upcoming_rows, flashc_max(1, n_rows / GEMM_ROWS)),
+        .row_stride = tile.ld * (int64_t)sizeof(float),
+        .row_bytes = row_floats * (int64_t)sizeof(float),
+    };
+}
+
+/* All rows of one panel of `vecs` vectors. */
+V_INLINE void gemm_panel(int vecs, gemm_mode mode, int64_t n_rows, int64_t depth, const float *a, int64_t a_row,
+                              int64_t a_depth, const float *b, int64_t ldb, float *c, int64_t ldc,
+                              const float *correction, prefetcher *upcoming)
+{
+    int64_t r = 0;
+    for (; r + GEMM_ROWS <= n_rows; r += GEMM_ROWS) {
+        prefetch_step(upcoming);
+        gemm_registers(GEMM_ROWS, vecs, mode, depth, a + r * a_row, a_row, a_depth, b, ldb, c + r * ldc, ldc,
+                       correction);
+    }
+    for (; r + 2 <= n_rows; r += 2)
+        gemm_registers(2, vecs, mode, depth, a + r * a_row, a_row, a_depth, b, ldb, c + r * ldc, ldc, correction);
+    if (r < n_rows)
+        gemm_registers(1, vecs, mode, depth, a + r * a_row, a_row, a_depth, b, ldb, c + r * ldc, ldc, correction);
+}
+
+/* Panels of GEMM_VECS vectors, then the rest. Every element is its own chain over depth, so its bits
+ * do not depend on the panel it falls into. */
+V_INLINE void gemm(gemm_mode mode, int64_t n_rows, int64_t lanes, int64_t depth, const float *a, int64_t a_row,
+                        int64_t a_depth, const float *b, float *c, int64_t ld, const float *correction,
+                        prefetcher *upcoming)
+{
+    int64_t lane = 0;
+    for (; lane + GEMM_VECS * VL <= lanes; lane += GEMM_VECS * VL)
+        gemm_panel(GEMM_VECS, mode, n_rows, depth, a, a_row, a_depth, b + lane, ld, c + lane, ld, correction + lane,
+                   upcoming);
+    for (; lane + 2 * VL <= lanes; lane += 2 * VL)
+        gemm_panel(2, mode, n_rows, depth, a, a_row, a_depth, b + lane, ld, c + lane, ld, correction + lane,
+                   upcoming);
+    for (; lane < lanes; lane += VL)
+        gemm_panel(1, mode, n_rows, depth, a, a_row, a_depth, b + lane, ld, c + lane, ld, correction + lane,
+                   upcoming);
+}
+
+static void tile_qk(float *scores, flashc_f32_tile k, const float *qt, int64_t ld, int64_t n_keys, int64_t lanes,
+                    int64_t head_dim)
+{
+    prefetcher upcoming = prefetch_upcoming(k, head_dim, n_keys);
+    gemm(GEMM_SET, n_keys, lanes, flashc_min(head_dim, FLASHC_QK_DEPTH), k.data, k.ld, 1, qt, scores, ld, scores,
+         &upcoming);
+    for (int64_t d = FLASHC_QK_DEPTH; d < head_dim; d += FLASHC_QK_DEPTH)
+        gemm(GEMM_ADD, n_keys, lanes, flashc_min(head_dim - d, FLASHC_QK_DEPTH), k.data + d, k.ld, 1, qt + d * ld,
+             scores, ld, scores, &upcoming);
+}
+
+static void tile_pv(float *acc, flashc_f32_tile v, const float *p, int64_t ld, int64_t n_keys, int64_t lanes,
+                    int64_t head_dim_v, const float *correction)
+{
+    prefetcher upcoming = prefetch_upcoming(v, head_dim_v, head_dim_v);
+    gemm(GEMM_SCALE_ADD, head_dim_v, lanes, n_keys, v.data, 1, v.ld, p, acc, ld, correction, &upcoming);
+}
+
+#endif
