@@ -153,6 +153,28 @@ static void workspace(const char *kernel)
     }
 }
 
+/* Sizes whose scratch for one thread can be counted, but not for all of them. */
+static void workspace_beyond_the_address_space(const char *kernel)
+{
+    flashc_attention_params p;
+    flashc_attention_params_init(&p, sizeof p);
+    p.kernel = kernel;
+    p.seqlen_q = (int64_t)1 << 40;
+    p.seqlen_k = p.head_dim_v = 1;
+    p.head_dim = (int64_t)1 << 48;
+    p.q = p.k = p.v = (flashc_tensor){.data = (void *)((uintptr_t)1 << 40), .dtype = FLASHC_F32};
+    p.o = flashc_tensor_bhsd((void *)((uintptr_t)2 << 40), FLASHC_F32, 1, p.seqlen_q, 1);
+    for (p.num_threads = 1; p.num_threads <= 1 << 20; p.num_threads *= 2) {
+        size_t size = 0;
+        flashc_status status = flashc_attention_workspace_size(&p, &size);
+        if (status != FLASHC_ERR_MEMORY && (status != FLASHC_OK || size < (size_t)p.head_dim))
+            fail_msg("%s, %d threads: %s, workspace of %zu bytes", kernel, p.num_threads, flashc_status_string(status),
+                     size);
+    }
+    assert_int_equal(flashc_attention_fwd(&p), FLASHC_ERR_MEMORY);
+    assert_non_null(strstr(flashc_last_error(), "workspace"));
+}
+
 /* One tensor with one axis of stride beyond 2^31 elements (2^32 for the mask), up and down, in an
  * address range of which only the touched pages exist. */
 static void far_elements(const char *kernel)
@@ -208,11 +230,12 @@ static void far_elements(const char *kernel)
 
 int main(void)
 {
-    static kernel_check checks[] = {{no_memory}, {workspace}, {far_elements}};
+    static kernel_check checks[] = {{no_memory}, {workspace}, {far_elements}, {workspace_beyond_the_address_space}};
     const struct CMUnitTest tests[] = {
         {"every_allocation_may_fail", test_on_kernels, NULL, NULL, &checks[0]},
         {"workspace_does_not_grow_with_seqlen", test_on_kernels, NULL, NULL, &checks[1]},
         {"strides_beyond_32_bits", test_on_kernels, NULL, NULL, &checks[2]},
+        {"workspace_beyond_the_address_space", test_on_kernels, NULL, NULL, &checks[3]},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
