@@ -271,6 +271,11 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         .progress = p.progress,
         .progress_user_data = p.progress_user_data,
     };
+    if (p.head_dim_v == 0) {
+        /* Of no elements, so that nobody checked their strides; but rows still have addresses. */
+        problem->v = (flashc_tensor){.dtype = p.v.dtype};
+        problem->o = (flashc_tensor){.dtype = p.o.dtype};
+    }
     return FLASHC_OK;
 }
 
