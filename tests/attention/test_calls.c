@@ -106,6 +106,31 @@ static void no_columns(const char *kernel)
     problem_free(&p);
 }
 
+/* The default number of threads grows with the work and is never beyond what the system has; no count of
+ * operations is too large for it. */
+static void test_default_threads(void **state)
+{
+    (void)state;
+    flashc_system_info info = {.struct_size = sizeof info};
+    assert_int_equal(flashc_system_get(&info), FLASHC_OK);
+    flashc_attention_params params;
+    flashc_attention_params_init(&params, sizeof params);
+    params.seqlen_q = (int64_t)1 << 40;
+    params.head_dim = params.head_dim_v = 1;
+    params.q = params.k = params.v = (flashc_tensor){.data = (void *)((uintptr_t)1 << 40), .dtype = FLASHC_F32};
+    params.o = flashc_tensor_bhsd((void *)((uintptr_t)2 << 40), FLASHC_F32, 1, params.seqlen_q, 1);
+    for (int shift = 0; shift <= 48; shift += 16) {
+        flashc_explanation plan = {.struct_size = sizeof plan};
+        params.seqlen_k = (int64_t)1 << shift;
+        assert_int_equal(flashc_explain(&params, &plan), FLASHC_OK);
+        assert_int_equal(plan.num_threads, info.default_threads);
+    }
+    params.seqlen_q = params.seqlen_k = 300; /* several items, but little to do */
+    flashc_explanation plan = {.struct_size = sizeof plan};
+    assert_int_equal(flashc_explain(&params, &plan), FLASHC_OK);
+    assert_int_equal(plan.num_threads, 1);
+}
+
 /* What a callback has seen. */
 typedef struct progress_log {
     pthread_t caller;
@@ -185,6 +210,7 @@ int main(void)
         cmocka_unit_test(test_init_respects_struct_size),
         cmocka_unit_test(test_struct_of_a_later_version),
         cmocka_unit_test(test_optional_arguments),
+        cmocka_unit_test(test_default_threads),
         {"no_columns_of_v", test_on_kernels, NULL, NULL, &checks[0]},
         {"progress_and_cancel", test_on_kernels, NULL, NULL, &checks[1]},
     };
