@@ -69,6 +69,28 @@ static void test_struct_of_a_later_version(void **state)
     problem_free(&p);
 }
 
+/* Strides of packed arrays; sizes whose product is beyond int64 give strides that no call accepts. */
+static void test_packed_views(void **state)
+{
+    (void)state;
+    flashc_tensor bhsd = flashc_tensor_bhsd(NULL, FLASHC_F32, 3, 5, 7);
+    flashc_tensor bshd = flashc_tensor_bshd(NULL, FLASHC_F32, 3, 5, 7);
+    static const int64_t bhsd_stride[4] = {105, 35, 7, 1}, bshd_stride[4] = {105, 7, 21, 1};
+    assert_memory_equal(bhsd.stride, bhsd_stride, sizeof bhsd_stride);
+    assert_memory_equal(bshd.stride, bshd_stride, sizeof bshd_stride);
+
+    problem p;
+    const int64_t large_size = (int64_t)1 << 22, size = (int64_t)1 << 21;
+    problem_plain(&p, &usual, FLASHC_F32, 5);
+    p.params.k = flashc_tensor_bhsd(p.params.k.data, FLASHC_F32, large_size, size, size); /* 2^64 elements */
+    assert_int_equal(flashc_attention_fwd(&p.params), FLASHC_ERR_ARGUMENT);
+    assert_non_null(strstr(flashc_last_error(), "k.stride[0]"));
+    p.params.k = flashc_tensor_bshd(p.params.k.data, FLASHC_F32, size, large_size, size);
+    assert_int_equal(flashc_attention_fwd(&p.params), FLASHC_ERR_ARGUMENT);
+    assert_non_null(strstr(flashc_last_error(), "k.stride[0]"));
+    problem_free(&p);
+}
+
 /* Absent outputs, alignment without causal, tensors of nothing without data. */
 static void test_optional_arguments(void **state)
 {
@@ -209,6 +231,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_init_respects_struct_size),
         cmocka_unit_test(test_struct_of_a_later_version),
+        cmocka_unit_test(test_packed_views),
         cmocka_unit_test(test_optional_arguments),
         cmocka_unit_test(test_default_threads),
         {"no_columns_of_v", test_on_kernels, NULL, NULL, &checks[0]},
