@@ -2,6 +2,7 @@
 #include "support/cmocka.h"
 #include "support/kernels.h"
 
+#include <limits.h>
 #include <math.h>
 #include <pthread.h>
 #include <string.h>
@@ -153,6 +154,25 @@ static void test_default_threads(void **state)
     assert_int_equal(plan.num_threads, 1);
 }
 
+/* Asking for more threads than any machine has is no way to crash: the team stays within bounds. */
+static void test_absurd_thread_counts(void **state)
+{
+    (void)state;
+    flashc_attention_params params;
+    flashc_attention_params_init(&params, sizeof params);
+    params.seqlen_q = (int64_t)1 << 40;
+    params.seqlen_k = params.head_dim = params.head_dim_v = 1;
+    params.q = params.k = params.v = (flashc_tensor){.data = (void *)((uintptr_t)1 << 40), .dtype = FLASHC_F32};
+    params.o = flashc_tensor_bhsd((void *)((uintptr_t)2 << 40), FLASHC_F32, 1, params.seqlen_q, 1);
+    static const int counts[] = {1025, 100000, INT_MAX};
+    for (int n = 0; n < 3; n++) {
+        flashc_explanation plan = {.struct_size = sizeof plan};
+        params.num_threads = counts[n];
+        assert_int_equal(flashc_explain(&params, &plan), FLASHC_OK);
+        assert_true(plan.num_threads <= 1024);
+    }
+}
+
 /* What a callback has seen. */
 typedef struct progress_log {
     pthread_t caller;
@@ -234,6 +254,7 @@ int main(void)
         cmocka_unit_test(test_packed_views),
         cmocka_unit_test(test_optional_arguments),
         cmocka_unit_test(test_default_threads),
+        cmocka_unit_test(test_absurd_thread_counts),
         {"no_columns_of_v", test_on_kernels, NULL, NULL, &checks[0]},
         {"progress_and_cancel", test_on_kernels, NULL, NULL, &checks[1]},
     };
