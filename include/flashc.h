@@ -190,8 +190,8 @@ typedef struct flashc_attention_params {
     flashc_tensor bias;         /* f32, f16 or bf16, added to the scaled score; optional */
 
     /* 0: the OpenMP default, limited by the affinity mask and the cgroup CPU quota. Otherwise
-     * obeyed, bounded by the number of work items. Inside a parallel region of the caller's the OpenMP
-     * nesting setting decides how many of them run. */
+     * obeyed, bounded by 1024 and the number of work items. Inside a parallel region of the caller's the
+     * OpenMP nesting setting decides how many of them run. */
     int num_threads;
     const char *kernel; /* a name from flashc_kernel_get(); NULL = the best that fits */
 

@@ -70,12 +70,20 @@ static flashc_tensor make_view(const void *data, flashc_dtype dtype, int64_t s0,
     return view;
 }
 
+/* INT64_MAX where the product has more than 64 bits: a stride that the call's check refuses wherever it
+ * matters. (Wrapped around, it might pass.) */
+static int64_t multiply(int64_t a, int64_t b)
+{
+    int64_t product;
+    return __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;
+}
+
 flashc_tensor flashc_tensor_bhsd(const void *data, flashc_dtype dtype, int64_t heads, int64_t seqlen, int64_t dim)
 {
-    return make_view(data, dtype, heads * seqlen * dim, seqlen * dim, dim);
+    return make_view(data, dtype, multiply(multiply(heads, seqlen), dim), multiply(seqlen, dim), dim);
 }
 
 flashc_tensor flashc_tensor_bshd(const void *data, flashc_dtype dtype, int64_t heads, int64_t seqlen, int64_t dim)
 {
-    return make_view(data, dtype, seqlen * heads * dim, dim, heads * dim);
+    return make_view(data, dtype, multiply(multiply(seqlen, heads), dim), dim, multiply(heads, dim));
 }

@@ -60,10 +60,14 @@ static inline uint16_t flashc_f16_from_f32(float x)
     if (magnitude >= 0x477ff000u) /* 65520 and above round to infinity */
         return (uint16_t)(sign | 0x7c00u);
     if (magnitude < 0x38800000u) {
-        /* Below 2^-14 the result is subnormal: adding 0.5 aligns the last kept bit with 2^-24 and
-         * lets the addition itself round to nearest even. */
-        float aligned = flashc_f32_from_bits(magnitude) + 0.5f;
-        return (uint16_t)(sign | (flashc_bits_from_f32(aligned) - 0x3f000000u));
+        /* Below 2^-14 the result is subnormal, a multiple of 2^-24. In integers, so that the caller's
+         * rounding mode has no say. */
+        if (magnitude < 0x33000000u) /* below 2^-25 */
+            return sign;
+        uint32_t significand = (magnitude & 0x007fffffu) | 0x00800000u;
+        uint32_t shift = 126u - (magnitude >> 23); /* 14 to 24 */
+        uint32_t kept_odd = (significand >> shift) & 1u;
+        return (uint16_t)(sign | ((significand + (1u << (shift - 1)) - 1u + kept_odd) >> shift));
     }
     uint32_t odd = (magnitude >> 13) & 1u;
     magnitude += 0x0fffu + odd - ((127u - 15u) << 23);

@@ -4,6 +4,7 @@
 #include "support/expect.h"
 #include "support/values.h"
 
+#include <fenv.h>
 #include <float.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -145,6 +146,32 @@ static void random_bits_round_as_defined(void **state)
         for (int t = 0; t < 2; t++) {
             assert_rounds_as_defined(half_types[t], x);
             assert_rounds_as_defined(half_types[t], -in_f16_range);
+        }
+    }
+}
+
+/* Nearest even is the rule of the conversion, not of the caller's floating-point mode. */
+static void rounding_modes_do_not_matter(void **state)
+{
+    (void)state;
+    static const int modes[] = {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO};
+    enum { VALUES = 20000 };
+    static float values[VALUES];
+    static uint16_t nearest[VALUES], found[VALUES];
+    test_rng rng = {20240602};
+    for (int i = 0; i < VALUES; i++)
+        values[i] = ldexpf((float)test_rng_uniform(&rng) * 2.0f - 1.0f, (int)test_rng_int(&rng, -28, 17));
+    for (int t = 0; t < 2; t++) {
+        expect_ok(flashc_convert(nearest, half_types[t], values, FLASHC_F32, VALUES));
+        for (int m = 0; m < 3; m++) {
+            fesetround(modes[m]);
+            flashc_status status = flashc_convert(found, half_types[t], values, FLASHC_F32, VALUES);
+            fesetround(FE_TONEAREST);
+            expect_ok(status);
+            for (int i = 0; i < VALUES; i++)
+                if (found[i] != nearest[i])
+                    fail_msg("%a to %s: %04x in rounding mode %d, else %04x", (double)values[i],
+                             flashc_dtype_name(half_types[t]), found[i], modes[m], nearest[i]);
         }
     }
 }
@@ -323,6 +350,7 @@ int main(void)
         cmocka_unit_test(every_half_value_converts_to_the_other_half_type),
         cmocka_unit_test(every_midpoint_rounds_to_even),
         cmocka_unit_test(random_bits_round_as_defined),
+        cmocka_unit_test(rounding_modes_do_not_matter),
         cmocka_unit_test(nan_stays_nan_whatever_its_payload),
         cmocka_unit_test(known_values),
         cmocka_unit_test(convert_in_place_and_nothing),

@@ -12,7 +12,10 @@ flashc_status flashc_attention_fwd(const flashc_attention_params *params)
 {
     flashc_problem problem;
     flashc_plan plan;
+    /* The default scale is rounded to nearest, whatever mode the caller is in. */
+    const unsigned float_mode = flashc_cpu_default_float_mode();
     flashc_status status = flashc_problem_init(&problem, params);
+    flashc_cpu_restore_float_mode(float_mode);
     if (status == FLASHC_OK)
         status = flashc_plan_init(&plan, &problem, NULL, 0);
     if (status != FLASHC_OK || plan.num_items == 0)

@@ -39,7 +39,7 @@ int flashc_default_threads(void)
 
 int64_t flashc_threads_limit(int64_t threads)
 {
-    return flashc_has_openmp() && !flashc_cpu_is_forked_child() ? threads : 1;
+    return flashc_has_openmp() && !flashc_cpu_is_forked_child() ? flashc_min(threads, FLASHC_MAX_THREADS) : 1;
 }
 
 typedef struct run {

@@ -182,8 +182,9 @@ static void run_tile(const item *it, int64_t i, const flashc_row_block *block, f
 static void name_upcoming(const item *it, int64_t i, int64_t left, flashc_f32_tile *k, flashc_f32_tile *v)
 {
     const flashc_problem *p = it->p;
-    const int64_t head_bytes = p->seqlen_k * (p->head_dim + p->head_dim_v) * (int64_t)sizeof(float);
-    if (left <= 0 || (it->n_blocks == 1 && head_bytes < HALF_L2) || k->data == it->k_tile || v->data == it->v_tile)
+    /* Divided, since a long head's bytes may be beyond 64 bits. */
+    const bool head_fits = p->seqlen_k < HALF_L2 / ((p->head_dim + p->head_dim_v) * (int64_t)sizeof(float));
+    if (left <= 0 || (it->n_blocks == 1 && head_fits) || k->data == it->k_tile || v->data == it->v_tile)
         return;
     const int64_t block_n = it->plan->block.block_n, next = flashc_min(block_n, left);
     const int64_t first = next * i / it->n_blocks, last = next * (i + 1) / it->n_blocks;

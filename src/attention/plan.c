@@ -4,6 +4,7 @@
 #include "attention/mask.h"
 #include "attention/threads.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -140,9 +141,14 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
 
     int64_t threads = p->num_threads;
     if (threads == 0)
-        threads = flashc_min(flashc_default_threads(), 1 + (int64_t)(plan->flops / FLOPS_PER_THREAD));
+        threads = (int64_t)fmin(flashc_default_threads(), 1 + plan->flops / FLOPS_PER_THREAD);
     plan->num_threads = (int)flashc_max(1, flashc_min(flashc_threads_limit(threads), plan->num_items));
     lay_out_scratch(plan, p);
-    plan->workspace_size = plan->scratch.size * (size_t)plan->num_threads;
+    /* PTRDIFF_MAX: no allocation can be larger, and a caller may round the size up. */
+    if (__builtin_mul_overflow(plan->scratch.size, (size_t)plan->num_threads, &plan->workspace_size) ||
+        plan->workspace_size > PTRDIFF_MAX)
+        return flashc_fail(FLASHC_ERR_MEMORY,
+                           "workspace: %d threads with %zu bytes each are more than any machine can address",
+                           plan->num_threads, plan->scratch.size);
     return FLASHC_OK;
 }

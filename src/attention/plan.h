@@ -31,8 +31,8 @@ typedef struct flashc_plan {
     double flops;
 } flashc_plan;
 
-/* FLASHC_ERR_UNSUPPORTED or _ARGUMENT if the named kernel does not fit. refused (may be NULL) takes one line per
- * better kernel that was passed over. */
+/* FLASHC_ERR_UNSUPPORTED or _ARGUMENT if the named kernel does not fit, _MEMORY if the workspace is beyond
+ * any address space. refused (may be NULL) takes one line per better kernel that was passed over. */
 flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *problem, char *refused, size_t refused_size);
 
 #endif

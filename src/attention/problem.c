@@ -127,6 +127,11 @@ static flashc_status check_sizes(const flashc_attention_params *p)
                            "batch, num_heads, seqlen_q: expected at most 2^48 query rows, found %" PRId64 " * %" PRId64
                            " * %" PRId64,
                            p->batch, p->num_heads, p->seqlen_q);
+    int64_t heads_k;
+    if (__builtin_mul_overflow(p->batch, p->num_heads_k, &heads_k) || heads_k > limit)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "batch, num_heads_k: expected at most 2^48 K/V heads, found %" PRId64 " * %" PRId64, p->batch,
+                           p->num_heads_k);
     return FLASHC_OK;
 }
 
@@ -266,6 +271,11 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         .progress = p.progress,
         .progress_user_data = p.progress_user_data,
     };
+    if (p.head_dim_v == 0) {
+        /* Of no elements, so that nobody checked their strides; but rows still have addresses. */
+        problem->v = (flashc_tensor){.dtype = p.v.dtype};
+        problem->o = (flashc_tensor){.dtype = p.o.dtype};
+    }
     return FLASHC_OK;
 }
 

@@ -2,6 +2,7 @@
 #include "support/cmocka.h"
 #include "support/kernels.h"
 
+#include <limits.h>
 #include <math.h>
 #include <pthread.h>
 #include <string.h>
@@ -69,6 +70,28 @@ static void test_struct_of_a_later_version(void **state)
     problem_free(&p);
 }
 
+/* Strides of packed arrays; sizes whose product is beyond int64 give strides that no call accepts. */
+static void test_packed_views(void **state)
+{
+    (void)state;
+    flashc_tensor bhsd = flashc_tensor_bhsd(NULL, FLASHC_F32, 3, 5, 7);
+    flashc_tensor bshd = flashc_tensor_bshd(NULL, FLASHC_F32, 3, 5, 7);
+    static const int64_t bhsd_stride[4] = {105, 35, 7, 1}, bshd_stride[4] = {105, 7, 21, 1};
+    assert_memory_equal(bhsd.stride, bhsd_stride, sizeof bhsd_stride);
+    assert_memory_equal(bshd.stride, bshd_stride, sizeof bshd_stride);
+
+    problem p;
+    const int64_t large_size = (int64_t)1 << 22, size = (int64_t)1 << 21;
+    problem_plain(&p, &usual, FLASHC_F32, 5);
+    p.params.k = flashc_tensor_bhsd(p.params.k.data, FLASHC_F32, large_size, size, size); /* 2^64 elements */
+    assert_int_equal(flashc_attention_fwd(&p.params), FLASHC_ERR_ARGUMENT);
+    assert_non_null(strstr(flashc_last_error(), "k.stride[0]"));
+    p.params.k = flashc_tensor_bshd(p.params.k.data, FLASHC_F32, size, large_size, size);
+    assert_int_equal(flashc_attention_fwd(&p.params), FLASHC_ERR_ARGUMENT);
+    assert_non_null(strstr(flashc_last_error(), "k.stride[0]"));
+    problem_free(&p);
+}
+
 /* Absent outputs, alignment without causal, tensors of nothing without data. */
 static void test_optional_arguments(void **state)
 {
@@ -85,6 +108,69 @@ static void test_optional_arguments(void **state)
     p.params.q.data = p.params.o.data = NULL;
     assert_int_equal(flashc_attention_fwd(&p.params), FLASHC_OK);
     problem_free(&p);
+}
+
+/* Without columns v and o are never read or written: neither data nor strides need be anything. (The
+ * addresses of their rows must not be computed from them; the sanitizers see that.) */
+static void no_columns(const char *kernel)
+{
+    problem_shape shape = large;
+    shape.head_dim_v = 0;
+    problem p;
+    problem_plain(&p, &shape, FLASHC_F32, 5);
+    p.params.kernel = kernel;
+    p.params.v.data = p.params.o.data = NULL;
+    for (int variant = 0; variant < 2; variant++) {
+        for (int axis = 0; axis < 4; axis++)
+            p.params.v.stride[axis] = p.params.o.stride[axis] = variant == 0 ? 32 : INT64_MAX;
+        if (run_problem(&p))
+            assert_true(isfinite(test_get(&p.params.lse, 1, 3, 399, 0)));
+    }
+    problem_free(&p);
+}
+
+/* The default number of threads grows with the work and is never beyond what the system has; no count of
+ * operations is too large for it. */
+static void test_default_threads(void **state)
+{
+    (void)state;
+    flashc_system_info info = {.struct_size = sizeof info};
+    assert_int_equal(flashc_system_get(&info), FLASHC_OK);
+    flashc_attention_params params;
+    flashc_attention_params_init(&params, sizeof params);
+    params.seqlen_q = (int64_t)1 << 40;
+    params.head_dim = params.head_dim_v = 1;
+    params.q = params.k = params.v = (flashc_tensor){.data = (void *)((uintptr_t)1 << 40), .dtype = FLASHC_F32};
+    params.o = flashc_tensor_bhsd((void *)((uintptr_t)2 << 40), FLASHC_F32, 1, params.seqlen_q, 1);
+    for (int shift = 0; shift <= 48; shift += 16) {
+        flashc_explanation plan = {.struct_size = sizeof plan};
+        params.seqlen_k = (int64_t)1 << shift;
+        assert_int_equal(flashc_explain(&params, &plan), FLASHC_OK);
+        assert_int_equal(plan.num_threads, info.default_threads);
+    }
+    params.seqlen_q = params.seqlen_k = 300; /* several items, but little to do */
+    flashc_explanation plan = {.struct_size = sizeof plan};
+    assert_int_equal(flashc_explain(&params, &plan), FLASHC_OK);
+    assert_int_equal(plan.num_threads, 1);
+}
+
+/* Asking for more threads than any machine has is no way to crash: the team stays within bounds. */
+static void test_absurd_thread_counts(void **state)
+{
+    (void)state;
+    flashc_attention_params params;
+    flashc_attention_params_init(&params, sizeof params);
+    params.seqlen_q = (int64_t)1 << 40;
+    params.seqlen_k = params.head_dim = params.head_dim_v = 1;
+    params.q = params.k = params.v = (flashc_tensor){.data = (void *)((uintptr_t)1 << 40), .dtype = FLASHC_F32};
+    params.o = flashc_tensor_bhsd((void *)((uintptr_t)2 << 40), FLASHC_F32, 1, params.seqlen_q, 1);
+    static const int counts[] = {1025, 100000, INT_MAX};
+    for (int n = 0; n < 3; n++) {
+        flashc_explanation plan = {.struct_size = sizeof plan};
+        params.num_threads = counts[n];
+        assert_int_equal(flashc_explain(&params, &plan), FLASHC_OK);
+        assert_true(plan.num_threads <= 1024);
+    }
 }
 
 /* What a callback has seen. */
@@ -161,12 +247,16 @@ static void cancel(const char *kernel)
 
 int main(void)
 {
-    static kernel_check check = {cancel};
+    static kernel_check checks[] = {{no_columns}, {cancel}};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_init_respects_struct_size),
         cmocka_unit_test(test_struct_of_a_later_version),
+        cmocka_unit_test(test_packed_views),
         cmocka_unit_test(test_optional_arguments),
-        {"progress_and_cancel", test_on_kernels, NULL, NULL, &check},
+        cmocka_unit_test(test_default_threads),
+        cmocka_unit_test(test_absurd_thread_counts),
+        {"no_columns_of_v", test_on_kernels, NULL, NULL, &checks[0]},
+        {"progress_and_cancel", test_on_kernels, NULL, NULL, &checks[1]},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,7 +20,8 @@
 #include <xmmintrin.h>
 #endif
 
-static const problem_shape usual = {1, 4, 2, 130, 270, 64, 48};
+/* 1 / sqrt(80) must be rounded, which a rounding mode of the caller may not change. */
+static const problem_shape usual = {1, 4, 2, 130, 270, 80, 48};
 
 /* Equal seeds give equal problems, whose results must have equal bits. */
 static void make(problem *p, const char *kernel, int threads)

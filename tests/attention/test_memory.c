@@ -6,6 +6,7 @@
 #include "support/oracle.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,6 +154,28 @@ static void workspace(const char *kernel)
     }
 }
 
+/* Sizes whose scratch for one thread can be counted, but not for all of them. */
+static void workspace_beyond_the_address_space(const char *kernel)
+{
+    flashc_attention_params p;
+    flashc_attention_params_init(&p, sizeof p);
+    p.kernel = kernel;
+    p.seqlen_q = (int64_t)1 << 40;
+    p.seqlen_k = p.head_dim_v = 1;
+    p.head_dim = (int64_t)1 << 48;
+    p.q = p.k = p.v = (flashc_tensor){.data = (void *)((uintptr_t)1 << 40), .dtype = FLASHC_F32};
+    p.o = flashc_tensor_bhsd((void *)((uintptr_t)2 << 40), FLASHC_F32, 1, p.seqlen_q, 1);
+    for (p.num_threads = 1; p.num_threads <= 1 << 20; p.num_threads *= 2) {
+        size_t size = 0;
+        flashc_status status = flashc_attention_workspace_size(&p, &size);
+        if (status != FLASHC_ERR_MEMORY && (status != FLASHC_OK || size < (size_t)p.head_dim))
+            fail_msg("%s, %d threads: %s, workspace of %zu bytes", kernel, p.num_threads, flashc_status_string(status),
+                     size);
+    }
+    assert_int_equal(flashc_attention_fwd(&p), FLASHC_ERR_MEMORY);
+    assert_non_null(strstr(flashc_last_error(), "workspace"));
+}
+
 /* One tensor with one axis of stride beyond 2^31 elements (2^32 for the mask), up and down, in an
  * address range of which only the touched pages exist. */
 static void far_elements(const char *kernel)
@@ -206,13 +229,43 @@ static void far_elements(const char *kernel)
     }
 }
 
+/* K and V of broadcast rows, as long as sizes go, of which causal shows a few: work and index arithmetic
+ * are those of the few. (The sanitizers see an overflow.) */
+static void longest_keys(const char *kernel)
+{
+    static float data[2] = {0.0f, 3.0f};
+    static const int64_t offset = 299;
+    float o = 0.0f, lse = 0.0f;
+    flashc_attention_params p;
+    flashc_attention_params_init(&p, sizeof p);
+    p.kernel = kernel;
+    p.seqlen_q = p.head_dim_v = 1;
+    p.seqlen_k = (int64_t)1 << 48;
+    p.head_dim = 8192;
+    p.q = p.k = (flashc_tensor){.data = &data[0], .dtype = FLASHC_F32};
+    p.v = (flashc_tensor){.data = &data[1], .dtype = FLASHC_F32};
+    p.o = flashc_tensor_bhsd(&o, FLASHC_F32, 1, 1, 1);
+    p.lse = flashc_tensor_bhsd(&lse, FLASHC_F32, 1, 1, 1);
+    p.causal = 1;
+    p.alignment = FLASHC_ALIGN_EXPLICIT;
+    p.offsets = &offset;
+    flashc_status status = flashc_attention_fwd(&p);
+    if (status == FLASHC_ERR_UNSUPPORTED)
+        return;
+    assert_int_equal(status, FLASHC_OK);
+    assert_true(fabsf(o - 3.0f) < 1e-5f && fabsf(lse - logf(300.0f)) < 1e-5f);
+}
+
 int main(void)
 {
-    static kernel_check checks[] = {{no_memory}, {workspace}, {far_elements}};
+    static kernel_check checks[] = {{no_memory}, {workspace}, {far_elements}, {workspace_beyond_the_address_space},
+                                    {longest_keys}};
     const struct CMUnitTest tests[] = {
         {"every_allocation_may_fail", test_on_kernels, NULL, NULL, &checks[0]},
         {"workspace_does_not_grow_with_seqlen", test_on_kernels, NULL, NULL, &checks[1]},
         {"strides_beyond_32_bits", test_on_kernels, NULL, NULL, &checks[2]},
+        {"workspace_beyond_the_address_space", test_on_kernels, NULL, NULL, &checks[3]},
+        {"longest_keys", test_on_kernels, NULL, NULL, &checks[4]},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
