@@ -100,7 +100,10 @@ class TraceTest(support.CliTest):
         self.fails(1, ['matrix.npy', 'rank 1', 'rank 2'], 'trace', '-x', 'matrix.npy')
         self.fails(1, ['empty.npy', 'at least one'], 'trace', '-x', 'empty.npy')
         self.fails(1, ['int.npy', 'f64', 'i64'], 'trace', '-x', 'int.npy')
-        self.fails(1, ['1'], 'trace', '-x', 'nan.npy')
+        self.fails(1, ['nan.npy', 'x[1]', 'nan'], 'trace', '-x', 'nan.npy')
+        for name, words in (('matrix', 'rank 2'), ('nan', 'x[1]')):
+            with open(self.path(name + '.npy'), 'rb') as file:
+                self.fails(1, ['standard input: ', words], 'trace', '-x', '-', stdin=file.read())
 
 
 class InfoTest(support.CliTest):
