@@ -27,6 +27,7 @@ class AttentionErrors(CliTest):
 
     def test_missing_files(self):
         self.bad(1, ['none.npy', 'No such file'], q='none.npy')
+        self.bad(1, ["''", 'No such file'], q='')
         self.bad(1, ['none.npy', 'No such file'], v='none.npy')
         self.bad(1, ['none.npy', 'No such file'], '--mask', 'none.npy')
         self.bad(1, ['none.npy', 'No such file'], '--compare', 'none.npy')
@@ -172,6 +173,7 @@ class UsageErrors(CliTest):
         for words, args in [
                 (["'--colour'"], ['--colour']),
                 (["'-Z'"], ['-Z']),
+                (['unknown option', '0xc3'], ['-\u00e9']),
                 (['--output', 'argument'], ['-o']),
                 (['--causal', 'no argument', '--causal=1'], ['--causal=1']),
                 (["'stray'"], ['stray']),
@@ -229,7 +231,12 @@ class SoftmaxAndMergeErrors(CliTest):
         self.fails(1, ['o2.npy', '[2, 3, 5]', 'o.npy', '[2, 3, 4]'], *merge, 'o2.npy', 'l.npy')
         self.fails(1, ['l2.npy', '[3, 2]', '[2, 3]'], *merge, 'o.npy', 'l2.npy')
         self.fails(1, ['l.npy', '[2, 3]', '[3, 2]'], *merge, '--layout', 'bshd')
-        self.fails(1, ['l16.npy', 'expected f32', 'f16'], *merge, 'o.npy', 'l16.npy')
+        self.fails(1, ['l16.npy', 'expected an LSE of type f32', 'f16'], *merge, 'o.npy', 'l16.npy')
+        self.write('l64.npy', [2, 3], [0.0] * 6, '<f8')
+        result = self.run_cli(*merge, 'o.npy', 'l64.npy')
+        self.assertEqual(result.returncode, 1)
+        self.assertIn(b'l64.npy: expected an LSE of type f32, found f64', result.stderr)
+        self.assertNotIn(b'--dtype', result.stderr)  # it converts O only
         self.fails(1, ['none.npy', 'No such file'], *merge, 'o.npy', 'none.npy')
         self.write('flat.npy', [6], [0.0] * 6)
         self.fails(1, ['flat.npy', 'rank 2, 3 or 4', '[6]'], 'merge', '-o', 'm.npy', 'flat.npy', 'l.npy')
