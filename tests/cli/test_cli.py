@@ -164,6 +164,18 @@ class AttentionTest(CliTest):
             self.assertEqual(found_descr, descr)
             self.assert_close(o, expected, tolerance)
 
+    def test_f64_is_rounded_once(self):
+        """Just above the middle of two neighbours: by way of f32 it would be the middle, and round down."""
+        tiny, big = 2.0 ** -30, 1e300
+        for dtype, ulp in (('f16', 2.0 ** -10), ('bf16', 2.0 ** -7), ('f32', 2.0 ** -23)):
+            v = [1 + ulp / 2 + tiny, -1 - ulp / 2 - tiny, 1 + 3 * ulp / 2 - tiny, 1 + ulp / 2, 1 + ulp, big, -big, 1e-300]
+            for name, shape, values in (('q', [1, 1], [1.0]), ('k', [1, 1], [1.0]), ('v', [1, len(v)], v)):
+                self.write(f'{name}.npy', shape, values, '<f8')
+            self.qkv('-o', 'o.npy', '--dtype', dtype, '--out-dtype', 'f32')
+            infinity = math.inf
+            self.assertEqual(self.read('o.npy')[2][:7], [1 + ulp, -1 - ulp, 1 + ulp, 1, 1 + ulp, infinity, -infinity])
+            self.assertEqual(abs(self.read('o.npy')[2][7]), 0)
+
     def test_stdin_and_stdout(self):
         self.write_qkv()
         self.qkv('-o', 'o.npy', '--lse', 'lse.npy')
