@@ -345,6 +345,17 @@ class ExplainTest(CliTest):
         self.assertEqual(plan['flops'], 2 * (33 + 33) * 3 * 100 * 101 / 2)
 
 
+    def test_quiet(self):
+        """Whether it would run, by the exit code alone."""
+        for name in ('q', 'k', 'v'):
+            self.write_normal(f'{name}.npy', [3, 8])
+        files = ['-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy']
+        self.assertEqual(self.ok('explain', '--quiet'), '')
+        self.assertEqual(self.ok('attention', *files, '--dry-run', '--quiet'), '')
+        self.assertIn('kernel', self.ok_json('explain', '--quiet'))
+        self.fails(1, ['none'], 'explain', '--quiet', '--kernel', 'none')
+
+
 class SoftmaxTest(CliTest):
     # The example that started the project, computed in f16.
     WHOLE = ['0.0043', '0.0116', '0.0316', '0.0858', '0.2332', '0.6338']
