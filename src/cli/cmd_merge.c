@@ -19,7 +19,7 @@ static const flashc_cli_option options[] = {
     {OPT_OUT_DTYPE, "out-dtype", 0, "T", "Type of the merged O: f32 (default), f16 or bf16 (written as <V2).",
      FLASHC_CLI_FOR_ALL},
     {OPT_JSON, "json", 0, NULL, "One JSON object on standard output instead of text.", FLASHC_CLI_FOR_ALL},
-    {OPT_QUIET, "quiet", 0, NULL, "Print nothing but errors.", FLASHC_CLI_FOR_ALL},
+    {OPT_QUIET, "quiet", 0, NULL, "Print nothing but errors and what --json asks for.", FLASHC_CLI_FOR_ALL},
     {0, NULL, 0, NULL, NULL, 0},
 };
 

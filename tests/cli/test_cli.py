@@ -404,6 +404,14 @@ class SoftmaxTest(CliTest):
         self.ok('softmax', '-x', 'x.npy', '-o', 'y.npy', '--dtype', 'f32')
         self.assertEqual(self.read('y.npy'), ('<f4', (2,), [0.5, 0.5]))
 
+    def test_values_are_printed_up_to_a_size(self):
+        self.write_normal('x.npy', [16, 16])
+        text = self.ok('softmax', '-x', 'x.npy')
+        self.assertEqual(len([line for line in text.splitlines() if line[:2] in ('0.', '1.')]), 16)
+        self.write_normal('x.npy', [257])
+        self.assertIn('values     not printed, more than 256: -o FILE', self.ok('softmax', '-x', 'x.npy'))
+        self.assertNotIn('not printed', self.ok('softmax', '-x', 'x.npy', '-o', 'y.npy'))
+
     def test_pipe(self):
         result = self.run_cli('softmax', '-x', '-', '-o', '-', '--quiet', stdin=npy_bytes([2], [3.0, 3.0]))
         self.assertEqual((result.returncode, result.stderr), (0, b''))
