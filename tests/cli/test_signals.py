@@ -73,6 +73,24 @@ class SignalTest(CliTest):
         self.end(process, signal.SIGINT)
         process.stdout.close()
 
+    def test_writing_to_a_pipe_beside_a_file(self):
+        """Two outputs appear together, but a pipe that nobody empties must not hold the signals up."""
+        self.write('l.npy', [LONG[0]], [0.0] * LONG[0])
+        os.mkfifo(self.path('pipe'))
+        self.files = sorted(os.listdir(self.folder))
+        reader = os.open(self.path('pipe'), os.O_RDONLY | os.O_NONBLOCK)
+        process = self.start([PROGRAM, 'merge', '-o', 'pipe', '--lse', 'merged.npy', 'x.npy', 'l.npy'])
+        for _ in range(600):
+            try:
+                if os.read(reader, 1):
+                    break
+            except BlockingIOError:
+                pass
+            time.sleep(0.05)
+        time.sleep(0.2)
+        self.end(process, signal.SIGINT)
+        os.close(reader)
+
     def test_ignored_signal_stays_ignored(self):
         ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
         process = self.start([*self.long_call, '-o', 'o.npy'], preexec_fn=ignore)
