@@ -138,6 +138,23 @@ class AttentionErrors(CliTest):
         self.write('v1.npy', [1, 1024], [0.0] * 1024)
         self.bad(1, ['O', 'no memory'], q='q1.npy', k='k1.npy', v='v1.npy', preexec_fn=limit)
 
+    def test_file_size_limit(self):
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (256, 256))
+        self.bad(1, ['o.npy', 'cannot write', 'File too large'], preexec_fn=limit)
+
+    def test_no_thread(self):
+        """libgomp ends the process where it gets no thread, in its own words: the outputs do not appear."""
+        if not self.ok_json('info')['openmp']:
+            self.skipTest('not run: built without OpenMP')
+        limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        if self.run_cli('--version', preexec_fn=limit).returncode != 0:
+            self.skipTest('not run: the program does not start in 1 GiB of address space (a sanitizer?)')
+        before = sorted(os.listdir(self.folder))
+        result = self.run_cli('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '-o', 'o.npy', '--threads', 2,
+                              preexec_fn=limit, env={**os.environ, 'OMP_STACKSIZE': '2G'})
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertEqual(sorted(os.listdir(self.folder)), before)
+
     def test_a_reader_that_left(self):
         with subprocess.Popen([PROGRAM, 'attention', '-q', '-', '-k', 'k.npy', '-v', 'v.npy', '-o', '-'],
                               cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,

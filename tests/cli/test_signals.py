@@ -49,7 +49,7 @@ class SignalTest(CliTest):
 
     def test_computing(self):
         for threads in ('1', '2'):
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU):
                 with self.subTest(threads=threads, number=number):
                     process = self.start([*self.long_call, '-o', 'o.npy', '--lse', 'l.npy', '--threads', threads])
                     self.wait_for_temporary()
