@@ -4,6 +4,8 @@
 #include "cli/interrupt.h"
 
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 int flashc_cli_outputs_reserve(int n, const flashc_cli_output *outputs, flashc_npy_batch **batch)
 {
@@ -44,10 +46,18 @@ int flashc_cli_outputs_write(int n, const flashc_cli_output *outputs, flashc_npy
     return done ? FLASHC_CLI_OK : flashc_cli_error("%s", message);
 }
 
+/* By another name, such as /dev/stdout. Devices (/dev/null) may well be both. */
+static int is_stdout(const char *path)
+{
+    struct stat named, standard;
+    return stat(path, &named) == 0 && fstat(STDOUT_FILENO, &standard) == 0 && !S_ISCHR(named.st_mode) &&
+           named.st_dev == standard.st_dev && named.st_ino == standard.st_ino;
+}
+
 int flashc_cli_outputs_use_stdout(int n, const flashc_cli_output *outputs)
 {
     for (int i = 0; i < n; i++)
-        if (outputs[i].path && strcmp(outputs[i].path, "-") == 0)
+        if (outputs[i].path && (strcmp(outputs[i].path, "-") == 0 || is_stdout(outputs[i].path)))
             return 1;
     return 0;
 }

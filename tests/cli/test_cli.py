@@ -2,9 +2,11 @@
 import json
 import math
 import os
+import subprocess
 import unittest
 
-from support import (CliTest, attention, bf16_to_float, count_of, float_to_bf16, npy_bytes, parse_npy, transpose)
+from support import (PROGRAM, CliTest, attention, bf16_to_float, count_of, float_to_bf16, npy_bytes, parse_npy,
+                     transpose)
 
 # On random zero-mean data the error stays within 4 u (1 + A) max|v|, u = 2^-24; here A < 20 and max|v| < 5.
 TOLERANCE = 4 * 2.0 ** -24 * 21 * 5
@@ -186,6 +188,21 @@ class AttentionTest(CliTest):
         self.assertEqual((result.returncode, result.stdout), (0, o))
         self.assertIn(b'GFLOP/s', result.stderr)
         self.assertEqual(self.run_cli(*args, '--quiet', stdin=q).stderr, b'')
+        # The same by another name; a plain file that standard output was redirected to; a device is neither.
+        args[-1] = '/dev/stdout'
+        result = self.run_cli(*args, stdin=q)
+        self.assertEqual((result.returncode, result.stdout), (0, o))
+        self.assertIn(b'GFLOP/s', result.stderr)
+        self.fails(2, ['--json'], *args, '--json', stdin=q)
+        with open(self.path('redirected.npy'), 'wb') as file:
+            result = subprocess.run([PROGRAM, *args], cwd=self.folder, input=q, stdout=file,
+                                    stderr=subprocess.PIPE, timeout=60, check=True)
+        self.assertIn(b'GFLOP/s', result.stderr)
+        self.assertEqual(self.read('redirected.npy'), self.read('o.npy'))
+        args[-1] = '/dev/null'
+        result = subprocess.run([PROGRAM, *args], cwd=self.folder, input=q, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.PIPE, timeout=60, check=True)
+        self.assertEqual(result.stderr, b'')
         everything = b''.join(npy_bytes(s, a) for s, a in zip(self.SHAPES, self.arrays)) + o
         result = self.run_cli('attention', '-q', '-', '-k', '-', '-v', '-', '-o', '-', '--compare', '-', '--quiet',
                               stdin=everything)
