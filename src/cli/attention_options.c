@@ -15,8 +15,8 @@ enum {
 enum {
     OPT_Q = 1, OPT_K, OPT_V, OPT_O, OPT_LSE, OPT_MASK, OPT_BIAS, OPT_SCALE, OPT_CAUSAL, OPT_ALIGN, OPT_LAYOUT,
     OPT_DTYPE, OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPARE, OPT_RTOL, OPT_ATOL, OPT_BATCH, OPT_HEADS,
-    OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_REPEATS, OPT_SEED, OPT_COLD, OPT_JSON,
-    OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
+    OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_REPEATS, OPT_SEED, OPT_COLD, OPT_NO_LIMITS,
+    OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
 };
 
 const flashc_cli_option flashc_cli_attention_options[] = {
@@ -61,6 +61,9 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_SEED, "seed", 0, "N", "Seed of the random data; default 0.", FLASHC_CLI_FOR_BENCH},
     {OPT_COLD, "cold", 0, NULL,
      "Take K and V from memory: calls use copies of them in turn, which together no cache holds.",
+     FLASHC_CLI_FOR_BENCH},
+    {OPT_NO_LIMITS, "no-limits", 0, NULL,
+     "Do not measure the multiply-add peak and the read bandwidth: quicker, without the shares of them.",
      FLASHC_CLI_FOR_BENCH},
     {OPT_JSON, "json", 0, NULL, "One JSON object on standard output instead of text.", FOR_FILES},
     {OPT_DRY_RUN, "dry-run", 0, NULL, "Compute nothing; print what `flashc-run explain` prints.",
@@ -135,6 +138,7 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_REPEATS: return flashc_cli_parse_int("--repeats", value, 1, INT_MAX, &args->repeats);
     case OPT_SEED: return flashc_cli_parse_int("--seed", value, 0, INT64_MAX, &args->seed);
     case OPT_COLD: args->cold = 1; return 0;
+    case OPT_NO_LIMITS: args->no_limits = 1; return 0;
     case OPT_JSON: args->json = 1; return 0;
     case OPT_DRY_RUN: args->dry_run = 1; return 0;
     case OPT_QUIET: args->quiet = 1; return 0;
