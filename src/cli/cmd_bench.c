@@ -31,7 +31,8 @@ static const char description[] =
 static const char notes[] =
     "K and V that fit in a cache stay there between calls, so their GB/s may exceed\n"
     "the bandwidth of memory; --cold shows what memory delivers. The limits take a\n"
-    "few seconds and up to 1 GiB of memory to measure; --no-limits goes without.\n";
+    "few seconds and up to 1 GiB of memory to measure; --no-limits goes without.\n"
+    "Options that say where results go or how they are compared have no effect here.\n";
 
 static double clock_seconds(clockid_t id)
 {
@@ -176,7 +177,7 @@ static int bench_kernels(const flashc_cli_attention_args *args, flashc_cli_job *
         }
         if (status != FLASHC_OK)
             return flashc_cli_library_error(status);
-        if (args->verbose && !args->json)
+        if (args->verbose && !args->json && !args->quiet)
             flashc_cli_print_plan(&run->plan, stdout);
         (*num_runs)++;
         const int code = bench_kernel(args, job->params, rotation, run);
@@ -203,14 +204,21 @@ static int bench_data(const flashc_cli_attention_args *args, flashc_cli_job *job
     return code;
 }
 
+/* The same call for the rest of the program, which does not know --kernel all. */
+static flashc_cli_attention_args without_all(const flashc_cli_attention_args *args)
+{
+    flashc_cli_attention_args result = *args;
+    if (args->kernel != NULL && strcmp(args->kernel, "all") == 0)
+        result.kernel = NULL;
+    return result;
+}
+
 static int bench_job(const flashc_cli_attention_args *args, flashc_bench_run *runs, int *num_runs)
 {
     flashc_cli_job *job = calloc(1, sizeof *job);
     if (job == NULL)
         return flashc_cli_error("no memory for the arrays");
-    flashc_cli_attention_args job_args = *args;
-    if (args->kernel != NULL && strcmp(args->kernel, "all") == 0)
-        job_args.kernel = NULL;
+    const flashc_cli_attention_args job_args = without_all(args);
     int code = flashc_cli_job_open(&job_args, 0, job);
     if (code == FLASHC_CLI_OK)
         code = bench_data(args, job, runs, num_runs);
@@ -272,7 +280,7 @@ static void report(const flashc_cli_attention_args *args, int num_runs, flashc_b
     const flashc_bench_limits *limits = args->no_limits ? NULL : &one_thread;
     if (args->json)
         flashc_bench_print_json(num_runs, runs, limits);
-    for (int i = 0; i < num_runs && !args->json; i++)
+    for (int i = 0; i < num_runs && !args->json && !args->quiet; i++)
         flashc_bench_print_text(&runs[i], limits);
 }
 
@@ -282,6 +290,10 @@ int flashc_cmd_bench(int argc, char **argv)
     int code = FLASHC_CLI_OK;
     if (!flashc_cli_attention_parse(FLASHC_CLI_FOR_BENCH, argc, argv, usage, description, notes, &args, &code))
         return code;
+    if (args.dry_run) {
+        args = without_all(&args);
+        return flashc_cli_explain(&args);
+    }
     flashc_bench_run *runs = calloc((size_t)flashc_kernel_count() + 1, sizeof *runs);
     if (runs == NULL)
         return flashc_cli_error("no memory for the results");
