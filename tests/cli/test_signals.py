@@ -3,6 +3,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import time
 import unittest
 
@@ -108,8 +109,12 @@ class SignalTest(CliTest):
         process.stderr.close()
 
     def bar_on_terminal(self, *args):
-        """What stands on a terminal after at most 20 seconds, and the seconds until the first byte."""
-        control, terminal = pty.openpty()
+        """What stands on a terminal after at most 20 seconds, and the seconds from the start to the first byte."""
+        try:
+            control, terminal = pty.openpty()
+        except OSError as error:
+            self.skipTest(f'no pseudo-terminal can be opened: {error}')
+        began = time.monotonic()
         process = self.start([*self.long_call, '-o', 'o.npy', *args], stderr=terminal)
         os.close(terminal)
         os.set_blocking(control, False)
@@ -119,7 +124,7 @@ class SignalTest(CliTest):
             time.sleep(0.05)
             try:
                 text += os.read(control, 4096)
-                first = first or time.monotonic() - start
+                first = first or time.monotonic() - began
             except BlockingIOError:
                 if '--quiet' in args and time.monotonic() - start > 3:
                     break
@@ -134,10 +139,13 @@ class SignalTest(CliTest):
     def test_progress_bar_on_a_terminal(self):
         text, first = self.bar_on_terminal()
         self.assertRegex(text, rb'\r\[#*\.+\] +\d+ %')
-        self.assertGreater(first, 0.7)  # it waits a second; 0.2 to 0.3 s of that are over
+        self.assertGreaterEqual(first, 1)  # of computing alone
         self.assertTrue(text.endswith(b'\n'), text)
         self.assertEqual(self.bar_on_terminal('--quiet')[0], b'')
 
 
 if __name__ == '__main__':
-    unittest.main()
+    result = unittest.main(exit=False).result
+    for test, reason in result.skipped:
+        print(f'not run: {test.id()}: {reason}')
+    sys.exit(1 if not result.wasSuccessful() else 77 if result.skipped else 0)
