@@ -13,8 +13,8 @@ enum { MAX_PRINTED = 256 };
 
 static const flashc_cli_option options[] = {
     {OPT_X, "input", 'x', "FILE", "x, of rank 1 or more.", FLASHC_CLI_FOR_ALL},
-    {OPT_OUTPUT, "output", 'o', "FILE", "Where softmax(x) goes; default: it is printed, if it has at most 256 elements.",
-     FLASHC_CLI_FOR_ALL},
+    {OPT_OUTPUT, "output", 'o', "FILE",
+     "Where softmax(x) goes; default: it is printed, if it has at most 256 elements.", FLASHC_CLI_FOR_ALL},
     {OPT_SPLIT, "split", 0, "N",
      "Cut each row into N pieces, compute them independently and merge their states; report how far the "
      "concatenation of the pieces' own softmaxes is from that.", FLASHC_CLI_FOR_ALL},

@@ -170,7 +170,8 @@ class AttentionTest(CliTest):
         """Just above the middle of two neighbours: by way of f32 it would be the middle, and round down."""
         tiny, big = 2.0 ** -30, 1e300
         for dtype, ulp in (('f16', 2.0 ** -10), ('bf16', 2.0 ** -7), ('f32', 2.0 ** -23)):
-            v = [1 + ulp / 2 + tiny, -1 - ulp / 2 - tiny, 1 + 3 * ulp / 2 - tiny, 1 + ulp / 2, 1 + ulp, big, -big, 1e-300]
+            v = [1 + ulp / 2 + tiny, -1 - ulp / 2 - tiny, 1 + 3 * ulp / 2 - tiny, 1 + ulp / 2, 1 + ulp, big, -big,
+                 1e-300]
             for name, shape, values in (('q', [1, 1], [1.0]), ('k', [1, 1], [1.0]), ('v', [1, len(v)], v)):
                 self.write(f'{name}.npy', shape, values, '<f8')
             self.qkv('-o', 'o.npy', '--dtype', dtype, '--out-dtype', 'f32')
