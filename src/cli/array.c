@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -175,14 +176,29 @@ static void replace_data(flashc_cli_array *array, void *data)
     array->owned = array->data = data;
 }
 
-static int narrow_f64(flashc_cli_array *array)
+/* A float from which rounding to 16 bits gives what rounding x itself would: not the nearest one, but an
+ * inexact x cut towards zero with the last bit set, so that no x comes to lie halfway between two. */
+static float round_to_odd(double x)
+{
+    float nearest = (float)x;
+    if ((double)nearest == x || isnan(x))
+        return nearest;
+    uint32_t bits;
+    memcpy(&bits, &nearest, sizeof bits);
+    bits = (bits - (fabs((double)nearest) > fabs(x))) | 1;
+    memcpy(&nearest, &bits, sizeof bits);
+    return nearest;
+}
+
+/* To f32, on the way to dtype. */
+static int narrow_f64(flashc_cli_array *array, flashc_dtype dtype)
 {
     const double *from = array->data;
     float *to = allocate(array->count, sizeof *to);
     if (!to)
         return no_memory(array->name, array->count, sizeof *to);
     for (int64_t i = 0; i < array->count; i++)
-        to[i] = (float)from[i];
+        to[i] = dtype == FLASHC_F32 ? (float)from[i] : round_to_odd(from[i]);
     replace_data(array, to);
     return FLASHC_CLI_OK;
 }
@@ -234,7 +250,7 @@ int flashc_cli_array_to_float(flashc_cli_array *array, int dtype)
         array->dtype = wanted;
         return FLASHC_CLI_OK;
     }
-    if (is_f64 && narrow_f64(array))
+    if (is_f64 && narrow_f64(array, wanted))
         return FLASHC_CLI_FAILED;
     return flashc_cli_array_convert(array, wanted);
 }

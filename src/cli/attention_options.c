@@ -7,47 +7,46 @@
 #include <string.h>
 
 enum {
-    FOR_FILES = FLASHC_CLI_FOR_ATTENTION | FLASHC_CLI_FOR_EXPLAIN | FLASHC_CLI_FOR_BENCH,
-    FOR_RESULTS = FLASHC_CLI_FOR_ATTENTION | FLASHC_CLI_FOR_EXPLAIN,
+    FOR_EACH = FLASHC_CLI_FOR_ATTENTION | FLASHC_CLI_FOR_EXPLAIN | FLASHC_CLI_FOR_BENCH,
     FOR_SHAPES = FLASHC_CLI_FOR_EXPLAIN | FLASHC_CLI_FOR_BENCH
 };
 
 enum {
     OPT_Q = 1, OPT_K, OPT_V, OPT_O, OPT_LSE, OPT_MASK, OPT_BIAS, OPT_SCALE, OPT_CAUSAL, OPT_ALIGN, OPT_LAYOUT,
     OPT_DTYPE, OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPARE, OPT_RTOL, OPT_ATOL, OPT_BATCH, OPT_HEADS,
-    OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_REPEATS, OPT_SEED, OPT_COLD, OPT_JSON,
-    OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
+    OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_REPEATS, OPT_SEED, OPT_COLD,
+    OPT_NO_LIMITS, OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
 };
 
 const flashc_cli_option flashc_cli_attention_options[] = {
-    {OPT_Q, "query", 'q', "FILE", "Q: [L,D], [H,L,D] or [B,H,L,D] (see --layout).", FOR_FILES},
-    {OPT_K, "key", 'k', "FILE", "K, of Q's rank; Q's heads are a multiple of K's.", FOR_FILES},
-    {OPT_V, "value", 'v', "FILE", "V, of K's shape but for the last axis.", FOR_FILES},
-    {OPT_O, "output", 'o', "FILE", "Where O goes, in Q's rank and layout.", FOR_RESULTS},
-    {OPT_LSE, "lse", 0, "FILE", "Where the log-sum-exp of each row goes: f32, [L], [H,L] or [B,H,L].", FOR_RESULTS},
+    {OPT_Q, "query", 'q', "FILE", "Q: [L,D], [H,L,D] or [B,H,L,D] (see --layout).", FOR_EACH},
+    {OPT_K, "key", 'k', "FILE", "K, of Q's rank; Q's heads are a multiple of K's.", FOR_EACH},
+    {OPT_V, "value", 'v', "FILE", "V, of K's shape but for the last axis.", FOR_EACH},
+    {OPT_O, "output", 'o', "FILE", "Where O goes, in Q's rank and layout.", FOR_EACH},
+    {OPT_LSE, "lse", 0, "FILE", "Where the log-sum-exp of each row goes: f32, [L], [H,L] or [B,H,L].", FOR_EACH},
     {OPT_MASK, "mask", 0, "FILE",
-     "Boolean mask (bool, u8 or i8), non-zero = visible; broadcasts to [B,H,Lq,Lk] as in NumPy.", FOR_FILES},
+     "Boolean mask (bool, u8 or i8), non-zero = visible; broadcasts to [B,H,Lq,Lk] as in NumPy.", FOR_EACH},
     {OPT_BIAS, "bias", 0, "FILE", "Bias added to the scaled scores; broadcasts to [B,H,Lq,Lk] as in NumPy.",
-     FOR_FILES},
-    {OPT_SCALE, "scale", 0, "X", "Factor of the scores; default 1/sqrt(head_dim).", FOR_FILES},
-    {OPT_CAUSAL, "causal", 0, NULL, "Hide the keys after each query's position; needs --align.", FOR_FILES},
+     FOR_EACH},
+    {OPT_SCALE, "scale", 0, "X", "Factor of the scores; default 1/sqrt(head_dim).", FOR_EACH},
+    {OPT_CAUSAL, "causal", 0, NULL, "Hide the keys after each query's position; needs --align.", FOR_EACH},
     {OPT_ALIGN, "align", 0, "A",
      "Position of query 0 among the keys: top-left (0), bottom-right (seqlen_k - seqlen_q) or a number, "
-     "which holds for every batch element.", FOR_FILES},
-    {OPT_LAYOUT, "layout", 0, "L", "Order of the axes of Q, K, V and O: bhsd (default) or bshd.", FOR_FILES},
+     "which holds for every batch element.", FOR_EACH},
+    {OPT_LAYOUT, "layout", 0, "L", "Order of the axes of Q, K, V and O: bhsd (default) or bshd.", FOR_EACH},
     {OPT_DTYPE, "dtype", 0, "T",
      "Compute on f32, f16 or bf16: files of other floating types are converted. Only with bf16 is 2-byte raw "
-     "data (<V2, |V2, <u2) read, as bf16.", FOR_FILES},
+     "data (<V2, |V2, <u2) read, as bf16.", FOR_EACH},
     {OPT_OUT_DTYPE, "out-dtype", 0, "T", "Type of O: f32, f16 or bf16 (written as <V2); default Q's type.",
-     FOR_FILES},
-    {OPT_THREADS, "threads", 0, "N", "Number of threads; default 0: all that this process may use.", FOR_FILES},
+     FOR_EACH},
+    {OPT_THREADS, "threads", 0, "N", "Number of threads; default 0: all that this process may use.", FOR_EACH},
     {OPT_KERNEL, "kernel", 0, "NAME",
      "Kernel, by its name in `flashc-run info`; default the best that fits. "
-     "For bench also all: each in turn.", FOR_FILES},
+     "For bench also all: each in turn.", FOR_EACH},
     {OPT_COMPARE, "compare", 0, "REF", "Compare O with this file, after any output was written; a mismatch exits 1.",
-     FOR_RESULTS},
-    {OPT_RTOL, "rtol", 0, "X", "Relative tolerance of --compare, times |REF|.", FOR_RESULTS},
-    {OPT_ATOL, "atol", 0, "X", "Absolute tolerance of --compare.", FOR_RESULTS},
+     FOR_EACH},
+    {OPT_RTOL, "rtol", 0, "X", "Relative tolerance of --compare, times |REF|.", FOR_EACH},
+    {OPT_ATOL, "atol", 0, "X", "Absolute tolerance of --compare.", FOR_EACH},
     {OPT_BATCH, "batch", 0, "N", "Batch size; default 1.", FOR_SHAPES},
     {OPT_HEADS, "heads", 0, "N", "Query heads; default 8.", FOR_SHAPES},
     {OPT_HEADS_K, "heads-k", 0, "N", "Key/value heads; default those of Q.", FOR_SHAPES},
@@ -62,12 +61,14 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_COLD, "cold", 0, NULL,
      "Take K and V from memory: calls use copies of them in turn, which together no cache holds.",
      FLASHC_CLI_FOR_BENCH},
-    {OPT_JSON, "json", 0, NULL, "One JSON object on standard output instead of text.", FOR_FILES},
-    {OPT_DRY_RUN, "dry-run", 0, NULL, "Compute nothing; print what `flashc-run explain` prints.",
-     FLASHC_CLI_FOR_ATTENTION},
+    {OPT_NO_LIMITS, "no-limits", 0, NULL,
+     "Do not measure the multiply-add peak and the read bandwidth: quicker, without the shares of them.",
+     FLASHC_CLI_FOR_BENCH},
+    {OPT_JSON, "json", 0, NULL, "One JSON object on standard output instead of text.", FOR_EACH},
+    {OPT_DRY_RUN, "dry-run", 0, NULL, "Compute nothing; print what `flashc-run explain` prints.", FOR_EACH},
     {OPT_QUIET, "quiet", 0, NULL, "Print nothing but errors, a failed --compare and what --json asks for.",
-     FOR_RESULTS},
-    {OPT_VERBOSE, "verbose", 0, NULL, "Report also tiles, work items, and why faster kernels were refused.", FOR_FILES},
+     FOR_EACH},
+    {OPT_VERBOSE, "verbose", 0, NULL, "Report also tiles, work items, and why faster kernels were refused.", FOR_EACH},
     {0, NULL, 0, NULL, NULL, 0},
 };
 
@@ -135,6 +136,7 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_REPEATS: return flashc_cli_parse_int("--repeats", value, 1, INT_MAX, &args->repeats);
     case OPT_SEED: return flashc_cli_parse_int("--seed", value, 0, INT64_MAX, &args->seed);
     case OPT_COLD: args->cold = 1; return 0;
+    case OPT_NO_LIMITS: args->no_limits = 1; return 0;
     case OPT_JSON: args->json = 1; return 0;
     case OPT_DRY_RUN: args->dry_run = 1; return 0;
     case OPT_QUIET: args->quiet = 1; return 0;

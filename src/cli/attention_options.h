@@ -27,7 +27,7 @@ typedef struct flashc_cli_attention_args {
     int64_t batch, heads, heads_k, seqlen_q, seqlen_k, head_dim, head_dim_v;
     int64_t repeats;          /* bench; -1 = not given */
     int64_t seed;             /* bench */
-    int cold;                 /* bench */
+    int cold, no_limits;      /* bench */
 } flashc_cli_attention_args;
 
 /* The table, ended by an entry whose name is NULL. */

@@ -5,6 +5,7 @@
 #include "cli/peak.h"
 
 #include <flashc.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 /* One repeat: `iterations` calls in a row, timed together. */
@@ -13,7 +14,7 @@ typedef struct flashc_bench_repeat {
     double real_time, cpu_time; /* seconds per call; cpu_time is that of all threads together */
 } flashc_bench_repeat;
 
-/* The limits of the machine for one number of threads. */
+/* The limits of the machine for one number of threads; zeroed: not measured. */
 typedef struct flashc_bench_limits {
     int threads;
     flashc_fma_peak fma;
@@ -24,6 +25,7 @@ typedef struct flashc_bench_limits {
 typedef struct flashc_bench_run {
     char name[256];
     flashc_explanation plan;
+    bool work_is_known;      /* no mask or bias, which may hide some of the plan's operations */
     double kv_bytes;         /* of K and V that some query sees, each byte once */
     int64_t peak_rss_growth; /* bytes beyond the tensors during the first call; -1: the system does not say */
     int num_repeats;
@@ -56,6 +58,7 @@ flashc_bench_numbers flashc_bench_statistics(const flashc_bench_run *run, flashc
 /* One statistic of n > 0 values; sorts them. */
 double flashc_bench_statistic_of(int n, double *values, flashc_bench_statistic statistic);
 
+/* one_thread: NULL if the limits were not measured. */
 void flashc_bench_print_text(const flashc_bench_run *run, const flashc_bench_limits *one_thread);
 /* Google Benchmark's layout: one object with "context" and "benchmarks". */
 void flashc_bench_print_json(int num_runs, const flashc_bench_run *runs, const flashc_bench_limits *one_thread);

@@ -42,11 +42,13 @@ void flashc_bench_print_text(const flashc_bench_run *run, const flashc_bench_lim
     printf(", spread %.1f %% ((max - min) / median), %d repeats of %lld calls\n",
            100.0 * (high.real_time - low.real_time) / median.real_time, run->num_repeats,
            (long long)run->repeats[0].iterations);
-    printf("  work       %.1f GFLOP/s, %.1f %% of the FMA peak: %.1f GFLOP/s with %d thread%s (%s), %.1f with one\n",
-           median.gflops, 100.0 * median.share_of_fma_peak, limits->fma.gflops, limits->fma.threads,
-           limits->fma.threads == 1 ? "" : "s", limits->fma.isa, one_thread->fma.gflops);
-    printf("  K and V    %.1f GB/s", median.kv_gbytes_per_second);
-    if (limits->read.gbytes_per_second > 0.0)
+    printf("  work       %.1f GFLOP/s", median.gflops);
+    if (one_thread != NULL)
+        printf(", %.1f %% of the FMA peak: %.1f GFLOP/s with %d thread%s (%s), %.1f with one",
+               100.0 * median.share_of_fma_peak, limits->fma.gflops, limits->fma.threads,
+               limits->fma.threads == 1 ? "" : "s", limits->fma.isa, one_thread->fma.gflops);
+    printf("\n  K and V    %.1f GB/s", median.kv_gbytes_per_second);
+    if (one_thread != NULL && limits->read.gbytes_per_second > 0.0)
         printf(", %.1f %% of the read bandwidth: %.1f GB/s with %d thread%s, %.1f with one",
                100.0 * median.share_of_read_bandwidth, limits->read.gbytes_per_second, limits->read.threads,
                limits->read.threads == 1 ? "" : "s", one_thread->read.gbytes_per_second);
@@ -144,8 +146,9 @@ static void write_context(flashc_cli_json *json, int num_runs, const flashc_benc
         flashc_cli_json_string(json, "blas", system.blas);
     }
     flashc_cli_json_array(json, "limits");
-    write_limits(json, one_thread);
-    for (int i = 0; i < num_runs; i++) {
+    if (one_thread != NULL)
+        write_limits(json, one_thread);
+    for (int i = 0; one_thread != NULL && i < num_runs; i++) {
         if (runs[i].limits.threads != (i == 0 ? one_thread->threads : runs[i - 1].limits.threads))
             write_limits(json, &runs[i].limits);
     }

@@ -4,6 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* NaN if the limit was not measured. */
+static double share_of(double value, double limit)
+{
+    return limit > 0.0 ? value / limit : (double)NAN;
+}
+
 flashc_bench_numbers flashc_bench_repeat_numbers(const flashc_bench_run *run, int repeat)
 {
     const flashc_bench_repeat *times = &run->repeats[repeat];
@@ -15,8 +21,9 @@ flashc_bench_numbers flashc_bench_repeat_numbers(const flashc_bench_run *run, in
         .workspace_bytes = (double)run->plan.workspace_size,
         .peak_rss_growth_bytes = run->peak_rss_growth < 0 ? (double)NAN : (double)run->peak_rss_growth,
     };
-    numbers.share_of_fma_peak = numbers.gflops / run->limits.fma.gflops;
-    numbers.share_of_read_bandwidth = numbers.kv_gbytes_per_second / run->limits.read.gbytes_per_second;
+    numbers.share_of_fma_peak = share_of(numbers.gflops, run->limits.fma.gflops);
+    numbers.share_of_read_bandwidth =
+        share_of(numbers.kv_gbytes_per_second, run->limits.read.gbytes_per_second);
     return numbers;
 }
 

@@ -4,7 +4,6 @@
 #include "cli/output.h"
 #include "cli/progress.h"
 
-
 enum { NUM_OUTPUTS = 2 };
 
 /* Everything that one run holds. */
@@ -78,6 +77,7 @@ static int compute(attention_run *run)
 static int run_attention(attention_run *run, const flashc_cli_output *outputs)
 {
     flashc_npy_batch *batch;
+    FILE *words = flashc_cli_outputs_use_stdout(NUM_OUTPUTS, outputs) ? stderr : stdout;
     if (!run->args.lse)
         run->job.params.lse.data = NULL;
     if (run->args.compare && flashc_cli_compare_open(&run->args, &run->job, &run->comparison))
@@ -93,7 +93,7 @@ static int run_attention(attention_run *run, const flashc_cli_output *outputs)
     if (run->args.json)
         report_json(run);
     else if (!run->args.quiet)
-        report_text(run, flashc_cli_outputs_use_stdout(NUM_OUTPUTS, outputs) ? stderr : stdout);
+        report_text(run, words);
     const int exit_code = flashc_cli_finish_stdout(FLASHC_CLI_OK);
     if (exit_code == FLASHC_CLI_OK && run->args.compare)
         return flashc_cli_compare_verdict(&run->job, &run->comparison);

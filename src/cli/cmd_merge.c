@@ -19,7 +19,7 @@ static const flashc_cli_option options[] = {
     {OPT_OUT_DTYPE, "out-dtype", 0, "T", "Type of the merged O: f32 (default), f16 or bf16 (written as <V2).",
      FLASHC_CLI_FOR_ALL},
     {OPT_JSON, "json", 0, NULL, "One JSON object on standard output instead of text.", FLASHC_CLI_FOR_ALL},
-    {OPT_QUIET, "quiet", 0, NULL, "Print nothing but errors.", FLASHC_CLI_FOR_ALL},
+    {OPT_QUIET, "quiet", 0, NULL, "Print nothing but errors and what --json asks for.", FLASHC_CLI_FOR_ALL},
     {0, NULL, 0, NULL, NULL, 0},
 };
 
@@ -60,10 +60,12 @@ static int read_part(merge_run *run, int part, const char *o_path, const char *l
     if (flashc_cli_array_read(o_path, 0, o) || flashc_cli_array_to_float(o, run->dtype) ||
         flashc_cli_array_convert(o, FLASHC_F32) || flashc_cli_array_pack(o))
         return FLASHC_CLI_FAILED;
-    if (flashc_cli_array_read(lse_path, 0, lse) || flashc_cli_array_to_float(lse, 0))
+    if (flashc_cli_array_read(lse_path, 0, lse))
         return FLASHC_CLI_FAILED;
-    if (lse->dtype != FLASHC_F32)
-        return flashc_cli_error("%s: expected f32, found %s", lse->name, flashc_dtype_name(lse->dtype));
+    if (lse->file_type != FLASHC_NPY_F32)
+        return flashc_cli_error("%s: expected an LSE of type f32, found %s", lse->name,
+                                flashc_npy_type_name(lse->file_type));
+    lse->dtype = FLASHC_F32;
     if (o->rank < 2 || o->rank > 4)
         return flashc_cli_error("%s: expected an O of rank 2, 3 or 4, found %s", o->name,
                                 flashc_cli_shape_text(o->rank, o->shape, found));

@@ -13,15 +13,15 @@ enum { MAX_PRINTED = 256 };
 
 static const flashc_cli_option options[] = {
     {OPT_X, "input", 'x', "FILE", "x, of rank 1 or more.", FLASHC_CLI_FOR_ALL},
-    {OPT_OUTPUT, "output", 'o', "FILE", "Where softmax(x) goes; default: it is printed, if it is small.",
-     FLASHC_CLI_FOR_ALL},
+    {OPT_OUTPUT, "output", 'o', "FILE",
+     "Where softmax(x) goes; default: it is printed, if it has at most 256 elements.", FLASHC_CLI_FOR_ALL},
     {OPT_SPLIT, "split", 0, "N",
      "Cut each row into N pieces, compute them independently and merge their states; report how far the "
      "concatenation of the pieces' own softmaxes is from that.", FLASHC_CLI_FOR_ALL},
     {OPT_DTYPE, "dtype", 0, "T", "Convert x to f32, f16 or bf16; only with bf16 is 2-byte raw data read, as bf16.",
      FLASHC_CLI_FOR_ALL},
     {OPT_JSON, "json", 0, NULL, "One JSON object on standard output instead of text.", FLASHC_CLI_FOR_ALL},
-    {OPT_QUIET, "quiet", 0, NULL, "Print nothing but errors.", FLASHC_CLI_FOR_ALL},
+    {OPT_QUIET, "quiet", 0, NULL, "Print nothing but errors and what --json asks for.", FLASHC_CLI_FOR_ALL},
     {0, NULL, 0, NULL, NULL, 0},
 };
 
@@ -179,6 +179,8 @@ static void report_text(const softmax_run *run, FILE *out)
             flashc_dtype_name(run->x.dtype));
     if (print_values)
         print_rows(run, &run->y, out);
+    else if (!run->y_path)
+        fprintf(out, "values     not printed, more than %d: -o FILE writes them\n", MAX_PRINTED);
     fprintf(out, "result     %s\n", run->y_valid ? "a valid softmax" : "not a valid softmax (a row does not sum to 1)");
     if (!run->split)
         return;

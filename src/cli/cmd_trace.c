@@ -178,14 +178,15 @@ static void print_json(int64_t n, const flashc_trace_step *steps, const trace_ch
     flashc_cli_json_end(&json, '}');
 }
 
-static int trace(int64_t n, const double *x, bool json)
+/* source: where the values came from, for messages. */
+static int trace(const char *source, int64_t n, const double *x, bool json)
 {
     flashc_trace_step *steps = calloc((size_t)n, sizeof *steps);
     if (steps == NULL)
         return flashc_cli_error("no memory for the trace of %lld values", (long long)n);
     if (flashc_softmax_trace(n, x, steps) != FLASHC_OK) {
         free(steps);
-        return flashc_cli_error("%s", flashc_last_error());
+        return flashc_cli_error("%s: %s", source, flashc_last_error());
     }
     const double tolerance = tolerance_of(n, x);
     const trace_check checks[NUM_CHECKS] = {
@@ -222,19 +223,19 @@ static int parse_values(const char *text, double **x, int64_t *n)
     return code;
 }
 
-static int convert_file(const char *path, const flashc_npy *npy, double **x, int64_t *n)
+static int convert_file(const char *name, const flashc_npy *npy, double **x, int64_t *n)
 {
     const flashc_npy_type type = npy->header.type;
     if (npy->header.rank != 1)
-        return flashc_cli_error("%s: expected an array of rank 1, found rank %d", path, npy->header.rank);
+        return flashc_cli_error("%s: expected an array of rank 1, found rank %d", name, npy->header.rank);
     if (type != FLASHC_NPY_F16 && type != FLASHC_NPY_F32 && type != FLASHC_NPY_F64)
-        return flashc_cli_error("%s: expected f16, f32 or f64, found %s", path, flashc_npy_type_name(type));
+        return flashc_cli_error("%s: expected f16, f32 or f64, found %s", name, flashc_npy_type_name(type));
     if (npy->header.count == 0)
-        return flashc_cli_error("%s: expected at least one value, found none", path);
+        return flashc_cli_error("%s: expected at least one value, found none", name);
     *n = npy->header.count;
     *x = calloc((size_t)*n, sizeof **x);
     if (*x == NULL)
-        return flashc_cli_error("%s: no memory for %lld values", path, (long long)*n);
+        return flashc_cli_error("%s: no memory for %lld values", name, (long long)*n);
     for (int64_t i = 0; i < *n; i++) {
         float value = 0.0f;
         if (type == FLASHC_NPY_F64) {
@@ -250,13 +251,13 @@ static int convert_file(const char *path, const flashc_npy *npy, double **x, int
     return 0;
 }
 
-static int read_values(const char *path, double **x, int64_t *n)
+static int read_values(const char *path, const char *name, double **x, int64_t *n)
 {
     char message[FLASHC_NPY_MESSAGE_SIZE];
     flashc_npy npy;
     if (!flashc_npy_read(path, &npy, message, sizeof message))
         return flashc_cli_error("%s", message);
-    const int code = convert_file(path, &npy, x, n);
+    const int code = convert_file(name, &npy, x, n);
     flashc_npy_free(&npy);
     return code;
 }
@@ -284,9 +285,10 @@ int flashc_cmd_trace(int argc, char **argv)
 
     double *x = NULL;
     int64_t n = 0;
-    int code = values != NULL ? parse_values(values, &x, &n) : read_values(file, &x, &n);
+    const char *source = values != NULL ? "--values" : strcmp(file, "-") == 0 ? "standard input" : file;
+    int code = values != NULL ? parse_values(values, &x, &n) : read_values(file, source, &x, &n);
     if (code == 0)
-        code = trace(n, x, json);
+        code = trace(source, n, x, json);
     free(x);
     return code;
 }

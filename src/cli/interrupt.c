@@ -3,9 +3,10 @@
 #include "npy/npy.h"
 
 #include <signal.h>
+#include <stdlib.h>
 #include <unistd.h>
 
-static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU};
 enum { NUM_SIGNALS = sizeof signals / sizeof signals[0] };
 
 /* A mask of the calling thread would not hold the signals: a worker of OpenMP's team would take them. */
@@ -38,6 +39,8 @@ void flashc_cli_interrupt_install(void)
             sigaction(signals[i], &action, NULL);
     action.sa_handler = SIG_IGN;
     sigaction(SIGPIPE, &action, NULL);
+    sigaction(SIGXFSZ, &action, NULL);
+    atexit(flashc_npy_remove_temporaries);
 }
 
 void flashc_cli_interrupt_hold(void)

@@ -5,8 +5,9 @@
 #ifndef FLASHC_CLI_INTERRUPT_H
 #define FLASHC_CLI_INTERRUPT_H
 
-/* Takes SIGINT, SIGTERM and SIGHUP, unless the parent had them ignored (nohup). Ignores SIGPIPE, so that a reader
- * that left is an error with a message. */
+/* Takes SIGINT, SIGTERM, SIGHUP, SIGQUIT and SIGXCPU, unless the parent had them ignored (nohup). Ignores SIGPIPE
+ * and SIGXFSZ, so that a reader that left and a file size limit are errors with a message. What is half written
+ * also goes when a library ends the process, as libgomp does without a thread. */
 void flashc_cli_interrupt_install(void);
 
 /* Between these two the signals wait: for steps that must happen together. */

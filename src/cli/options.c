@@ -73,8 +73,10 @@ int flashc_cli_options_next(const flashc_cli_option *table, unsigned command, in
         else if (optopt >= LONG_BASE && index >= 0)
             flashc_cli_usage_error("option --%s takes no argument, found '%s'", arrays.long_options[index].name,
                                    argv[optind - 1]);
-        else if (optopt > 0)
+        else if (optopt > ' ' && optopt <= '~')
             flashc_cli_usage_error("unknown option '-%c'", optopt);
+        else if (optopt != 0)
+            flashc_cli_usage_error("unknown option: byte 0x%02x after '-'", (unsigned)optopt & 0xffu);
         else
             flashc_cli_usage_error("unknown or ambiguous option '%s'", argv[optind - 1]);
         return FLASHC_CLI_OPTIONS_ERROR;

@@ -4,6 +4,8 @@
 #include "cli/interrupt.h"
 
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 int flashc_cli_outputs_reserve(int n, const flashc_cli_output *outputs, flashc_npy_batch **batch)
 {
@@ -23,30 +25,39 @@ int flashc_cli_outputs_reserve(int n, const flashc_cli_output *outputs, flashc_n
 int flashc_cli_outputs_write(int n, const flashc_cli_output *outputs, flashc_npy_batch *batch)
 {
     char message[FLASHC_NPY_MESSAGE_SIZE];
-    int files = 0;
     for (int i = 0; i < n; i++) {
         const flashc_cli_array *array = outputs[i].array;
         if (!outputs[i].path)
             continue;
-        files += strcmp(outputs[i].path, "-") != 0;
         if (!flashc_npy_stage(batch, outputs[i].path, flashc_cli_npy_type(array->dtype), array->rank, array->shape,
                               array->data, message, sizeof message)) {
             flashc_npy_abort(batch);
             return flashc_cli_error("%s", message);
         }
     }
-    /* One file cannot appear in part; with several, no signal may come between their renames. */
-    if (files > 1)
-        flashc_cli_interrupt_hold();
+    /* A pipe may take for ever; renames do not, and no signal may come between them. */
+    if (!flashc_npy_flush(batch, message, sizeof message)) {
+        flashc_npy_abort(batch);
+        return flashc_cli_error("%s", message);
+    }
+    flashc_cli_interrupt_hold();
     const int done = flashc_npy_commit(batch, message, sizeof message);
     flashc_cli_interrupt_release();
     return done ? FLASHC_CLI_OK : flashc_cli_error("%s", message);
 }
 
+/* By another name, such as /dev/stdout. Devices (/dev/null) may well be both. */
+static int is_stdout(const char *path)
+{
+    struct stat named, standard;
+    return stat(path, &named) == 0 && fstat(STDOUT_FILENO, &standard) == 0 && !S_ISCHR(named.st_mode) &&
+           named.st_dev == standard.st_dev && named.st_ino == standard.st_ino;
+}
+
 int flashc_cli_outputs_use_stdout(int n, const flashc_cli_output *outputs)
 {
     for (int i = 0; i < n; i++)
-        if (outputs[i].path && strcmp(outputs[i].path, "-") == 0)
+        if (outputs[i].path && (strcmp(outputs[i].path, "-") == 0 || is_stdout(outputs[i].path)))
             return 1;
     return 0;
 }

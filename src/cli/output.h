@@ -15,7 +15,8 @@ int flashc_cli_outputs_reserve(int n, const flashc_cli_output *outputs, flashc_n
 /* After the work: writes the files. Frees the batch, also after an error. */
 int flashc_cli_outputs_write(int n, const flashc_cli_output *outputs, flashc_npy_batch *batch);
 
-/* Whether one of them is standard output, so that words have to go elsewhere. */
+/* Whether one of them is standard output, so that words have to go elsewhere. To be asked before they are written:
+ * a file that standard output was redirected to is another one afterwards. */
 int flashc_cli_outputs_use_stdout(int n, const flashc_cli_output *outputs);
 
 #endif

@@ -3,6 +3,7 @@
 #include "cli/peak_loops.h"
 #include "cli/proc.h"
 
+#include <math.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -13,11 +14,14 @@
 #endif
 
 /* Other processes only ever make a round slower, so the best of many is the limit. Rounds are shorter than
- * a scheduler's time slice: on a busy machine some still run undisturbed. The warm-up lets the clock settle
- * to what it sustains under this load. */
+ * a scheduler's time slice: on a busy machine some still run undisturbed. They go on until that many in a row
+ * have found nothing faster, or the time is over. The warm-up lets the clock settle to what it sustains
+ * under this load. */
 #define FMA_WARM_UP_SECONDS 0.03
 #define FMA_ROUND_SECONDS 0.002
 #define FMA_ROUNDS 40
+#define FMA_FASTER 1.005
+#define FMA_SECONDS_MAX 0.5
 /* Whole passes: parts of the buffer may lie in the cache, and must not be what is found fastest. */
 #define READ_ROUNDS 5
 
@@ -40,22 +44,20 @@ typedef struct team_task {
     void *context;
 } team_task;
 
-/* Runs task on up to `threads` threads; returns the seconds from the common start to the last thread's
- * end, and the size of the team that really ran. */
+/* Runs task on up to `threads` threads; returns the seconds from the first thread's start to the last one's end
+ * (making the team and waking it up are not part of it), and the size of the team that really ran. */
 static double run_team(int threads, const team_task *task, int *team)
 {
-    double start = 0.0, end = 0.0;
+    double start = (double)INFINITY, end = 0.0;
     int size = 1;
 #if defined(_OPENMP)
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) reduction(min : start) reduction(max : end)
     {
 #pragma omp single
         size = omp_get_num_threads();
-#pragma omp single
+        /* All are here: single ends with a barrier. */
         start = now();
         task->run(task->context, omp_get_thread_num(), size);
-#pragma omp barrier
-#pragma omp single
         end = now();
     }
 #else
@@ -81,24 +83,37 @@ static void run_arithmetic(void *context, int thread, int team)
     work->loop(work->rounds);
 }
 
+/* How many rounds of the loop one thread does in about FMA_ROUND_SECONDS. The fastest of a few tries decides:
+ * one that was interrupted would make rounds too short, of which the time is mostly that of the clock. */
+static int64_t rounds_to_time(void (*loop)(int64_t))
+{
+    for (int64_t rounds = 1000;; rounds *= 2) {
+        double fastest = (double)INFINITY;
+        for (int i = 0; i < 5; i++) {
+            const double start = now();
+            loop(rounds);
+            fastest = fmin(fastest, now() - start);
+        }
+        if (fastest > FMA_ROUND_SECONDS / 2)
+            return rounds;
+    }
+}
+
 /* Operations per second of `loop`, all threads together; *team says how many ran. */
 static double best_rate(void (*loop)(int64_t), double flops_per_round, int threads, int *team)
 {
-    arithmetic work = {.loop = loop, .rounds = 1000};
+    arithmetic work = {.loop = loop, .rounds = rounds_to_time(loop)};
     const team_task task = {run_arithmetic, &work};
-    double best = 0.0;
-    const double start = now();
-    int rounds = 0;
-    while (rounds < FMA_ROUNDS) {
+    double best = 0.0, start = now();
+    while (now() - start < FMA_WARM_UP_SECONDS)
+        run_team(threads, &task, team);
+    start = now();
+    for (int rounds = 0; rounds < FMA_ROUNDS && now() - start < FMA_SECONDS_MAX; rounds++) {
         const double seconds = run_team(threads, &task, team);
         const double rate = flops_per_round * (double)work.rounds * *team / seconds;
-        if (seconds < FMA_ROUND_SECONDS / 2)
-            work.rounds *= 2; /* still finding the length of a round */
-        else if (now() - start > FMA_WARM_UP_SECONDS) {
-            rounds++;
-            if (rate > best)
-                best = rate;
-        }
+        if (rate > FMA_FASTER * best)
+            rounds = 0;
+        best = fmax(best, rate);
     }
     return best;
 }
@@ -107,10 +122,12 @@ void flashc_measure_fma_peak(int threads, flashc_fma_peak *out)
 {
     *out = (flashc_fma_peak){.isa = "", .threads = 1};
     /* Wider is not always faster (one unit of 512 bits, a lower clock), so all that run are timed. */
+    void (*timed)(int64_t) = NULL;
     for (const flashc_peak_loop *const *row = flashc_peak_loops; *row != NULL; row++) {
         const flashc_peak_loop *loop = *row;
-        if (!loop->usable())
+        if (!loop->usable() || loop->f32 == timed) /* a row with bf16 and one without share the loop */
             continue;
+        timed = loop->f32;
         int team = 1;
         const double gflops = 1e-9 * best_rate(loop->f32, loop->f32_flops, threads, &team);
         if (gflops > out->gflops) {

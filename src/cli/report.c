@@ -103,7 +103,8 @@ int flashc_cli_explain(const flashc_cli_attention_args *args)
         if (status != FLASHC_OK) {
             exit_code = flashc_cli_library_error(status);
         } else {
-            print_explanation(&job, &plan, args->json);
+            if (args->json || !args->quiet)
+                print_explanation(&job, &plan, args->json);
             exit_code = flashc_cli_finish_stdout(FLASHC_CLI_OK);
         }
     }

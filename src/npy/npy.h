@@ -87,25 +87,28 @@ bool flashc_npy_write(const char *path, flashc_npy_type type, int rank, const in
  *     flashc_npy_reserve(batch, "o.npy", ...)       before a long computation: fails early where the file
  *                                                   could not be written (optional)
  *     flashc_npy_stage(batch, "o.npy", ..., data)   writes and syncs a temporary file beside the target
+ *     flashc_npy_flush(batch, ...)                  writes what is no file (optional: commit does it, too)
  *     flashc_npy_commit(batch, ...) or flashc_npy_abort(batch)
  *
  * - Commit renames each temporary file onto its target. If one rename fails the ones before it are undone,
  *   with the older files back in place. Only a process that is killed between two renames leaves a mixture.
  * - Devices, pipes and standard output ("-") cannot be replaced by a rename: stage keeps the data pointer
- *   (so the array must live until commit), and commit writes them first, before any rename. Ignore SIGPIPE
- *   to get a message instead of a signal from a reader that left.
+ *   (so the array must live until commit), and commit writes them first, before any rename. That may take as
+ *   long as their readers like; after flush commit only renames. Ignore SIGPIPE to get a message instead of
+ *   a signal from a reader that left.
  * - A symbolic link is followed: its target is replaced, the link stays. A dangling one is refused.
  * - A new file has the permissions the umask leaves; a replaced one keeps its own. Hard links to a replaced
  *   file keep the old contents. A file that is not writable is refused, although a rename could replace it.
  * - The same target twice in one batch is refused (devices excepted).
  *
- * A batch is for one thread. After reserve or stage fails, call abort. Commit frees the batch, also when it
+ * A batch is for one thread. After reserve, stage or flush fails, call abort. Commit frees the batch, also when it
  * fails. A reserved path that is not staged is dropped by commit. */
 typedef struct flashc_npy_batch flashc_npy_batch;
 flashc_npy_batch *flashc_npy_begin(char *message, size_t message_size);
 bool flashc_npy_reserve(flashc_npy_batch *batch, const char *path, char *message, size_t message_size);
 bool flashc_npy_stage(flashc_npy_batch *batch, const char *path, flashc_npy_type type, int rank, const int64_t *shape,
                       const void *data, char *message, size_t message_size);
+bool flashc_npy_flush(flashc_npy_batch *batch, char *message, size_t message_size);
 bool flashc_npy_commit(flashc_npy_batch *batch, char *message, size_t message_size);
 /* Removes the temporary files and frees the batch; NULL is ignored. */
 void flashc_npy_abort(flashc_npy_batch *batch);

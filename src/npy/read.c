@@ -165,7 +165,7 @@ bool flashc_npy_read_memory(const void *bytes, size_t n_bytes, const char *name,
 bool flashc_npy_read(const char *path, flashc_npy *out, char *message, size_t message_size)
 {
     bool standard = strcmp(path, "-") == 0;
-    const char *name = standard ? "standard input" : path;
+    const char *name = standard ? "standard input" : path[0] != 0 ? path : "''";
     *out = (flashc_npy){0};
     flashc_npy_source source = {.fd = standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC),
                                 .size = FLASHC_NPY_SIZE_UNKNOWN};

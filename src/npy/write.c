@@ -232,16 +232,26 @@ static void sync_directory(output *o)
     }
 }
 
+bool flashc_npy_flush(flashc_npy_batch *batch, char *message, size_t message_size)
+{
+    for (int i = 0; i < batch->count; i++) {
+        output *o = &batch->outputs[i];
+        if (!o->staged || o->target != NULL)
+            continue;
+        if (!write_directly(o, message, message_size))
+            return false;
+        o->staged = false; /* done: nothing is left to commit */
+    }
+    return true;
+}
+
 bool flashc_npy_commit(flashc_npy_batch *batch, char *message, size_t message_size)
 {
-    bool ok = true;
+    bool ok = flashc_npy_flush(batch, message, message_size);
     int last = -1; /* needs no way back */
-    for (int i = 0; ok && i < batch->count; i++) {
-        if (batch->outputs[i].staged && batch->outputs[i].target == NULL)
-            ok = write_directly(&batch->outputs[i], message, message_size);
-        else if (batch->outputs[i].staged)
+    for (int i = 0; i < batch->count; i++)
+        if (batch->outputs[i].staged)
             last = i;
-    }
     int placed = 0;
     for (; ok && placed < batch->count; placed++)
         if (batch->outputs[placed].staged && batch->outputs[placed].target != NULL)

@@ -2,9 +2,11 @@
 import json
 import math
 import os
+import subprocess
 import unittest
 
-from support import (CliTest, attention, bf16_to_float, count_of, float_to_bf16, npy_bytes, parse_npy, transpose)
+from support import (PROGRAM, CliTest, attention, bf16_to_float, count_of, float_to_bf16, npy_bytes, parse_npy,
+                     transpose)
 
 # On random zero-mean data the error stays within 4 u (1 + A) max|v|, u = 2^-24; here A < 20 and max|v| < 5.
 TOLERANCE = 4 * 2.0 ** -24 * 21 * 5
@@ -164,6 +166,19 @@ class AttentionTest(CliTest):
             self.assertEqual(found_descr, descr)
             self.assert_close(o, expected, tolerance)
 
+    def test_f64_is_rounded_once(self):
+        """Just above the middle of two neighbours: by way of f32 it would be the middle, and round down."""
+        tiny, big = 2.0 ** -30, 1e300
+        for dtype, ulp in (('f16', 2.0 ** -10), ('bf16', 2.0 ** -7), ('f32', 2.0 ** -23)):
+            v = [1 + ulp / 2 + tiny, -1 - ulp / 2 - tiny, 1 + 3 * ulp / 2 - tiny, 1 + ulp / 2, 1 + ulp, big, -big,
+                 1e-300]
+            for name, shape, values in (('q', [1, 1], [1.0]), ('k', [1, 1], [1.0]), ('v', [1, len(v)], v)):
+                self.write(f'{name}.npy', shape, values, '<f8')
+            self.qkv('-o', 'o.npy', '--dtype', dtype, '--out-dtype', 'f32')
+            infinity = math.inf
+            self.assertEqual(self.read('o.npy')[2][:7], [1 + ulp, -1 - ulp, 1 + ulp, 1, 1 + ulp, infinity, -infinity])
+            self.assertEqual(abs(self.read('o.npy')[2][7]), 0)
+
     def test_stdin_and_stdout(self):
         self.write_qkv()
         self.qkv('-o', 'o.npy', '--lse', 'lse.npy')
@@ -174,6 +189,21 @@ class AttentionTest(CliTest):
         self.assertEqual((result.returncode, result.stdout), (0, o))
         self.assertIn(b'GFLOP/s', result.stderr)
         self.assertEqual(self.run_cli(*args, '--quiet', stdin=q).stderr, b'')
+        # The same by another name; a plain file that standard output was redirected to; a device is neither.
+        args[-1] = '/dev/stdout'
+        result = self.run_cli(*args, stdin=q)
+        self.assertEqual((result.returncode, result.stdout), (0, o))
+        self.assertIn(b'GFLOP/s', result.stderr)
+        self.fails(2, ['--json'], *args, '--json', stdin=q)
+        with open(self.path('redirected.npy'), 'wb') as file:
+            result = subprocess.run([PROGRAM, *args], cwd=self.folder, input=q, stdout=file,
+                                    stderr=subprocess.PIPE, timeout=60, check=True)
+        self.assertIn(b'GFLOP/s', result.stderr)
+        self.assertEqual(self.read('redirected.npy'), self.read('o.npy'))
+        args[-1] = '/dev/null'
+        result = subprocess.run([PROGRAM, *args], cwd=self.folder, input=q, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.PIPE, timeout=60, check=True)
+        self.assertEqual(result.stderr, b'')
         everything = b''.join(npy_bytes(s, a) for s, a in zip(self.SHAPES, self.arrays)) + o
         result = self.run_cli('attention', '-q', '-', '-k', '-', '-v', '-', '-o', '-', '--compare', '-', '--quiet',
                               stdin=everything)
@@ -333,6 +363,17 @@ class ExplainTest(CliTest):
         self.assertEqual(plan['flops'], 2 * (33 + 33) * 3 * 100 * 101 / 2)
 
 
+    def test_quiet(self):
+        """Whether it would run, by the exit code alone."""
+        for name in ('q', 'k', 'v'):
+            self.write_normal(f'{name}.npy', [3, 8])
+        files = ['-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy']
+        self.assertEqual(self.ok('explain', '--quiet'), '')
+        self.assertEqual(self.ok('attention', *files, '--dry-run', '--quiet'), '')
+        self.assertIn('kernel', self.ok_json('explain', '--quiet'))
+        self.fails(1, ['none'], 'explain', '--quiet', '--kernel', 'none')
+
+
 class SoftmaxTest(CliTest):
     # The example that started the project, computed in f16.
     WHOLE = ['0.0043', '0.0116', '0.0316', '0.0858', '0.2332', '0.6338']
@@ -380,6 +421,14 @@ class SoftmaxTest(CliTest):
         self.write('x.npy', [2], [0.0, 0.0], '<f8')
         self.ok('softmax', '-x', 'x.npy', '-o', 'y.npy', '--dtype', 'f32')
         self.assertEqual(self.read('y.npy'), ('<f4', (2,), [0.5, 0.5]))
+
+    def test_values_are_printed_up_to_a_size(self):
+        self.write_normal('x.npy', [16, 16])
+        text = self.ok('softmax', '-x', 'x.npy')
+        self.assertEqual(len([line for line in text.splitlines() if line[:2] in ('0.', '1.')]), 16)
+        self.write_normal('x.npy', [257])
+        self.assertIn('values     not printed, more than 256: -o FILE', self.ok('softmax', '-x', 'x.npy'))
+        self.assertNotIn('not printed', self.ok('softmax', '-x', 'x.npy', '-o', 'y.npy'))
 
     def test_pipe(self):
         result = self.run_cli('softmax', '-x', '-', '-o', '-', '--quiet', stdin=npy_bytes([2], [3.0, 3.0]))

@@ -27,6 +27,7 @@ class AttentionErrors(CliTest):
 
     def test_missing_files(self):
         self.bad(1, ['none.npy', 'No such file'], q='none.npy')
+        self.bad(1, ["''", 'No such file'], q='')
         self.bad(1, ['none.npy', 'No such file'], v='none.npy')
         self.bad(1, ['none.npy', 'No such file'], '--mask', 'none.npy')
         self.bad(1, ['none.npy', 'No such file'], '--compare', 'none.npy')
@@ -137,6 +138,23 @@ class AttentionErrors(CliTest):
         self.write('v1.npy', [1, 1024], [0.0] * 1024)
         self.bad(1, ['O', 'no memory'], q='q1.npy', k='k1.npy', v='v1.npy', preexec_fn=limit)
 
+    def test_file_size_limit(self):
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (256, 256))
+        self.bad(1, ['o.npy', 'cannot write', 'File too large'], preexec_fn=limit)
+
+    def test_no_thread(self):
+        """libgomp ends the process where it gets no thread, in its own words: the outputs do not appear."""
+        if not self.ok_json('info')['openmp']:
+            self.skipTest('not run: built without OpenMP')
+        limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        if self.run_cli('--version', preexec_fn=limit).returncode != 0:
+            self.skipTest('not run: the program does not start in 1 GiB of address space (a sanitizer?)')
+        before = sorted(os.listdir(self.folder))
+        result = self.run_cli('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '-o', 'o.npy', '--threads', 2,
+                              preexec_fn=limit, env={**os.environ, 'OMP_STACKSIZE': '2G'})
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertEqual(sorted(os.listdir(self.folder)), before)
+
     def test_a_reader_that_left(self):
         with subprocess.Popen([PROGRAM, 'attention', '-q', '-', '-k', 'k.npy', '-v', 'v.npy', '-o', '-'],
                               cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -172,6 +190,7 @@ class UsageErrors(CliTest):
         for words, args in [
                 (["'--colour'"], ['--colour']),
                 (["'-Z'"], ['-Z']),
+                (['unknown option', '0xc3'], ['-\u00e9']),
                 (['--output', 'argument'], ['-o']),
                 (['--causal', 'no argument', '--causal=1'], ['--causal=1']),
                 (["'stray'"], ['stray']),
@@ -229,7 +248,12 @@ class SoftmaxAndMergeErrors(CliTest):
         self.fails(1, ['o2.npy', '[2, 3, 5]', 'o.npy', '[2, 3, 4]'], *merge, 'o2.npy', 'l.npy')
         self.fails(1, ['l2.npy', '[3, 2]', '[2, 3]'], *merge, 'o.npy', 'l2.npy')
         self.fails(1, ['l.npy', '[2, 3]', '[3, 2]'], *merge, '--layout', 'bshd')
-        self.fails(1, ['l16.npy', 'expected f32', 'f16'], *merge, 'o.npy', 'l16.npy')
+        self.fails(1, ['l16.npy', 'expected an LSE of type f32', 'f16'], *merge, 'o.npy', 'l16.npy')
+        self.write('l64.npy', [2, 3], [0.0] * 6, '<f8')
+        result = self.run_cli(*merge, 'o.npy', 'l64.npy')
+        self.assertEqual(result.returncode, 1)
+        self.assertIn(b'l64.npy: expected an LSE of type f32, found f64', result.stderr)
+        self.assertNotIn(b'--dtype', result.stderr)  # it converts O only
         self.fails(1, ['none.npy', 'No such file'], *merge, 'o.npy', 'none.npy')
         self.write('flat.npy', [6], [0.0] * 6)
         self.fails(1, ['flat.npy', 'rank 2, 3 or 4', '[6]'], 'merge', '-o', 'm.npy', 'flat.npy', 'l.npy')

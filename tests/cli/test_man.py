@@ -80,6 +80,17 @@ class ManTest(unittest.TestCase):
         for command in self.commands:
             self.assertLessEqual(set(help_options(command)) - COMMON, defined)
 
+    def test_tolerances(self):
+        """The defaults of --rtol and --atol are those that --help states."""
+        notes = ' '.join(output('attention', '--help').split('Defaults, ')[1].split())
+        relative, absolute = {}, {}
+        for dtype, rtol, atol in re.findall(r'(b?f\d\d) (\S+)(?: relative)? \+ ([\d.e-]+\d)', notes):
+            relative[dtype], absolute[dtype] = rtol, atol
+        self.assertEqual(set(relative), {'f32', 'f16', 'bf16'})
+        for option, values in (('--rtol', relative), ('--atol', absolute)):
+            text = self.sections['ATTENTION'].split(f'*{option}* ')[1].split('\n\n')[0]
+            self.assertEqual({dtype: value for value, dtype in re.findall(r'(\S+) \((b?f\d\d)\)', text)}, values)
+
     def test_commands(self):
         for command in self.commands:
             self.assertIn(f'*flashc-run* *{command}*', self.sections['SYNOPSIS'])

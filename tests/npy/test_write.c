@@ -495,6 +495,35 @@ static void a_signal_handler_removes_temporaries(void **state)
     assert_int_equal(entries(), 1);
 }
 
+/* Flush writes devices and pipes once, and no file; commit does not write them again. */
+static void flush_leaves_only_the_files_to_commit(void **state)
+{
+    (void)state;
+    char bytes[4096];
+    assert_int_equal(mkfifo("fifo", 0600), 0);
+    const int reader = open("fifo", O_RDONLY | O_NONBLOCK);
+    assert_true(reader >= 0);
+    flashc_npy_batch *batch = begin();
+    assert_true(stage_values(batch, "new.npy"));
+    assert_true(stage_values(batch, "fifo"));
+    assert_true(flashc_npy_flush(batch, message, sizeof message));
+    assert_int_equal(access("new.npy", F_OK), -1);
+    assert_true(read(reader, bytes, sizeof bytes) > 0);
+    assert_true(flashc_npy_commit(batch, message, sizeof message));
+    assert_int_equal(access("new.npy", F_OK), 0);
+    assert_int_equal(read(reader, bytes, sizeof bytes), 0);
+    close(reader);
+
+    batch = begin();
+    assert_true(stage_values(batch, "other.npy"));
+    assert_true(stage_values(batch, "/dev/full"));
+    assert_false(flashc_npy_flush(batch, message, sizeof message));
+    assert_contains(message, "/dev/full: cannot write");
+    flashc_npy_abort(batch);
+    assert_int_equal(access("other.npy", F_OK), -1);
+    assert_int_equal(entries(), 2);
+}
+
 /* After that the batch can only fail, and leaves nothing behind. */
 static void removed_temporaries_cannot_be_committed(void **state)
 {
@@ -528,6 +557,7 @@ int main(void)
         IN_EMPTY_DIRECTORY(temporary_files_are_counted),
         IN_EMPTY_DIRECTORY(writes_to_standard_output),
         IN_EMPTY_DIRECTORY(writes_into_a_fifo),
+        IN_EMPTY_DIRECTORY(flush_leaves_only_the_files_to_commit),
         IN_EMPTY_DIRECTORY(a_signal_handler_removes_temporaries),
         IN_EMPTY_DIRECTORY(removed_temporaries_cannot_be_committed),
     };
