@@ -4,6 +4,8 @@
 #include "cli/proc.h"
 
 #include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -13,15 +15,19 @@
 #include <omp.h>
 #endif
 
-/* Other processes only ever make a round slower, so the best of many is the limit. Rounds are shorter than
- * a scheduler's time slice: on a busy machine some still run undisturbed. They go on until that many in a row
- * have found nothing faster, or the time is over. The warm-up lets the clock settle to what it sustains
- * under this load. */
+/* Other processes only ever make this slower, so the best moment is the limit: each thread runs the loop again
+ * and again and notes when, and what counts is the stretch of FMA_WINDOW_SECONDS in which all of them together
+ * did most. It is shorter than a scheduler's time slice: on a busy machine some such stretch is undisturbed.
+ * The warm-up lets the clock settle to what it sustains under this load. */
 #define FMA_WARM_UP_SECONDS 0.03
-#define FMA_ROUND_SECONDS 0.002
-#define FMA_ROUNDS 40
+#define FMA_WINDOW_SECONDS 0.002
+#define FMA_STEP_SECONDS 0.0002 /* between two notes */
+#define FMA_RUN_SECONDS 0.1
+/* Runs, until one finds nothing faster. Where the threads together did not come near to what each did at its
+ * best, they share cores, or other processes are in the way: more runs tell. */
+enum { FMA_RUNS_MIN = 2, FMA_RUNS_MAX = 20, FMA_NOTES = 2048 };
 #define FMA_FASTER 1.005
-#define FMA_SECONDS_MAX 0.5
+#define FMA_NEAR 0.9
 /* Whole passes: parts of the buffer may lie in the cache, and must not be what is found fastest. */
 #define READ_ROUNDS 5
 
@@ -70,22 +76,69 @@ static double run_team(int threads, const team_task *task, int *team)
     return end - start;
 }
 
+/* When a thread ended each of its steps: times[0] is its start. */
+typedef struct notes {
+    int count;
+    double times[FMA_NOTES];
+} notes;
+
 typedef struct arithmetic {
     void (*loop)(int64_t rounds);
-    int64_t rounds;
+    int64_t rounds; /* of a step */
+    notes *threads; /* one for each */
 } arithmetic;
 
 static void run_arithmetic(void *context, int thread, int team)
 {
-    (void)thread;
     (void)team;
     const arithmetic *work = context;
-    work->loop(work->rounds);
+    notes *mine = &work->threads[thread];
+    double time = now();
+    mine->times[0] = time;
+    for (mine->count = 1; mine->count < FMA_NOTES && time < mine->times[0] + FMA_RUN_SECONDS; mine->count++) {
+        work->loop(work->rounds);
+        time = now();
+        mine->times[mine->count] = time;
+    }
 }
 
-/* How many rounds of the loop one thread does in about FMA_ROUND_SECONDS. The fastest of a few tries decides:
- * one that was interrupted would make rounds too short, of which the time is mostly that of the clock. */
-static int64_t rounds_to_time(void (*loop)(int64_t))
+/* How many steps a thread had done at a time, parts of steps included. */
+static double steps_until(const notes *thread, double time)
+{
+    int low = 0, high = thread->count - 1;
+    if (time <= thread->times[0])
+        return 0.0;
+    if (time >= thread->times[high])
+        return high;
+    while (high - low > 1) {
+        const int middle = low + (high - low) / 2;
+        if (thread->times[middle] <= time)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low + (time - thread->times[low]) / (thread->times[high] - thread->times[low]);
+}
+
+/* Steps per second of these threads together in their best window, of those that begin at a note of the first. */
+static double best_window(const notes *threads, int team)
+{
+    double best = 0.0;
+    for (int i = 0; i < threads[0].count; i++) {
+        const double start = threads[0].times[i], end = start + FMA_WINDOW_SECONDS;
+        if (start < threads[0].times[0] + FMA_WARM_UP_SECONDS)
+            continue;
+        double steps = 0.0;
+        for (int t = 0; t < team; t++)
+            steps += steps_until(&threads[t], end) - steps_until(&threads[t], start);
+        best = fmax(best, steps / FMA_WINDOW_SECONDS);
+    }
+    return best;
+}
+
+/* How many rounds of the loop take about FMA_STEP_SECONDS. The fastest of a few tries decides: one that was
+ * interrupted would make steps too short, of which the time is mostly that of the clock. */
+static int64_t rounds_of_step(void (*loop)(int64_t))
 {
     for (int64_t rounds = 1000;; rounds *= 2) {
         double fastest = (double)INFINITY;
@@ -94,27 +147,31 @@ static int64_t rounds_to_time(void (*loop)(int64_t))
             loop(rounds);
             fastest = fmin(fastest, now() - start);
         }
-        if (fastest > FMA_ROUND_SECONDS / 2)
+        if (fastest > FMA_STEP_SECONDS / 2)
             return rounds;
     }
 }
 
-/* Operations per second of `loop`, all threads together; *team says how many ran. */
-static double best_rate(void (*loop)(int64_t), double flops_per_round, int threads, int *team)
+/* Operations per second of `loop`, all threads together; *team says how many ran. 0 without memory. Does not look
+ * closely if more than `known` is out of reach. */
+static double best_rate(void (*loop)(int64_t), double flops_per_round, int threads, double known, int *team)
 {
-    arithmetic work = {.loop = loop, .rounds = rounds_to_time(loop)};
-    const team_task task = {run_arithmetic, &work};
-    double best = 0.0, start = now();
-    while (now() - start < FMA_WARM_UP_SECONDS)
-        run_team(threads, &task, team);
-    start = now();
-    for (int rounds = 0; rounds < FMA_ROUNDS && now() - start < FMA_SECONDS_MAX; rounds++) {
-        const double seconds = run_team(threads, &task, team);
-        const double rate = flops_per_round * (double)work.rounds * *team / seconds;
-        if (rate > FMA_FASTER * best)
-            rounds = 0;
+    arithmetic work = {.loop = loop, .rounds = rounds_of_step(loop)};
+    const double flops_per_step = flops_per_round * (double)work.rounds;
+    double best = 0.0, best_alone = 0.0; /* of all together, of one */
+    work.threads = malloc((size_t)threads * sizeof *work.threads);
+    for (int run = 0; work.threads != NULL && run < FMA_RUNS_MAX; run++) {
+        run_team(threads, &(team_task){run_arithmetic, &work}, team);
+        const double rate = flops_per_step * best_window(work.threads, *team);
+        for (int t = 0; t < *team; t++)
+            best_alone = fmax(best_alone, flops_per_step * best_window(&work.threads[t], 1));
+        const bool faster = rate > FMA_FASTER * best;
         best = fmax(best, rate);
+        const double possible = best_alone * *team;
+        if (run + 1 >= FMA_RUNS_MIN && !faster && (best > FMA_NEAR * possible || possible < known))
+            break;
     }
+    free(work.threads);
     return best;
 }
 
@@ -129,14 +186,14 @@ void flashc_measure_fma_peak(int threads, flashc_fma_peak *out)
             continue;
         timed = loop->f32;
         int team = 1;
-        const double gflops = 1e-9 * best_rate(loop->f32, loop->f32_flops, threads, &team);
+        const double gflops = 1e-9 * best_rate(loop->f32, loop->f32_flops, threads, 1e9 * out->gflops, &team);
         if (gflops > out->gflops) {
             out->gflops = gflops;
             out->isa = loop->isa;
             out->threads = team;
         }
         if (loop->bf16 != NULL && out->bf16_gflops == 0.0)
-            out->bf16_gflops = 1e-9 * best_rate(loop->bf16, loop->bf16_flops, threads, &team);
+            out->bf16_gflops = 1e-9 * best_rate(loop->bf16, loop->bf16_flops, threads, 0.0, &team);
     }
 }
 

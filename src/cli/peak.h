@@ -20,7 +20,7 @@ typedef struct flashc_read_bandwidth {
     double gbytes_per_second;  /* 1e9 bytes; 0 if not measured                              */
 } flashc_read_bandwidth;
 
-/* Takes about half a second, a few on a busy machine. */
+/* Takes about a second, up to three on a busy machine. */
 void flashc_measure_fma_peak(int threads, flashc_fma_peak *out);
 
 /* Takes about a second: its buffer is at least four times the last-level cache, at most 1 GiB, at
