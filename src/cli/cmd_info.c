@@ -2,12 +2,13 @@
 #include "cli/cli.h"
 #include "cli/json.h"
 #include "cli/options.h"
+#include "cli/proc.h"
 
 #include <flashc.h>
 #include <stdbool.h>
 #include <stdio.h>
 
-enum { OPT_JSON = 1 };
+enum { OPT_JSON = 1, CPU_NAME_SIZE = 128 };
 
 static const flashc_cli_option options[] = {
     {OPT_JSON, "json", 0, NULL, "One JSON object on standard output instead of text.", FLASHC_CLI_FOR_ALL},
@@ -16,7 +17,9 @@ static const flashc_cli_option options[] = {
 
 static void print_text(const flashc_system_info *system)
 {
+    char cpu[CPU_NAME_SIZE];
     printf("version          %s\n", system->version);
+    printf("CPU              %s\n", flashc_proc_cpu_name(cpu, sizeof cpu));
     printf("CPU features     %s\n", system->cpu_features[0] != '\0' ? system->cpu_features : "none");
     printf("BLAS             %s\n", system->blas);
     printf("OpenMP           %s\n", system->openmp ? "yes" : "no");
@@ -34,10 +37,12 @@ static void print_text(const flashc_system_info *system)
 
 static void print_json(const flashc_system_info *system)
 {
+    char cpu[CPU_NAME_SIZE];
     flashc_cli_json json;
     flashc_cli_json_begin(&json, stdout);
     flashc_cli_json_object(&json, NULL);
     flashc_cli_json_string(&json, "version", system->version);
+    flashc_cli_json_string(&json, "cpu", flashc_proc_cpu_name(cpu, sizeof cpu));
     flashc_cli_json_string(&json, "cpu_features", system->cpu_features);
     flashc_cli_json_string(&json, "blas", system->blas);
     flashc_cli_json_bool(&json, "openmp", system->openmp != 0);
@@ -67,7 +72,7 @@ int flashc_cmd_info(int argc, char **argv)
            FLASHC_CLI_OPTIONS_END) {
         if (id == FLASHC_CLI_OPTIONS_HELP)
             return flashc_cli_print_help(options, FLASHC_CLI_FOR_ALL, "flashc-run info [--json]",
-                                         "Shows the library's version, the CPU features that kernels ask for, the "
+                                         "Shows the library's version, the CPU and those of its features that kernels ask for, the "
                                          "kernels with the reason where one cannot run here, the OpenBLAS build and "
                                          "the default number of threads.",
                                          NULL);

@@ -32,6 +32,25 @@ int64_t flashc_proc_number(const char *path, const char *key)
     return value;
 }
 
+const char *flashc_proc_cpu_name(char *name, int size)
+{
+    snprintf(name, (size_t)size, "unknown");
+    FILE *file = fopen("/proc/cpuinfo", "re");
+    if (file == NULL)
+        return name;
+    char line[256];
+    while (fgets(line, sizeof line, file) != NULL) {
+        const char *value = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || value == NULL)
+            continue;
+        line[strcspn(line, "\n")] = '\0';
+        snprintf(name, (size_t)size, "%s", value + 1 + strspn(value + 1, " "));
+        break;
+    }
+    fclose(file);
+    return name;
+}
+
 int64_t flashc_proc_available_memory(int64_t unknown)
 {
     int64_t available = flashc_proc_number("/proc/meminfo", "MemAvailable:");
