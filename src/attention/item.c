@@ -13,13 +13,11 @@
 
 #include "attention/cache.h"
 #include "attention/mask.h"
+#include "attention/upcoming.h"
 #include "numerics.h"
 
 #include <math.h>
 #include <string.h>
-
-/* L2 is 1 MiB a core on Zen 4, 2 MiB on recent Xeons. */
-enum { HALF_L2 = 1 << 19 };
 
 /* The item's scratch and geometry in one place. */
 typedef struct item {
@@ -27,6 +25,8 @@ typedef struct item {
     const flashc_plan *plan;
     const flashc_vector_ops *vector;
     int64_t batch, head_k, first_row, n_blocks;
+    int64_t likely_next_row; /* first row of the item that this thread takes next, if it is of this head; or < 0 */
+    bool prefetch_keys;
     bool careful;
     float *qt, *acc, *scores, *bias, *bias_scratch, *k_tile, *v_tile, *row_max, *row_sum, *correction;
     uint8_t *hidden;
@@ -40,6 +40,10 @@ static item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t 
     const int64_t head = index / plan->row_items, row_item = plan->row_items - 1 - index % plan->row_items;
     const int64_t first_block = row_item * plan->blocks_per_item;
     const int64_t blocks = flashc_ceil_div(plan->rows, plan->block.block_m);
+    const bool in_place = flashc_cache_in_place(&p->k, p->head_dim) && flashc_cache_in_place(&p->v, p->head_dim_v);
+    /* An item of one block would issue more prefetches than it gains where K and V stay in L2 anyway (-4 % at
+     * seqlen 512). Divided, since a long head's bytes may be beyond 64 bits. */
+    const bool head_fits = p->seqlen_k < FLASHC_HALF_L2 / ((p->head_dim + p->head_dim_v) * (int64_t)sizeof(float));
     return (item){
         .p = p,
         .plan = plan,
@@ -48,6 +52,8 @@ static item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t 
         .head_k = head % p->num_heads_k,
         .first_row = first_block * plan->block.block_m,
         .n_blocks = flashc_min(plan->blocks_per_item, blocks - first_block),
+        .likely_next_row = (first_block - plan->num_threads * plan->blocks_per_item) * plan->block.block_m,
+        .prefetch_keys = in_place && (plan->blocks_per_item > 1 || !head_fits),
         .qt = (float *)(void *)(slot + s->qt),
         .acc = (float *)(void *)(slot + s->acc),
         .scores = (float *)(void *)(slot + s->scores),
@@ -174,23 +180,21 @@ static void run_tile(const item *it, int64_t i, const flashc_row_block *block, f
         add_non_finite(it, &state, &p->v, first_key, n_keys, block->n_rows);
 }
 
-/*
- * Gives row block i its share of the next key tile to prefetch, `left` keys from there on. Worth 4 % at head_dim 128,
- * seqlen 2048, where K and V of a head do not fit in L2; an item of one block would issue more prefetches than it
- * gains if they do fit (-4 % at seqlen 512).
- */
-static void name_upcoming(const item *it, int64_t i, int64_t left, flashc_f32_tile *k, flashc_f32_tile *v)
+/* Hints for row block i at this key tile, `left` keys from the end; see upcoming.h. */
+static void name_upcoming(const item *it, int64_t i, const flashc_row_block *block, int64_t key, int64_t left,
+                          flashc_f32_tile *k, flashc_f32_tile *v)
 {
     const flashc_problem *p = it->p;
-    /* Divided, since a long head's bytes may be beyond 64 bits. */
-    const bool head_fits = p->seqlen_k < HALF_L2 / ((p->head_dim + p->head_dim_v) * (int64_t)sizeof(float));
-    if (left <= 0 || (it->n_blocks == 1 && head_fits) || k->data == it->k_tile || v->data == it->v_tile)
-        return;
-    const int64_t block_n = it->plan->block.block_n, next = flashc_min(block_n, left);
-    const int64_t first = next * i / it->n_blocks, last = next * (i + 1) / it->n_blocks;
-    k->upcoming = k->data + (block_n + first) * k->ld;
-    v->upcoming = v->data + (block_n + first) * v->ld;
-    k->upcoming_rows = v->upcoming_rows = last - first;
+    const int64_t block_n = it->plan->block.block_n, m = it->plan->block.block_m;
+    k->upcoming = v->upcoming = (flashc_upcoming){.row = NULL};
+    if (block->key_end <= key + block_n) {
+        k->upcoming = flashc_upcoming_rows(p, &p->q, p->head_dim, it->batch, it->head_k, it->likely_next_row + i * m, m);
+        v->upcoming =
+            flashc_upcoming_rows(p, &p->o, p->head_dim_v, it->batch, it->head_k, block->first_row, block->n_rows);
+    } else if (left > 0 && it->prefetch_keys) {
+        k->upcoming = flashc_upcoming_keys(*k, block_n, left, p->head_dim, i, it->n_blocks);
+        v->upcoming = flashc_upcoming_keys(*v, block_n, left, p->head_dim_v, i, it->n_blocks);
+    }
 }
 
 /* All key tiles. Returns false if told to end. */
@@ -216,7 +220,7 @@ static bool run_keys(const item *it, const flashc_row_block *blocks, flashc_keep
         }
         for (int64_t i = 0; i < it->n_blocks; i++)
             if (blocks[i].key_end > key) {
-                name_upcoming(it, i, key_end - key - block_n, &k, &v);
+                name_upcoming(it, i, &blocks[i], key, key_end - key - block_n, &k, &v);
                 run_tile(it, i, &blocks[i], k, v, key, flashc_min(n_keys, blocks[i].key_end - key), v_has_non_finite);
             }
     }

@@ -15,8 +15,6 @@ enum {
      * for f32; a tile that must be converted first wants twice as many to hide that. */
     MAX_BLOCKS_IN_PLACE = 4,
     MAX_BLOCKS_CONVERTED = FLASHC_MAX_BLOCKS_PER_ITEM,
-    /* qt and acc of an item stay within this, half of the smallest L2 (1 MiB) that matters. */
-    MAX_ITEM_BYTES = 512 * 1024,
     /* Default threads: one per this many useful operations; less is done before a team has started. */
     FLOPS_PER_THREAD = 1000000,
 };
@@ -133,7 +131,7 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
     const int64_t blocks = flashc_ceil_div(plan->rows, plan->block.block_m);
     const bool in_place = flashc_cache_in_place(&p->k, p->head_dim) && flashc_cache_in_place(&p->v, p->head_dim_v);
     const int64_t block_bytes = (p->head_dim + p->head_dim_v) * plan->block.block_m * (int64_t)sizeof(float);
-    int64_t most = flashc_min(in_place ? MAX_BLOCKS_IN_PLACE : MAX_BLOCKS_CONVERTED, MAX_ITEM_BYTES / block_bytes);
+    int64_t most = flashc_min(in_place ? MAX_BLOCKS_IN_PLACE : MAX_BLOCKS_CONVERTED, FLASHC_HALF_L2 / block_bytes);
     most = flashc_min(most, blocks * heads / TARGET_ITEMS);
     plan->blocks_per_item = flashc_max(1, flashc_min(most, blocks));
     plan->row_items = flashc_ceil_div(blocks, plan->blocks_per_item);

@@ -44,31 +44,25 @@ V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, int64_t depth, 
     }
 }
 
-/* Rows to prefetch into L2, some before each register block. In one burst they would wait for the dozen or so
- * fill buffers of L1 and the FMAs with them. */
+/* The upcoming rows that are left, and how many to prefetch into L2 before each register block. In one burst they
+ * would wait for the dozen or so fill buffers of L1, and the FMAs with them. */
 typedef struct prefetcher {
-    const char *row;
-    int64_t rows_left, rows_per_step, row_stride, row_bytes;
+    flashc_upcoming left;
+    int64_t rows_per_step;
 } prefetcher;
 
 V_INLINE void prefetch_step(prefetcher *p)
 {
-    const int64_t rows = flashc_min(p->rows_per_step, p->rows_left);
-    p->rows_left -= rows;
-    for (int64_t i = 0; i < rows; i++, p->row += p->row_stride)
-        for (int64_t byte = 0; byte < p->row_bytes; byte += 64)
-            __builtin_prefetch(p->row + byte, 0, 2);
+    const int64_t rows = flashc_min(p->rows_per_step, p->left.n_rows);
+    p->left.n_rows -= rows;
+    for (int64_t i = 0; i < rows; i++, p->left.row += p->left.row_stride)
+        for (int64_t byte = 0; byte < p->left.row_bytes; byte += 64)
+            __builtin_prefetch(p->left.row + byte, 0, 2);
 }
 
-static prefetcher prefetch_upcoming(flashc_f32_tile tile, int64_t row_floats, int64_t n_rows)
+static prefetcher prefetch_over(flashc_upcoming rows, int64_t n_rows)
 {
-    return (prefetcher){
-        .row = (const char *)tile.upcoming,
-        .rows_left = tile.upcoming ? tile.upcoming_rows : 0,
-        .rows_per_step = flashc_ceil_div(tile.upcoming_rows, flashc_max(1, n_rows / GEMM_ROWS)),
-        .row_stride = tile.ld * (int64_t)sizeof(float),
-        .row_bytes = row_floats * (int64_t)sizeof(float),
-    };
+    return (prefetcher){rows, flashc_ceil_div(rows.n_rows, flashc_max(1, n_rows / GEMM_ROWS))};
 }
 
 /* All rows of one panel of `vecs` vectors. */
@@ -109,7 +103,7 @@ V_INLINE void gemm(gemm_mode mode, int64_t n_rows, int64_t lanes, int64_t depth,
 static void tile_qk(float *scores, flashc_f32_tile k, const float *qt, int64_t ld, int64_t n_keys, int64_t lanes,
                     int64_t head_dim)
 {
-    prefetcher upcoming = prefetch_upcoming(k, head_dim, n_keys);
+    prefetcher upcoming = prefetch_over(k.upcoming, n_keys);
     gemm(GEMM_SET, n_keys, lanes, flashc_min(head_dim, FLASHC_QK_DEPTH), k.data, k.ld, 1, qt, scores, ld, scores,
          &upcoming);
     for (int64_t d = FLASHC_QK_DEPTH; d < head_dim; d += FLASHC_QK_DEPTH)
@@ -120,7 +114,7 @@ static void tile_qk(float *scores, flashc_f32_tile k, const float *qt, int64_t l
 static void tile_pv(float *acc, flashc_f32_tile v, const float *p, int64_t ld, int64_t n_keys, int64_t lanes,
                     int64_t head_dim_v, const float *correction)
 {
-    prefetcher upcoming = prefetch_upcoming(v, head_dim_v, head_dim_v);
+    prefetcher upcoming = prefetch_over(v.upcoming, head_dim_v);
     gemm(GEMM_SCALE_ADD, head_dim_v, lanes, n_keys, v.data, 1, v.ld, p, acc, ld, correction, &upcoming);
 }
 

@@ -34,13 +34,18 @@ typedef struct flashc_tile {
     int64_t row_stride, col_stride; /* elements */
 } flashc_tile;
 
-/* The tile in f32 with contiguous rows, as the GEMM takes it. A GEMM may spread prefetches of upcoming rows
- * (of the same length and ld) between its own loads. */
+/* Rows of memory that will be needed soon; none if n_rows is 0. */
+typedef struct flashc_upcoming {
+    const char *row;
+    int64_t n_rows, row_stride, row_bytes; /* bytes */
+} flashc_upcoming;
+
+/* The tile in f32 with contiguous rows, as the GEMM takes it. A GEMM may spread prefetches of the upcoming rows
+ * between its own loads. */
 typedef struct flashc_f32_tile {
     const float *data;
     int64_t ld;
-    const float *upcoming; /* NULL if nothing is known */
-    int64_t upcoming_rows;
+    flashc_upcoming upcoming;
 } flashc_f32_tile;
 
 /* Vector functions of one instruction set. */

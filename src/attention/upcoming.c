@@ -1,0 +1,28 @@
+#include "attention/upcoming.h"
+
+flashc_upcoming flashc_upcoming_keys(flashc_f32_tile tile, int64_t n_keys, int64_t left, int64_t n_cols, int64_t part,
+                                     int64_t parts)
+{
+    const int64_t next = flashc_min(n_keys, left), first = next * part / parts, last = next * (part + 1) / parts;
+    return (flashc_upcoming){
+        .row = (const char *)(tile.data + (n_keys + first) * tile.ld),
+        .n_rows = last - first,
+        .row_stride = tile.ld * (int64_t)sizeof(float),
+        .row_bytes = n_cols * (int64_t)sizeof(float),
+    };
+}
+
+flashc_upcoming flashc_upcoming_rows(const flashc_problem *p, const flashc_tensor *tensor, int64_t n_cols,
+                                     int64_t batch, int64_t head, int64_t first_row, int64_t n_rows)
+{
+    const int64_t end = flashc_min(first_row + n_rows, p->seqlen_q);
+    if (p->group != 1 || tensor->stride[3] != 1 || first_row < 0 || first_row >= end)
+        return (flashc_upcoming){.row = NULL};
+    const int64_t element_size = (int64_t)flashc_dtype_size(tensor->dtype);
+    return (flashc_upcoming){
+        .row = flashc_element(tensor, batch, head, first_row, 0),
+        .n_rows = end - first_row,
+        .row_stride = tensor->stride[2] * element_size,
+        .row_bytes = n_cols * element_size,
+    };
+}
