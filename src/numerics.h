@@ -7,6 +7,10 @@
 
 #include <string.h>
 
+/* Below this exp is exactly 0: the smallest f32 whose exp is a normal f32 (ln(2^-126) = -87.3365447 lies
+ * between it and the next). */
+#define FLASHC_EXP_MIN (-87.3365402f)
+
 static inline uint32_t flashc_bits_from_f32(float x)
 {
     uint32_t bits;

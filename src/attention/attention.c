@@ -66,7 +66,7 @@ flashc_status flashc_explain(const flashc_attention_params *params, flashc_expla
         return flashc_fail(FLASHC_ERR_ARGUMENT, "out->struct_size: expected %zu, found %zu", sizeof *out,
                            out->struct_size);
     flashc_plan plan;
-    char refused[sizeof out->refused];
+    char refused[sizeof out->refused] = "";
     flashc_status status = make_plan(params, &plan, refused, sizeof refused);
     if (status != FLASHC_OK)
         return status;

@@ -4,10 +4,10 @@
  * and at the end divide by the row sums and store.
  *
  * Hidden keys have P = 0, and 0 times a finite V adds nothing; but 0 times NaN or infinity is NaN. Rather
- * than guard every tile, the item runs straight through and looks at the finished acc: if that is finite, no
- * non-finite V ever met it. Otherwise the item runs again with care: non-finite elements of V are replaced by 0 in a copy of the
- * tile and added afterwards to just those rows that see them. Rows that do not see them get the
- * same bits as if they had been finite.
+ * than guard every tile, the item runs straight through and looks at the finished acc: if that is finite,
+ * no non-finite V ever met it. Otherwise the item runs again with care: non-finite elements of V are
+ * replaced by 0 in a copy of the tile and added afterwards to just those rows that see them. Rows that do
+ * not see them get the same bits as if they had been finite.
  */
 #include "attention/item.h"
 
@@ -188,7 +188,8 @@ static void name_upcoming(const item *it, int64_t i, const flashc_row_block *blo
     const int64_t block_n = it->plan->block.block_n, m = it->plan->block.block_m;
     k->upcoming = v->upcoming = (flashc_upcoming){.row = NULL};
     if (block->key_end <= key + block_n) {
-        k->upcoming = flashc_upcoming_rows(p, &p->q, p->head_dim, it->batch, it->head_k, it->likely_next_row + i * m, m);
+        k->upcoming =
+            flashc_upcoming_rows(p, &p->q, p->head_dim, it->batch, it->head_k, it->likely_next_row + i * m, m);
         v->upcoming =
             flashc_upcoming_rows(p, &p->o, p->head_dim_v, it->batch, it->head_k, block->first_row, block->n_rows);
     } else if (left > 0 && it->prefetch_keys) {

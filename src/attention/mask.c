@@ -23,7 +23,8 @@ static void load(const flashc_tensor *t, const flashc_problem *p, const flashc_r
 {
     const void *row[FLASHC_MAX_BLOCK_M];
     for (int64_t r = 0; r < block->n_rows; r++)
-        row[r] = flashc_element(t, block->batch, flashc_row_head(p, block, r), flashc_row_query(p, block, r), first_key);
+        row[r] =
+            flashc_element(t, block->batch, flashc_row_head(p, block, r), flashc_row_query(p, block, r), first_key);
     const flashc_rows rows = {.row = row, .dtype = t->dtype, .col_stride = t->stride[3]};
     vector->load_transposed(tile, ld, rows, block->n_rows, n_keys, 1.0f);
 }

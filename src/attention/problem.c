@@ -130,8 +130,8 @@ static flashc_status check_sizes(const flashc_attention_params *p)
     int64_t heads_k;
     if (__builtin_mul_overflow(p->batch, p->num_heads_k, &heads_k) || heads_k > limit)
         return flashc_fail(FLASHC_ERR_ARGUMENT,
-                           "batch, num_heads_k: expected at most 2^48 K/V heads, found %" PRId64 " * %" PRId64, p->batch,
-                           p->num_heads_k);
+                           "batch, num_heads_k: expected at most 2^48 K/V heads, found %" PRId64 " * %" PRId64,
+                           p->batch, p->num_heads_k);
     return FLASHC_OK;
 }
 

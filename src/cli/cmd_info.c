@@ -72,8 +72,8 @@ int flashc_cmd_info(int argc, char **argv)
            FLASHC_CLI_OPTIONS_END) {
         if (id == FLASHC_CLI_OPTIONS_HELP)
             return flashc_cli_print_help(options, FLASHC_CLI_FOR_ALL, "flashc-run info [--json]",
-                                         "Shows the library's version, the CPU and those of its features that kernels ask for, the "
-                                         "kernels with the reason where one cannot run here, the OpenBLAS build and "
+                                         "Shows the library's version, the CPU and those of its features that kernels ask for, "
+                                         "the kernels with the reason where one cannot run here, the OpenBLAS build and "
                                          "the default number of threads.",
                                          NULL);
         if (id != OPT_JSON)

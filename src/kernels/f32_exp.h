@@ -25,9 +25,6 @@
 #define FLASHC_EXP_C5 0x1.123a20p-7f
 #define FLASHC_EXP_C6 0x1.6a23cep-10f
 
-/* Below this exp is exactly 0: no result is less than 2^-126, the smallest normal f32. */
-#define FLASHC_EXP_MIN (-87.3365f)
-
 /* e^f */
 static inline __attribute__((always_inline)) vec exp_polynomial(vec f)
 {

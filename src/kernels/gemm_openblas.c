@@ -37,8 +37,8 @@ static void inspect(void)
     snprintf(name, sizeof name, "OpenBLAS %d.%d.%d %s %s", major, minor, patch, core,
              parallel >= 0 && parallel <= 2 ? builds[parallel] : "?");
     if (parallel == BUILT_SERIAL)
-        unsafe = "this OpenBLAS is the serial build, silently wrong when two threads call it; the OpenMP build is needed "
-                 "(Debian: libopenblas0-openmp)";
+        unsafe = "this OpenBLAS is the serial build, silently wrong when two threads call it; the OpenMP build is "
+                 "needed (Debian: libopenblas0-openmp)";
     else if (parallel != BUILT_OPENMP)
         unsafe = "this OpenBLAS is the pthread build, which starts threads of its own inside ours; the OpenMP build is "
                  "needed (Debian: libopenblas0-openmp)";
@@ -46,8 +46,8 @@ static void inspect(void)
         small_matrix_core = small_matrix_core || strcmp(core, cores_with_small_path[i]) == 0;
     small_matrix_version = major > 0 || minor > 3 || (minor == 3 && patch >= 21);
     snprintf(slow_core, sizeof slow_core,
-             "OpenBLAS runs its %s code here, which has no small-matrix path (on a CPU with AVX-512 that OpenBLAS does not "
-             "recognise, the environment variable OPENBLAS_CORETYPE=SkylakeX selects it)",
+             "OpenBLAS runs its %s code here, which has no small-matrix path (on a CPU with AVX-512 that OpenBLAS does "
+             "not recognise, the environment variable OPENBLAS_CORETYPE=SkylakeX selects it)",
              core);
 }
 
@@ -70,7 +70,8 @@ const char *flashc_openblas_not_preferred(flashc_block_shape block, int64_t head
         return slow_core;
     if (!small_matrix_version)
         return "this OpenBLAS is older than 0.3.21, the first whose small-matrix path was measured";
-    if (block.block_m * block.block_n > SMALL_MATRIX_LIMIT / flashc_max(head_dim, head_dim_v))
+    const int64_t depth = flashc_max(flashc_min(head_dim, FLASHC_QK_DEPTH), head_dim_v);
+    if (block.block_m * block.block_n > SMALL_MATRIX_LIMIT / depth)
         return "tiles of this head_dim are beyond OpenBLAS's small-matrix path";
     if (head_dim % 16 != 0 || head_dim_v % 16 != 0)
         return "OpenBLAS's small-matrix path is slow for head_dim that is no multiple of 16";

@@ -7,8 +7,9 @@
 /*
  * Tiles of the built-in GEMM. block_m = 48 is one panel of 3 AVX-512 vectors (2 of AVX2, 6 of the
  * generic row's pairs): the panel of qt (head_dim up to 128) and the panel of P (block_n keys) take
- * 24 KiB each and stay in L1 while K or V streams past; a narrow block also wastes less of the causal
- * diagonal than a wide one. Several blocks share each loaded K/V tile (rows_per_item).
+ * 24 and 18 KiB and stay in L1 while K or V streams past (96 to 192 keys came out within 1 % of each other on a
+ * Xeon); a narrow block also wastes less of the causal diagonal than a wide one. Several blocks share each
+ * loaded K/V tile (rows_per_item).
  */
 static flashc_block_shape built_in_blocks(int64_t head_dim, int64_t head_dim_v)
 {

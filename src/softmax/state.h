@@ -5,12 +5,9 @@
 #ifndef FLASHC_SOFTMAX_STATE_H
 #define FLASHC_SOFTMAX_STATE_H
 
-#include "common.h"
+#include "numerics.h"
 
 #include <math.h>
-
-/* The smallest f32 whose exp is a normal f32: ln(2^-126) = -87.3365447 lies between it and the next. */
-#define FLASHC_EXP_MIN (-87.3365402f)
 
 /* Keys are summed in chains of this length, and the chains one after the other: a sum of n terms
  * then carries (SUM_CHUNK + n / SUM_CHUNK) rounding errors instead of n. */

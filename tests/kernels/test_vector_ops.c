@@ -269,7 +269,8 @@ static void test_gemm(void **state)
             for (int64_t lanes = kernel->vector->vector_length; lanes <= ld; lanes += kernel->vector->vector_length) {
                 const int64_t depth = depths[d], large = depth > n ? depth : n;
                 guarded_buffer tile = guarded_alloc((size_t)(n * depth) * sizeof(float), false);
-                float *a = (float *)(void *)tile.bytes, *b = floats((size_t)(large * ld)), *c = floats((size_t)(large * ld));
+                float *a = (float *)(void *)tile.bytes;
+                float *b = floats((size_t)(large * ld)), *c = floats((size_t)(large * ld));
                 float correction[48];
                 for (int64_t i = 0; i < n * depth; i++)
                     a[i] = (float)test_rng_normal(&rng);
