@@ -157,6 +157,16 @@ unsigned flashc_cpu_features(void)
     return features;
 }
 
+bool flashc_cpu_is_intel(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    return __builtin_cpu_is("intel") != 0;
+#else
+    return false;
+#endif
+}
+
 const char *flashc_cpu_feature_names(void)
 {
     pthread_once(&once, detect);
