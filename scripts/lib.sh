@@ -50,6 +50,7 @@ run_tests() {
     "$MESON" test -C "$dir" --logbase flashc --print-errorlogs "$@" || status=$?
     PASSED=0 FAILED=0 SKIPPED=0
     [[ -f $log ]] || return 1 # meson found no test
+    print_not_run "$log"
     counts=$(count_tests "$log") || return 1
     read -r PASSED FAILED SKIPPED <<<"$counts"
     if ((status == 0 && (FAILED > 0 || PASSED == 0))); then
@@ -61,6 +62,19 @@ run_tests() {
 # The counts of the last run_tests, as one line.
 print_counts() {
     echo "$PASSED passed, $FAILED failed, $SKIPPED skipped"
+}
+
+# print_not_run LOG: what the skipped tests of a meson test log say for themselves.
+print_not_run() {
+    python3 - "$1" <<'PYTHON'
+import json, sys
+for line in open(sys.argv[1], encoding="utf-8"):
+    test = json.loads(line)
+    if test["result"] == "SKIP":
+        said = (test.get("stdout", "") + test.get("stderr", "")).splitlines()
+        reasons = [text for text in said if text.startswith("not run")] or said[-1:] or ["no reason given"]
+        print(*(f"skipped {test['name']}: {reason}" for reason in reasons), sep="\n")
+PYTHON
 }
 
 # count_tests LOG: "passed failed skipped" of a meson test log (one JSON object a line).
