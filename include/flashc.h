@@ -128,8 +128,9 @@ typedef enum flashc_alignment {
     FLASHC_ALIGN_EXPLICIT = 3      /* offset = offsets[b]                                        */
 } flashc_alignment;
 
-/* Called on the calling thread only, from time to time, with the work items done so far and their
- * number. Return 0 to go on; anything else cancels the call. Must not call longjmp or throw. */
+/* Called on the calling thread only, from time to time while it has work itself (not while it waits for
+ * the last items of other threads), with the work items done so far and their number. Return 0 to go on;
+ * anything else cancels the call. Must not call longjmp or throw. */
 typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
 
 /* softmax_scale's default: 1 / sqrt(head_dim). (NaN and +infinity are refused, so that a scale that
@@ -152,7 +153,7 @@ typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
  *   2. s += bias
  *   3. hidden keys are left out (not: given a large negative number). Hidden are keys that the
  *      boolean mask (0 = hidden) or causal hides, and keys whose score is -inf from any source, a
- *      bias of -inf included, also where q . k is NaN.
+ *      bias of -inf included, also where q . k is NaN. (q . k of -inf plus a bias of +inf is NaN.)
  *   4. softmax over the visible keys; O = P V.
  *
  *   - A row with no visible key: O = 0, LSE = -inf.
