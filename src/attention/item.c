@@ -26,7 +26,6 @@ typedef struct item {
     const flashc_vector_ops *vector;
     int64_t batch, head_k, first_row, n_blocks;
     int64_t likely_next_row; /* first row of the item that this thread takes next, if it is of this head; or < 0 */
-    bool prefetch_keys;
     bool careful;
     float *qt, *acc, *scores, *bias, *bias_scratch, *k_tile, *v_tile, *row_max, *row_sum, *correction;
     uint8_t *hidden;
@@ -39,11 +38,6 @@ static item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t 
      * first: under causal they see the most keys, and the list should end with short items. */
     const int64_t head = index / plan->row_items, row_item = plan->row_items - 1 - index % plan->row_items;
     const int64_t first_block = row_item * plan->blocks_per_item;
-    const int64_t blocks = flashc_ceil_div(plan->rows, plan->block.block_m);
-    const bool in_place = flashc_cache_in_place(&p->k, p->head_dim) && flashc_cache_in_place(&p->v, p->head_dim_v);
-    /* An item of one block would issue more prefetches than it gains where K and V stay in L2 anyway (-4 % at
-     * seqlen 512). Divided, since a long head's bytes may be beyond 64 bits. */
-    const bool head_fits = p->seqlen_k < FLASHC_HALF_L2 / ((p->head_dim + p->head_dim_v) * (int64_t)sizeof(float));
     return (item){
         .p = p,
         .plan = plan,
@@ -51,9 +45,8 @@ static item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t 
         .batch = head / p->num_heads_k,
         .head_k = head % p->num_heads_k,
         .first_row = first_block * plan->block.block_m,
-        .n_blocks = flashc_min(plan->blocks_per_item, blocks - first_block),
+        .n_blocks = flashc_min(plan->blocks_per_item, plan->row_blocks - first_block),
         .likely_next_row = (first_block - plan->num_threads * plan->blocks_per_item) * plan->block.block_m,
-        .prefetch_keys = in_place && (plan->blocks_per_item > 1 || !head_fits),
         .qt = (float *)(void *)(slot + s->qt),
         .acc = (float *)(void *)(slot + s->acc),
         .scores = (float *)(void *)(slot + s->scores),
@@ -192,7 +185,7 @@ static void name_upcoming(const item *it, int64_t i, const flashc_row_block *blo
             flashc_upcoming_rows(p, &p->q, p->head_dim, it->batch, it->head_k, it->likely_next_row + i * m, m);
         v->upcoming =
             flashc_upcoming_rows(p, &p->o, p->head_dim_v, it->batch, it->head_k, block->first_row, block->n_rows);
-    } else if (left > 0 && it->prefetch_keys) {
+    } else if (left > 0 && it->plan->prefetch_keys && !it->careful) { /* with care, V is a copy of one tile */
         k->upcoming = flashc_upcoming_keys(*k, block_n, left, p->head_dim, i, it->n_blocks);
         v->upcoming = flashc_upcoming_keys(*v, block_n, left, p->head_dim_v, i, it->n_blocks);
     }

@@ -27,6 +27,8 @@ typedef struct flashc_plan {
     flashc_block_shape block;
     int64_t blocks_per_item; /* row blocks that share each loaded key tile */
     int64_t rows;            /* per (batch, K/V head): seqlen_q * group */
+    int64_t row_blocks;      /* per (batch, K/V head) */
+    bool prefetch_keys;      /* hint the next key tile to the GEMMs */
     int64_t row_items;       /* items per (batch, K/V head) */
     int64_t num_items;
     int num_threads;
