@@ -9,10 +9,10 @@ import pathlib
 import re
 import sys
 
-# From bottom to top; a file includes its own floor or a lower one. npy and cli stand outside: they see the
-# library through its public header alone.
+# From bottom to top; a file includes its own floor or a lower one. npy, cli and the Python module stand outside:
+# they see the library through its public header alone.
 FLOORS = (("common.",), ("cpu.", "numerics."), ("kernels/",), ("softmax/",), ("attention/",))
-OUTSIDE = {"npy/": ("npy/",), "cli/": ("npy/", "cli/")}
+OUTSIDE = {"npy/": ("npy/",), "cli/": ("npy/", "cli/"), "python/core/": ("python/core/",)}
 PUBLIC_HEADER = "flashc.h"
 CONFIG_HEADER = "config.h"  # made by meson, for the library alone
 

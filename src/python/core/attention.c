@@ -1,0 +1,88 @@
+/* flashc._core.attention() and .explain(). */
+#include "python/core/call.h"
+
+#include <time.h>
+
+/* Ctrl-C and the caller's progress function. flashc calls back on the thread that entered, so its own
+ * thread state is the one to take up again. */
+typedef struct {
+    PyThreadState *thread;
+    PyObject *function; /* or Py_None */
+    struct timespec next;
+    bool raised;
+} watcher;
+
+enum { SIGNAL_PERIOD_NS = 50 * 1000 * 1000 }; /* Ctrl-C is answered within this time and the current item's */
+
+static bool is_due(watcher *w)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (now.tv_sec < w->next.tv_sec || (now.tv_sec == w->next.tv_sec && now.tv_nsec < w->next.tv_nsec))
+        return false;
+    w->next = now;
+    w->next.tv_nsec += SIGNAL_PERIOD_NS;
+    if (w->next.tv_nsec >= 1000000000) {
+        w->next.tv_nsec -= 1000000000;
+        w->next.tv_sec++;
+    }
+    return true;
+}
+
+static int watch(void *user_data, int64_t done, int64_t total)
+{
+    watcher *w = user_data;
+    if (!is_due(w) && w->function == Py_None)
+        return 0;
+    PyEval_RestoreThread(w->thread);
+    w->raised = PyErr_CheckSignals() != 0;
+    if (!w->raised && w->function != Py_None) {
+        PyObject *result = PyObject_CallFunction(w->function, "LL", (long long)done, (long long)total);
+        w->raised = result == NULL;
+        Py_XDECREF(result);
+    }
+    w->thread = PyEval_SaveThread();
+    return w->raised;
+}
+
+PyObject *flashc_py_attention(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    if (flashc_py_check_count("attention", count, N_ATTENTION) != 0)
+        return NULL;
+    flashc_py_call c;
+    if (flashc_py_call_build(&c, args) != 0 || flashc_py_call_set_workspace(&c, args[WORKSPACE]) != 0) {
+        flashc_py_call_release(&c);
+        return NULL;
+    }
+    watcher w = {.function = args[PROGRESS]};
+    is_due(&w); /* starts the period */
+    c.params.progress = watch;
+    c.params.progress_user_data = &w;
+    w.thread = PyEval_SaveThread();
+    const flashc_status status = flashc_attention_fwd(&c.params);
+    PyEval_RestoreThread(w.thread);
+    flashc_py_call_release(&c);
+    if (w.raised)
+        return NULL;
+    return status == FLASHC_OK ? Py_NewRef(Py_None) : flashc_py_raise(status);
+}
+
+PyObject *flashc_py_explain(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    if (flashc_py_check_count("explain", count, N_EXPLAIN) != 0)
+        return NULL;
+    flashc_py_call c;
+    flashc_explanation e = {.struct_size = sizeof e};
+    const int built = flashc_py_call_build(&c, args);
+    const flashc_status status = built == 0 ? flashc_explain(&c.params, &e) : FLASHC_OK;
+    flashc_py_call_release(&c);
+    if (built != 0)
+        return NULL;
+    if (status != FLASHC_OK)
+        return flashc_py_raise(status);
+    return Py_BuildValue("(ssLLLLLKds)", e.kernel, e.gemm, (long long)e.block_m, (long long)e.block_n,
+                         (long long)e.rows_per_item, (long long)e.num_items, (long long)e.num_threads,
+                         (unsigned long long)e.workspace_size, e.flops, e.refused);
+}

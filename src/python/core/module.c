@@ -1,0 +1,80 @@
+/* The extension module flashc._core: flashc.h for the package's Python code. Compiled against the header, so that no
+ * struct layout is written down twice. */
+#include "python/core/module.h"
+
+PyObject *flashc_py_raise(flashc_status status)
+{
+    PyErr_SetString(status == FLASHC_ERR_MEMORY ? PyExc_MemoryError : PyExc_ValueError, flashc_last_error());
+    return NULL;
+}
+
+int flashc_py_check_count(const char *function, Py_ssize_t count, Py_ssize_t expected)
+{
+    if (count == expected)
+        return 0;
+    PyErr_Format(PyExc_TypeError, "%s: expected %zd arguments, found %zd", function, expected, count);
+    return -1;
+}
+
+/* kernels() -> [(name, description, reason or None)] */
+static PyObject *kernels(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module, (void)args;
+    if (flashc_py_check_count("kernels", count, 0) != 0)
+        return NULL;
+    PyObject *list = PyList_New(0);
+    for (int i = 0; list && i < flashc_kernel_count(); i++) {
+        flashc_kernel kernel;
+        const flashc_status status = flashc_kernel_get(i, &kernel);
+        PyObject *row = status == FLASHC_OK
+                            ? Py_BuildValue("(ssz)", kernel.name, kernel.description, kernel.unavailable)
+                            : flashc_py_raise(status);
+        if (!row || PyList_Append(list, row) != 0)
+            Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    return list;
+}
+
+/* info() -> (version, cpu_features, blas, openmp, default_threads) */
+static PyObject *info(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module, (void)args;
+    if (flashc_py_check_count("info", count, 0) != 0)
+        return NULL;
+    flashc_system_info s = {.struct_size = sizeof s};
+    const flashc_status status = flashc_system_get(&s);
+    if (status != FLASHC_OK)
+        return flashc_py_raise(status);
+    return Py_BuildValue("(sssNi)", s.version, s.cpu_features, s.blas, PyBool_FromLong(s.openmp), s.default_threads);
+}
+
+#define ROW(name, function) {name, (PyCFunction)(void (*)(void))(function), METH_FASTCALL, NULL}
+static PyMethodDef methods[] = {
+    ROW("attention", flashc_py_attention),
+    ROW("explain", flashc_py_explain),
+    ROW("softmax", flashc_py_softmax),
+    ROW("merge_states", flashc_py_merge_states),
+    ROW("state_init", flashc_py_state_init),
+    ROW("state_update", flashc_py_state_update),
+    ROW("state_merge", flashc_py_state_merge),
+    ROW("state_finish", flashc_py_state_finish),
+    ROW("trace", flashc_py_trace),
+    ROW("convert", flashc_py_convert),
+    ROW("compare", flashc_py_compare),
+    ROW("is_softmax", flashc_py_is_softmax),
+    ROW("kernels", kernels),
+    ROW("info", info),
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "flashc._core", .m_doc = "flashc.h for the package's Python code.", .m_size = -1,
+    .m_methods = methods,
+};
+
+PyMODINIT_FUNC PyInit__core(void);
+PyMODINIT_FUNC PyInit__core(void)
+{
+    return PyModule_Create(&definition);
+}

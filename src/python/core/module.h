@@ -1,0 +1,33 @@
+/* What the files of the extension module flashc._core share. */
+#ifndef FLASHC_PYTHON_MODULE_H
+#define FLASHC_PYTHON_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "flashc.h"
+
+/* Raises what a failed status means, with flashc_last_error() as the text: MemoryError for FLASHC_ERR_MEMORY, else
+ * ValueError. Returns NULL. */
+PyObject *flashc_py_raise(flashc_status status);
+
+/* Functions of the module; every one is METH_FASTCALL, called by the package's Python code, which
+ * documents them, with all arguments in order (_core.pyi). */
+#define FLASHC_PY_FUNCTION(name) PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t count)
+FLASHC_PY_FUNCTION(flashc_py_attention);
+FLASHC_PY_FUNCTION(flashc_py_explain);
+FLASHC_PY_FUNCTION(flashc_py_softmax);
+FLASHC_PY_FUNCTION(flashc_py_merge_states);
+FLASHC_PY_FUNCTION(flashc_py_state_init);
+FLASHC_PY_FUNCTION(flashc_py_state_update);
+FLASHC_PY_FUNCTION(flashc_py_state_merge);
+FLASHC_PY_FUNCTION(flashc_py_state_finish);
+FLASHC_PY_FUNCTION(flashc_py_trace);
+FLASHC_PY_FUNCTION(flashc_py_convert);
+FLASHC_PY_FUNCTION(flashc_py_compare);
+FLASHC_PY_FUNCTION(flashc_py_is_softmax);
+
+/* Raises TypeError and returns -1 if a function did not get exactly `expected` arguments. */
+int flashc_py_check_count(const char *function, Py_ssize_t count, Py_ssize_t expected);
+
+#endif

@@ -1,0 +1,142 @@
+#include "python/core/view.h"
+
+#include "python/core/view_sources.h"
+
+#include <string.h>
+
+char *flashc_py_shape_text(char *text, size_t size, const int64_t *shape, int ndim)
+{
+    size_t used = 0;
+    text[0] = '\0';
+    for (int i = 0; i < ndim && used < size; i++)
+        used += (size_t)PyOS_snprintf(text + used, size - used, i ? ", %lld" : "[%lld", (long long)shape[i]);
+    if (used < size)
+        PyOS_snprintf(text + used, size - used, ndim ? "]" : "[]");
+    return text;
+}
+
+/* TypeError "q: expected ..., found float64": the object's own dtype where it has one, else its class. */
+int flashc_py_view_wrong_type(const char *name, PyObject *object)
+{
+    PyErr_Clear();
+    PyObject *dtype = PyObject_GetAttrString(object, "dtype");
+    if (!dtype) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_TypeError,
+                     "%s: expected an array (NumPy, torch, DLPack or buffer protocol), found an object of type %S", name,
+                     (PyObject *)Py_TYPE(object));
+        return -1;
+    }
+    PyErr_Format(PyExc_TypeError, "%s: expected elements of type float32, float16, bfloat16 or (a mask) bool, found %S",
+                 name, dtype);
+    Py_DECREF(dtype);
+    return -1;
+}
+
+int flashc_py_view_acquire(flashc_py_view *view, PyObject *object, const char *name)
+{
+    view->name = name;
+    view->read_only = false;
+    view->buffer.obj = NULL;
+    view->capsule = NULL;
+    int result;
+    if (PyObject_CheckBuffer(object)) {
+        result = flashc_py_view_from_buffer(view, object);
+    } else {
+        result = flashc_py_view_from_exchange_table(view, object);
+        if (result == 0)
+            result = flashc_py_view_from_dlpack(view, object);
+        else if (result == 1)
+            result = 0;
+    }
+    if (result != 0)
+        flashc_py_view_release(view);
+    return result;
+}
+
+int flashc_py_view_acquire_output(flashc_py_view *view, PyObject *object, const char *name)
+{
+    if (flashc_py_view_acquire(view, object, name) != 0)
+        return -1;
+    if (!view->read_only)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected an array that can be written, found a read-only one", name);
+    flashc_py_view_release(view);
+    return -1;
+}
+
+void flashc_py_view_release(flashc_py_view *view)
+{
+    if (!view->name)
+        return;
+    view->name = NULL;
+    if (view->buffer.obj)
+        PyBuffer_Release(&view->buffer);
+    Py_CLEAR(view->capsule);
+}
+
+int flashc_py_view_as_rows(const flashc_py_view *view, int64_t *rows, int64_t *cols, int64_t *row_stride)
+{
+    char shape[256], strides[256];
+    const int last = view->ndim - 1;
+    if (last < 0) {
+        PyErr_Format(PyExc_ValueError, "%s: expected at least one axis, found a scalar", view->name);
+        return -1;
+    }
+    *cols = view->shape[last];
+    *rows = 1;
+    *row_stride = *cols;
+    bool fits = *cols <= 1 || view->stride[last] == 1;
+    for (int i = last - 1; i >= 0; i--) {
+        if (view->shape[i] != 1) {
+            if (*rows == 1)
+                *row_stride = view->stride[i];
+            else
+                fits = fits && view->stride[i] == *row_stride * *rows;
+            *rows *= view->shape[i];
+        }
+    }
+    if (fits || *rows == 0)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected a contiguous last axis and one constant row stride, found shape %s with "
+                 "strides %s (elements); pass a contiguous copy", view->name,
+                 flashc_py_shape_text(shape, sizeof shape, view->shape, view->ndim),
+                 flashc_py_shape_text(strides, sizeof strides, view->stride, view->ndim));
+    return -1;
+}
+
+int flashc_py_view_as_flat(const flashc_py_view *view, int64_t *n)
+{
+    int64_t packed = 1;
+    bool fits = true;
+    for (int i = view->ndim - 1; i >= 0; i--) {
+        fits = fits && (view->shape[i] == 1 || view->stride[i] == packed);
+        packed *= view->shape[i];
+    }
+    *n = packed;
+    if (fits || packed == 0)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected a C-contiguous array; pass a contiguous copy", view->name);
+    return -1;
+}
+
+int flashc_py_view_expect_dtype(const flashc_py_view *view, flashc_dtype dtype)
+{
+    if (view->dtype == dtype)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected type %s, found %s", view->name, flashc_dtype_name(dtype),
+                 flashc_dtype_name(view->dtype));
+    return -1;
+}
+
+int flashc_py_view_expect_shape_of(const flashc_py_view *view, const flashc_py_view *other, int dropped)
+{
+    char expected[256], found[256];
+    const int ndim = other->ndim - dropped;
+    if (view->ndim == ndim && memcmp(view->shape, other->shape, (size_t)ndim * sizeof view->shape[0]) == 0)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected shape %s (of %s), found %s", view->name,
+                 flashc_py_shape_text(expected, sizeof expected, other->shape, ndim), other->name,
+                 flashc_py_shape_text(found, sizeof found, view->shape, view->ndim));
+    return -1;
+}

@@ -1,0 +1,79 @@
+/* Arrays through the buffer protocol, and NumPy's bfloat16, which that protocol has no format for. */
+#include "python/core/view_sources.h"
+
+#include <string.h>
+
+/* NumPy has no buffer format for ml_dtypes' bfloat16: such an array exports itself viewed as uint16. */
+static bool is_numpy_bfloat16(PyObject *object)
+{
+    PyObject *dtype = PyObject_GetAttrString(object, "dtype");
+    PyObject *name = dtype ? PyObject_GetAttrString(dtype, "name") : NULL;
+    const bool is = name && PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, "bfloat16") == 0;
+    Py_XDECREF(name);
+    Py_XDECREF(dtype);
+    PyErr_Clear();
+    return is;
+}
+
+static int get_buffer(flashc_py_view *view, PyObject *object, bool *bfloat16)
+{
+    *bfloat16 = false;
+    if (PyObject_GetBuffer(object, &view->buffer, PyBUF_RECORDS_RO) == 0)
+        return 0;
+    if (PyErr_ExceptionMatches(PyExc_MemoryError))
+        return -1;
+    PyErr_Clear();
+    if (!is_numpy_bfloat16(object))
+        return flashc_py_view_wrong_type(view->name, object);
+    *bfloat16 = true;
+    PyObject *bits = PyObject_CallMethod(object, "view", "s", "uint16");
+    const int result = bits ? PyObject_GetBuffer(bits, &view->buffer, PyBUF_RECORDS_RO) : -1;
+    Py_XDECREF(bits); /* the buffer holds it */
+    return result;
+}
+
+int flashc_py_view_from_buffer(flashc_py_view *view, PyObject *object)
+{
+    static const char foreign_order = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '>' : '<';
+    bool bfloat16;
+    if (get_buffer(view, object, &bfloat16) != 0)
+        return -1;
+    const Py_buffer *buffer = &view->buffer;
+    const char *format = buffer->format ? buffer->format : "B";
+    const bool foreign = format[0] == foreign_order || (format[0] == '!' && foreign_order == '>');
+    if (strchr("@=<>!", format[0]))
+        format++;
+    if (bfloat16)
+        view->dtype = FLASHC_BF16;
+    else if (strcmp(format, "f") == 0)
+        view->dtype = FLASHC_F32;
+    else if (strcmp(format, "e") == 0)
+        view->dtype = FLASHC_F16;
+    else if (strcmp(format, "?") == 0)
+        view->dtype = FLASHC_BOOL;
+    else
+        return flashc_py_view_wrong_type(view->name, object);
+    if (foreign && view->dtype != FLASHC_BOOL) {
+        PyErr_Format(PyExc_ValueError, "%s: expected the machine's byte order, found the other (format %s); convert it, "
+                     "e.g. a.astype(a.dtype.newbyteorder('='))", view->name, buffer->format);
+        return -1;
+    }
+    if (buffer->ndim > FLASHC_PY_MAX_NDIM) {
+        PyErr_Format(PyExc_ValueError, "%s: expected at most %d axes, found %d", view->name, FLASHC_PY_MAX_NDIM,
+                     buffer->ndim);
+        return -1;
+    }
+    view->data = buffer->buf;
+    view->read_only = buffer->readonly;
+    view->ndim = buffer->ndim;
+    for (int i = 0; i < buffer->ndim; i++) {
+        if (buffer->strides[i] % buffer->itemsize != 0 && buffer->shape[i] > 1) {
+            PyErr_Format(PyExc_ValueError, "%s: expected strides of whole elements (%zd bytes), found %zd bytes on axis %d",
+                         view->name, buffer->itemsize, buffer->strides[i], i);
+            return -1;
+        }
+        view->shape[i] = buffer->shape[i];
+        view->stride[i] = buffer->strides[i] / buffer->itemsize;
+    }
+    return 0;
+}

@@ -1,0 +1,127 @@
+/* Arrays through DLPack: the C exchange table of their type, or their __dlpack__(). */
+#include "python/core/dlpack.h"
+#include "python/core/view_sources.h"
+
+/* Replaces the exception of an array's own library, which does not name the argument: ValueError with its first line. */
+static int cannot_read(const char *name)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *text = value ? PyObject_Str(value) : NULL;
+    PyObject *lines = text ? PyUnicode_Splitlines(text, 0) : NULL;
+    PyObject *line = lines && PyList_Size(lines) > 0 ? PyList_GetItem(lines, 0) : NULL;
+    PyErr_Clear();
+    PyErr_Format(PyExc_ValueError, "%s: expected a dense array in the CPU's memory, found one whose library says: %S", name,
+                 line ? line : Py_None);
+    Py_XDECREF(lines);
+    Py_XDECREF(text);
+    Py_XDECREF(traceback);
+    Py_XDECREF(value);
+    Py_XDECREF(type);
+    return -1;
+}
+
+static int from_dl_tensor(flashc_py_view *view, const dl_tensor *tensor, PyObject *object)
+{
+    if (tensor->device.type != DL_CPU && tensor->device.type != DL_CUDA_HOST && tensor->device.type != DL_ROCM_HOST) {
+        PyErr_Format(PyExc_ValueError, "%s: expected an array in the CPU's memory, found one on device type %d (DLPack)",
+                     view->name, (int)tensor->device.type);
+        return -1;
+    }
+    if (tensor->dtype.lanes == 1 && tensor->dtype.code == DL_FLOAT && tensor->dtype.bits == 32)
+        view->dtype = FLASHC_F32;
+    else if (tensor->dtype.lanes == 1 && tensor->dtype.code == DL_FLOAT && tensor->dtype.bits == 16)
+        view->dtype = FLASHC_F16;
+    else if (tensor->dtype.lanes == 1 && tensor->dtype.code == DL_BFLOAT && tensor->dtype.bits == 16)
+        view->dtype = FLASHC_BF16;
+    else if (tensor->dtype.lanes == 1 && tensor->dtype.code == DL_BOOL && tensor->dtype.bits == 8)
+        view->dtype = FLASHC_BOOL;
+    else
+        return flashc_py_view_wrong_type(view->name, object);
+    if (tensor->ndim > FLASHC_PY_MAX_NDIM) {
+        PyErr_Format(PyExc_ValueError, "%s: expected at most %d axes, found %d", view->name, FLASHC_PY_MAX_NDIM,
+                     (int)tensor->ndim);
+        return -1;
+    }
+    view->ndim = tensor->ndim;
+    view->data = (char *)tensor->data + tensor->byte_offset;
+    int64_t packed = 1;
+    for (int i = view->ndim - 1; i >= 0; i--) {
+        view->shape[i] = tensor->shape[i];
+        view->stride[i] = tensor->strides ? tensor->strides[i] : packed;
+        packed *= tensor->shape[i];
+    }
+    return 0;
+}
+
+int flashc_py_view_from_exchange_table(flashc_py_view *view, PyObject *object)
+{
+    static PyObject *attribute;
+    if (!attribute && !(attribute = PyUnicode_InternFromString("__dlpack_c_exchange_api__")))
+        return -1;
+    PyObject *capsule = PyObject_GetAttr((PyObject *)Py_TYPE(object), attribute);
+    if (!capsule) {
+        PyErr_Clear();
+        return 0;
+    }
+    const dl_exchange_api *api = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
+    Py_DECREF(capsule); /* the table lives as long as the process */
+    if (!api)
+        PyErr_Clear();
+    while (api && api->version.major != DL_MAJOR_VERSION)
+        api = api->previous;
+    if (!api || !api->borrow)
+        return 0;
+    dl_tensor tensor;
+    if (api->borrow(object, &tensor) != 0)
+        return cannot_read(view->name);
+    return from_dl_tensor(view, &tensor, object) == 0 ? 1 : -1;
+}
+
+/* The capsule of object.__dlpack__(): versioned where the producer knows it, since only that tells read-only memory. */
+static PyObject *dlpack_capsule(PyObject *object)
+{
+    PyObject *method = PyObject_GetAttrString(object, "__dlpack__");
+    if (!method)
+        return NULL;
+    PyObject *no_arguments = PyTuple_New(0);
+    PyObject *keywords = Py_BuildValue("{s(ii)}", "max_version", DL_MAJOR_VERSION, 0);
+    PyObject *capsule = no_arguments && keywords ? PyObject_Call(method, no_arguments, keywords) : NULL;
+    if (!capsule && no_arguments && PyErr_ExceptionMatches(PyExc_TypeError)) { /* a producer older than max_version */
+        PyErr_Clear();
+        capsule = PyObject_CallObject(method, NULL);
+    }
+    Py_XDECREF(keywords);
+    Py_XDECREF(no_arguments);
+    Py_DECREF(method);
+    return capsule;
+}
+
+int flashc_py_view_from_dlpack(flashc_py_view *view, PyObject *object)
+{
+    PyObject *capsule = dlpack_capsule(object);
+    if (!capsule) {
+        return PyErr_ExceptionMatches(PyExc_AttributeError) ? flashc_py_view_wrong_type(view->name, object) : cannot_read(view->name);
+    }
+    /* A capsule that nobody renames frees its tensor itself when it goes: holding it is holding the memory. */
+    int result = -1;
+    if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
+        const dl_managed_versioned *managed = PyCapsule_GetPointer(capsule, "dltensor_versioned");
+        view->read_only = (managed->flags & DL_FLAG_READ_ONLY) != 0;
+        if (managed->version.major == DL_MAJOR_VERSION)
+            result = from_dl_tensor(view, &managed->tensor, object);
+        else
+            PyErr_Format(PyExc_ValueError, "%s: expected DLPack version %d, found %u", view->name, DL_MAJOR_VERSION,
+                         (unsigned)managed->version.major);
+    } else if (PyCapsule_IsValid(capsule, "dltensor")) {
+        const dl_managed *managed = PyCapsule_GetPointer(capsule, "dltensor");
+        result = from_dl_tensor(view, &managed->tensor, object);
+    } else {
+        PyErr_Format(PyExc_TypeError, "%s: its __dlpack__() returned no DLPack capsule", view->name);
+    }
+    if (result == 0)
+        view->capsule = capsule;
+    else
+        Py_DECREF(capsule);
+    return result;
+}

@@ -1,0 +1,41 @@
+"""Exact attention forward for CPUs: softmax(scale * Q K^T + bias) V, the score matrix never stored.
+
+    >>> import flashc, numpy as np
+    >>> q, k, v = (np.random.rand(8, 512, 64).astype(np.float32) for _ in range(3))
+    >>> o = flashc.attention(q, k, v, causal=True, align="top-left")
+
+Arrays are NumPy arrays (bfloat16 through ml_dtypes), torch CPU tensors, or anything with DLPack or the buffer protocol;
+they are read and written where they lie, whatever their strides. Results are of the same kind as the first array.
+`flashc.torch` has a drop-in for torch's scaled_dot_product_attention, `flashc.transformers` registers flashc with
+Hugging Face transformers; neither is imported from here.
+
+Wrong calls raise TypeError (an object or element type that does not fit) or ValueError (anything else), with a text that names
+the argument, what was expected and what was found; memory that cannot be had raises MemoryError. Every function may be called
+from any number of threads at once on different outputs, and releases the GIL while it computes. The semantics and error
+bounds are those of flashc.h.
+"""
+
+from ._arrays import Comparison, compare, convert, is_softmax
+from ._attention import Explanation, attention, explain
+from ._softmax import SoftmaxState, merge_states, softmax, trace
+from ._system import Info, Kernel, info, kernels
+
+__version__ = info().version
+
+__all__ = [
+    "Comparison",
+    "Explanation",
+    "Info",
+    "Kernel",
+    "SoftmaxState",
+    "attention",
+    "compare",
+    "convert",
+    "explain",
+    "info",
+    "is_softmax",
+    "kernels",
+    "merge_states",
+    "softmax",
+    "trace",
+]

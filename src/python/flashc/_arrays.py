@@ -1,0 +1,190 @@
+"""Kinds of arrays: which library an array belongs to, and how that library makes a new one.
+
+The extension module reads and writes any of them in place; only what is newly made depends on the kind. NumPy and torch are
+looked up when the first of their arrays arrives, so that importing flashc imports neither.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple, Protocol
+
+from . import _core
+
+# Every name of an element type that is understood, and the one name used inside.
+_DTYPES = {
+    "f32": "float32", "float32": "float32", "float": "float32",
+    "f16": "float16", "float16": "float16", "half": "float16",
+    "bf16": "bfloat16", "bfloat16": "bfloat16",
+}
+
+
+def dtype_name(dtype: Any, argument: str) -> str:
+    """"float32", "float16" or "bfloat16" of a string, a NumPy dtype or type, or a torch dtype."""
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", str(dtype))
+    try:
+        return _DTYPES[name.removeprefix("torch.")]
+    except KeyError:
+        raise TypeError(f"{argument}: expected float32, float16 or bfloat16, found {dtype!r}") from None
+
+
+class Kind(Protocol):
+    """A library of arrays."""
+
+    def empty(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A new array that the extension module can fill; dtype None is that of `like`."""
+
+    def result(self, like: Any, array: Any) -> Any:
+        """What the caller gets for a filled array of `empty`."""
+
+    def check(self, *arrays: Any) -> None:
+        """Raises for arrays that flashc must not read."""
+
+
+class _NumPy:
+    def __init__(self) -> None:
+        import numpy
+
+        self._numpy = numpy
+
+    def empty(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        if dtype is None:
+            return self._numpy.empty(shape, like.dtype)
+        name = dtype_name(dtype, "out_dtype")
+        if name != "bfloat16":
+            return self._numpy.empty(shape, name)
+        try:
+            from ml_dtypes import bfloat16
+        except ImportError:
+            raise TypeError("out_dtype: NumPy arrays of bfloat16 need the package ml_dtypes, which is not installed") from None
+        return self._numpy.empty(shape, bfloat16)
+
+    def result(self, like: Any, array: Any) -> Any:
+        return array
+
+    def check(self, *arrays: Any) -> None:
+        pass
+
+
+class _Torch:
+    def __init__(self) -> None:
+        import torch
+
+        self._torch = torch
+
+    def empty(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        dtype = like.dtype if dtype is None else getattr(self._torch, dtype_name(dtype, "out_dtype"))
+        return self._torch.empty(shape, dtype=dtype)
+
+    def result(self, like: Any, array: Any) -> Any:
+        return array
+
+    def check(self, *arrays: Any) -> None:
+        if not self._torch.is_grad_enabled():
+            return
+        for array in arrays:
+            if getattr(array, "requires_grad", False):
+                raise RuntimeError("flashc is forward only: expected tensors that need no gradient, found one with "
+                                   "requires_grad=True; detach() it, or call under torch.no_grad()")
+
+
+class _Namespace:
+    """Arrays of any other library that follows the Python array API standard (JAX, for one)."""
+
+    def __init__(self) -> None:
+        self._numpy = _NumPy()
+
+    def empty(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self._numpy.empty(like, shape, dtype_name(like.dtype, "q") if dtype is None else dtype)
+
+    def result(self, like: Any, array: Any) -> Any:
+        namespace = like.__array_namespace__()
+        # NumPy has no DLPack export of bfloat16: there asarray, which copies.
+        return namespace.asarray(array) if array.dtype.name == "bfloat16" else namespace.from_dlpack(array)
+
+    def check(self, *arrays: Any) -> None:
+        pass
+
+
+_kind_of_type: dict[type, Kind] = {}
+_kinds: dict[type, Kind] = {}
+
+
+def _get(kind: type) -> Kind:
+    if kind not in _kinds:
+        _kinds[kind] = kind()
+    return _kinds[kind]
+
+
+def kind_of(array: Any, argument: str) -> tuple[Any, Kind]:
+    """The array, as something with .shape and .dtype, and its kind. Plain buffers and DLPack objects become NumPy views."""
+    kind = _kind_of_type.get(type(array))
+    if kind is not None:
+        return array, kind
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    if numpy is not None and isinstance(array, numpy.ndarray):
+        kind = _get(_NumPy)
+    elif torch is not None and isinstance(array, torch.Tensor):
+        kind = _get(_Torch)
+    elif hasattr(array, "__array_namespace__") and hasattr(array, "__dlpack__"):
+        kind = _get(_Namespace)
+    else:
+        return _numpy_view(array, argument), _get(_NumPy)
+    _kind_of_type[type(array)] = kind
+    return array, kind
+
+
+def _numpy_view(array: Any, argument: str) -> Any:
+    import numpy
+
+    if hasattr(array, "__dlpack__"):
+        return numpy.from_dlpack(array)
+    try:
+        return numpy.asarray(memoryview(array))
+    except TypeError:
+        raise TypeError(f"{argument}: expected an array (NumPy, torch, DLPack or buffer protocol), found an object of type "
+                        f"{type(array)}") from None
+
+
+class Comparison(NamedTuple):
+    """What compare() found."""
+
+    equal: bool
+    """every element is within the tolerance"""
+    mismatches: int
+    """how many are not"""
+    worst: int
+    """index, in the flat array, of the largest excess over the tolerance; -1 if there are no elements"""
+    max_abs_error: float
+    """largest |a - b| over elements that are finite in both"""
+    max_abs_index: int
+    """where; -1 if none is"""
+
+
+def compare(a: Any, b: Any, *, rtol: float = 1e-5, atol: float = 1e-6) -> Comparison:
+    """Elementwise |a - b| <= atol + rtol * |b|. NaN equals NaN and nothing else, an infinity itself alone.
+
+    a, b: arrays of one shape, C-contiguous, float32, float16 or bfloat16, each its own.
+    """
+    return Comparison(*_core.compare(a, b, rtol, atol))
+
+
+def is_softmax(y: Any, *, tolerance: float | None = None) -> bool:
+    """Whether every row (last axis) of y is non-negative and sums to 1.
+
+    y: [..., n], float32, float16 or bfloat16, contiguous last axis. tolerance: of the sum; None is the element type's
+    default (flashc.h states it).
+    """
+    return _core.is_softmax(y, -1.0 if tolerance is None else tolerance)
+
+
+def convert(x: Any, dtype: Any) -> Any:
+    """A new array of x's kind and shape with elements of type dtype, rounded to nearest even; NaN stays NaN.
+
+    x: C-contiguous, float32, float16 or bfloat16. dtype: "float32", "float16", "bfloat16", or NumPy's or torch's object.
+    """
+    x, kind = kind_of(x, "x")
+    kind.check(x)
+    out = kind.empty(x, tuple(x.shape), dtype)
+    _core.convert(out, x)
+    return kind.result(x, out)

@@ -1,0 +1,100 @@
+"""Softmax, the mergeable online-softmax state, partial results, the step-by-step trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from . import _core
+from ._arrays import kind_of
+
+# flashc_trace_step, all of them float64.
+_TRACE_FIELDS = (
+    "x", "row_max", "denom_standard", "denom_online", "scale", "correction", "p_standard", "p_online",
+)
+
+
+def softmax(x: Any, *, out: Any = None, return_lse: bool = False) -> Any:
+    """Softmax over the last axis.
+
+    x: [..., n], float32, float16 or bfloat16, contiguous last axis, rows at one constant stride. -inf leaves an element out;
+    a row of nothing but -inf gives zeros. out: x's shape and type, may be x. Returns y of x's kind, or (y, lse) with
+    lse [...] float32, the natural log of the sum of exp.
+    """
+    x, kind = kind_of(x, "x")
+    kind.check(x)
+    if out is None:
+        out = kind.empty(x, tuple(x.shape), None)
+    lse = kind.empty(x, tuple(x.shape[:-1]), "float32") if return_lse else None
+    _core.softmax(x, out, lse)
+    if return_lse:
+        return kind.result(x, out), kind.result(x, lse)
+    return kind.result(x, out)
+
+
+def merge_states(o_parts: Sequence[Any], lse_parts: Sequence[Any]) -> tuple[Any, Any]:
+    """Merges attention results over disjoint keys into exact attention over their union, in a fixed binary tree.
+
+    o_parts: arrays [..., head_dim_v], lse_parts: arrays [...] (natural log), float32, C-contiguous; at least one of each. A row
+    whose lse is -inf is the identity, whatever its o holds. Returns (o, lse) of the kind of o_parts[0].
+    """
+    if len(o_parts) == 0:
+        raise ValueError("o_parts: expected at least one array, found none")
+    first, kind = kind_of(o_parts[0], "o_parts")
+    kind.check(*o_parts, *lse_parts)
+    o = kind.empty(first, tuple(first.shape), "float32")
+    lse = kind.empty(first, tuple(first.shape[:-1]), "float32")
+    _core.merge_states(tuple(o_parts), tuple(lse_parts), o, lse)
+    return kind.result(first, o), kind.result(first, lse)
+
+
+class SoftmaxState:
+    """The online softmax over any set of keys seen so far, for `rows` query rows.
+
+    row_max [rows] = max s_j, row_sum [rows] = sum exp(s_j - row_max), acc [rows, head_dim_v] = sum exp(s_j - row_max) v_j:
+    NumPy arrays, float32. States over disjoint keys merge. One thread at a time per state.
+    """
+
+    def __init__(self, rows: int, head_dim_v: int = 0) -> None:
+        import numpy
+
+        self.row_max = numpy.empty(rows, numpy.float32)
+        self.row_sum = numpy.empty(rows, numpy.float32)
+        self.acc = numpy.empty((rows, head_dim_v), numpy.float32)
+        _core.state_init(*self._arrays())
+
+    def _arrays(self) -> tuple[Any, Any, Any]:
+        return self.row_max, self.row_sum, self.acc
+
+    def update(self, scores: Any, v: Any = None) -> None:
+        """Takes n more keys: scores [rows, n] float32, natural units, -inf hides; v [n, head_dim_v] float32."""
+        _core.state_update(*self._arrays(), scores, v)
+
+    def merge(self, other: SoftmaxState) -> None:
+        """Takes the keys of another state, which stays as it is."""
+        _core.state_merge(*self._arrays(), *other._arrays())
+
+    def finish(self) -> tuple[Any, Any]:
+        """(o [rows, head_dim_v], lse [rows]), float32; the state stays as it is."""
+        import numpy
+
+        o, lse = numpy.empty_like(self.acc), numpy.empty_like(self.row_max)
+        _core.state_finish(*self._arrays(), o if self.acc.shape[1] else None, lse)
+        return o, lse
+
+
+def trace(x: Any) -> Any:
+    """The online softmax step by step, in float64.
+
+    x: sequence of n finite numbers. Returns a NumPy structured array [n]: x, row_max (m_i), denom_standard (d_i, with the final
+    max), denom_online (d'_i, with the running max), scale (exp(m_N - m_i): d'_i = d_i * scale), correction
+    (exp(m_{i-1} - m_i), what the step multiplied the old sum by), p_standard, p_online.
+    """
+    import numpy
+
+    x = numpy.ascontiguousarray(x, numpy.float64)
+    if x.ndim != 1:
+        raise ValueError(f"x: expected 1 axis, found {x.ndim}: {list(x.shape)}")
+    steps = numpy.empty(len(x), [(name, numpy.float64) for name in _TRACE_FIELDS])
+    _core.trace(x, steps.view(numpy.uint8))
+    return steps
