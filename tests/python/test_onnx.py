@@ -152,7 +152,7 @@ def flashc_bound(case: Case, exact: np.ndarray, weight: np.ndarray) -> np.ndarra
     bias = case.inputs.get("attn_mask", np.zeros(1, bool))
     if bias.dtype != bool:
         logit += np.abs(bias[np.isfinite(bias)].astype(np.float64)).max(initial=0)
-    n = keys.shape[1 if keys.ndim == 3 else 2]
+    n = keys.shape[1 if keys.ndim == 3 else 2]  # and at most as many tiles
     half_ulp = float(ml_dtypes.finfo(case.outputs["Y"].dtype).eps) / 2
     return U * (8 + 4 * logit + 2 * (n + n)) * weight + half_ulp * np.abs(exact)
 
