@@ -123,7 +123,7 @@ FLASHC_API flashc_tensor flashc_tensor_bshd(const void *data, flashc_dtype dtype
  * i + offset(b), key j at position j; causal shows the keys j <= i + offset(b). */
 typedef enum flashc_alignment {
     FLASHC_ALIGN_UNSET = 0,        /* an error wherever a position is needed (causal)            */
-    FLASHC_ALIGN_TOP_LEFT = 1,     /* offset 0: PyTorch's is_causal, ONNX                        */
+    FLASHC_ALIGN_TOP_LEFT = 1,     /* offset 0: PyTorch's is_causal, ONNX without a cache        */
     FLASHC_ALIGN_BOTTOM_RIGHT = 2, /* offset seqlen_k - seqlen_q: FlashAttention, KV caches      */
     FLASHC_ALIGN_EXPLICIT = 3      /* offset = offsets[b]                                        */
 } flashc_alignment;

@@ -69,7 +69,7 @@ def attention(
         Factor of q . k; None is 1 / sqrt(head_dim).
     causal, align:
         causal shows query i the keys j <= i + offset; align says the offset and has no default, since frameworks
-        disagree: "top-left" (0: torch's is_causal, ONNX), "bottom-right" (seqlen_k - seqlen_q: FlashAttention, KV caches), or
+        disagree: "top-left" (0: torch's is_causal), "bottom-right" (seqlen_k - seqlen_q: FlashAttention, KV caches), or
         the position of query 0: an int, or one int per batch element.
     mask:
         bool, True = visible. Broadcasts to [batch, num_heads, seqlen_q, seqlen_k] as NumPy does, whatever the layout.
