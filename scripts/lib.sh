@@ -59,7 +59,39 @@ run_tests() {
     return "$status"
 }
 
-# The counts of the last run_tests, as one line.
+# build_wheel: the Python package of the source tree, as build/wheel/*.whl, by the tools of .venv.
+build_wheel() {
+    rm -rf "$ROOT/build/wheel"
+    PATH="$ROOT/.venv/bin:$PATH" "$ROOT/.venv/bin/python" -m pip wheel -q --disable-pip-version-check \
+        --no-build-isolation --no-deps -Cbuild-dir="$ROOT/build/python" -w "$ROOT/build/wheel" "$ROOT"
+}
+
+# run_pytest VENV [PYTEST ARGUMENT...]: installs the wheel into the environment and runs. Sets PASSED, FAILED and
+# SKIPPED; the status is pytest's.
+run_pytest() {
+    local venv=$ROOT/$1 log=$ROOT/build/pytest$1.xml status=0 counts
+    shift
+    PASSED=0 FAILED=0 SKIPPED=0
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --force-reinstall \
+        "$ROOT"/build/wheel/*.whl || return 1
+    rm -f "$log"
+    (cd "$ROOT" && "$venv/bin/python" -B -m pytest -q -rs -p no:cacheprovider --junit-xml="$log" "$@") || status=$?
+    counts=$(count_pytest "$log") || return 1
+    read -r PASSED FAILED SKIPPED <<<"$counts"
+    return "$status"
+}
+
+# count_pytest LOG: "passed failed skipped" of a JUnit file.
+count_pytest() {
+    python3 - "$1" <<'PYTHON'
+import sys, xml.etree.ElementTree as tree
+suites = list(tree.parse(sys.argv[1]).getroot().iter("testsuite"))
+total, failures, errors, skipped = (sum(int(s.get(k)) for s in suites) for k in ("tests", "failures", "errors", "skipped"))
+print(total - failures - errors - skipped, failures + errors, skipped)
+PYTHON
+}
+
+# The counts of the last run_tests or run_pytest, as one line.
 print_counts() {
     echo "$PASSED passed, $FAILED failed, $SKIPPED skipped"
 }
