@@ -173,7 +173,7 @@ def check_close(case: Case, what: str, y: np.ndarray, wanted: np.ndarray, tolera
 def test_case(name: str) -> None:
     """Y within the stated error, present_key and present_value bit for bit."""
     if name in WAITING:
-        pytest.skip(f"waits for {WAITING[name]}")
+        pytest.skip(f"{name} waits for {WAITING[name]}")
     case = CASES[name]
     outputs = onnx_attention.attention(case.inputs, case.attributes)
     for output in ("present_key", "present_value"):
@@ -191,7 +191,7 @@ def test_case(name: str) -> None:
 
 @pytest.mark.parametrize("name", QK_OUTPUT_WAITS)
 def test_qk_matmul_output(name: str) -> None:
-    pytest.skip("waits for an output of scores")
+    pytest.skip(f"qk_matmul_output of {name} waits for an output of scores")
 
 
 def test_the_cases_were_generated() -> None:
