@@ -253,13 +253,20 @@ typedef struct flashc_system_info {
     size_t struct_size;       /* the caller sets it to sizeof(flashc_system_info) */
     const char *version;      /* of the library */
     const char *cpu_features; /* those that kernels ask for, e.g. "avx2 fma f16c avx512f" */
-    const char *blas;         /* e.g. "OpenBLAS 0.3.21 SkylakeX openmp", or "none" */
+    const char *blas;         /* e.g. "OpenBLAS 0.3.21 SkylakeX openmp"; "none: " and why it could not be loaded; "none"
+                                 in a build without it */
     int openmp;               /* 1 if built with OpenMP */
     int default_threads;      /* what num_threads = 0 means here */
 } flashc_system_info;
 
 /* The environment variable FLASHC_DISABLE_CPU_FEATURES (a comma-separated list of the names in
- * cpu_features), read once, hides features from the choice of kernels. */
+ * cpu_features), read once, hides features from the choice of kernels.
+ *
+ * OpenBLAS is loaded at run time, once, visible to flashc alone, and only when something needs it: this call,
+ * flashc_kernel_get(), a kernel that is named, or a choice that depends on it (never on Intel CPUs or without
+ * avx512f). The environment variable FLASHC_OPENBLAS (the path of a shared library, with a /) names another one
+ * than the path chosen when flashc was built; setuid programs ignore it. Where none can be loaded the built-in
+ * kernels remain. */
 FLASHC_API flashc_status flashc_system_get(flashc_system_info *out);
 
 /* ---------------------------------------------------------------------------------------------

@@ -43,9 +43,7 @@ static void choose_best(flashc_plan *plan, const flashc_problem *p, char *refuse
     size_t used = 0;
     for (int i = 0; i < flashc_kernel_rows(); i++) {
         const flashc_kernel_row *row = flashc_kernel_row_at(i);
-        const char *reason = flashc_kernel_unavailable(row);
-        if (!reason)
-            reason = flashc_kernel_not_preferred(row, p->head_dim, p->head_dim_v);
+        const char *reason = flashc_kernel_not_preferred(row, p->head_dim, p->head_dim_v);
         if (!reason) {
             plan->kernel = row;
             return;

@@ -1,4 +1,4 @@
-/* The tile products by OpenBLAS, and what there is to know about the OpenBLAS that was loaded. */
+/* The tile products by OpenBLAS, and what there is to know about the OpenBLAS that these functions load. */
 #ifndef FLASHC_GEMM_OPENBLAS_H
 #define FLASHC_GEMM_OPENBLAS_H
 
@@ -6,14 +6,16 @@
 
 extern const flashc_gemm_ops flashc_gemm_openblas;
 
-/* "OpenBLAS 0.3.21 SkylakeX openmp" */
+/* "OpenBLAS 0.3.21 SkylakeX openmp", or "none: " and why. Loads it. */
 const char *flashc_openblas_name(void);
 
-/* Why this OpenBLAS must not be called from our threads (its build is not the OpenMP one); NULL if it may. */
-const char *flashc_openblas_unsafe(void);
+/* Why OpenBLAS cannot be loaded or must not be called from our threads (its build is not the OpenMP one); NULL if it
+ * may be. Loads it. */
+const char *flashc_openblas_unusable(void);
 
-/* Why it is not taken unasked: only its small-matrix path (no packing, no locks, no allocation, no
- * threads) is fit for tiles, and that depends on version, core and tile size. NULL if it is. */
+/* Why it is not taken unasked: it is unusable, or slow here: only its small-matrix path (no packing, no locks, no
+ * allocation, no threads) is fit for tiles, and that depends on version, core and tile size. NULL if it is. Loads it
+ * only if CPU and sizes alone do not decide. */
 const char *flashc_openblas_not_preferred(flashc_block_shape block, int64_t head_dim, int64_t head_dim_v);
 
 #endif

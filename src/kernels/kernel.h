@@ -124,14 +124,14 @@ typedef struct flashc_kernel_row {
 int flashc_kernel_rows(void);
 const flashc_kernel_row *flashc_kernel_row_at(int index);
 
-/* Why this machine cannot run the row at all; NULL if it can. */
+/* Why this machine cannot run the row at all; NULL if it can. Loads OpenBLAS for a row that uses it. */
 const char *flashc_kernel_unavailable(const flashc_kernel_row *row);
 
-/* Why a runnable row is not taken unless it is named (it would be slow here); NULL if it may be.
- * Pure: CPU, OpenBLAS build and shape decide, never a timing. */
+/* Why the row is not taken unless it is named: it cannot run, or would be slow here; NULL if it may be. Pure: CPU,
+ * OpenBLAS build and shape decide, never a timing. OpenBLAS is loaded only if the others do not decide. */
 const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, int64_t head_dim, int64_t head_dim_v);
 
-/* The OpenBLAS that was loaded, or "none" in a build without it. */
+/* The OpenBLAS that is loaded, "none: " and why it could not be, or "none" in a build without it. */
 const char *flashc_kernel_blas_name(void);
 
 /* What multiplies the row's tiles, for explain. */

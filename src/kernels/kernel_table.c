@@ -80,18 +80,21 @@ const char *flashc_kernel_unavailable(const flashc_kernel_row *row)
         return missing;
 #if FLASHC_HAVE_OPENBLAS
     if (row->uses_openblas)
-        return flashc_openblas_unsafe();
+        return flashc_openblas_unusable();
 #endif
     return NULL;
 }
 
 const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, int64_t head_dim, int64_t head_dim_v)
 {
+    const char *missing = flashc_cpu_missing(row->cpu_features);
+    if (missing)
+        return missing;
 #if FLASHC_HAVE_OPENBLAS
     if (row->uses_openblas)
         return flashc_openblas_not_preferred(row->block_shape(head_dim, head_dim_v), head_dim, head_dim_v);
 #endif
-    (void)row, (void)head_dim, (void)head_dim_v;
+    (void)head_dim, (void)head_dim_v;
     return NULL;
 }
 

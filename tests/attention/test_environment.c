@@ -5,6 +5,7 @@
 
 #include <dlfcn.h>
 #include <fenv.h>
+#include <link.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -205,14 +206,30 @@ static void inside_parallel_region(const char *kernel)
 #endif
 }
 
+/* dl_iterate_phdr(): data takes a handle of OpenBLAS, which no default scope shows. */
+static int find_openblas(struct dl_phdr_info *info, size_t size, void *data)
+{
+    (void)size;
+    void **library = data;
+    if (strstr(info->dlpi_name, "libopenblas") != NULL)
+        *library = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
+    return *library != NULL;
+}
+
 /* Thread counts of OpenMP and OpenBLAS, signal mask: as they were, for any number of threads asked for. */
 static void global_state(const char *kernel)
 {
+    flashc_system_info system = {.struct_size = sizeof system};
+    void *library = NULL;
+    assert_int_equal(flashc_system_get(&system), FLASHC_OK);
+    dl_iterate_phdr(find_openblas, &library);
     /* POSIX gives functions from dlsym() through an object pointer. */
     union {
         void *object;
         int (*function)(void);
-    } blas = {dlsym(RTLD_DEFAULT, "openblas_get_num_threads")};
+    } blas = {library != NULL ? dlsym(library, "openblas_get_num_threads") : NULL};
+    if (strncmp(system.blas, "OpenBLAS", 8) == 0)
+        assert_non_null(blas.object);
     for (int threads = 0; threads <= 3; threads++) {
         problem p;
         sigset_t before, after;
@@ -235,6 +252,8 @@ static void global_state(const char *kernel)
 #endif
         problem_free(&p);
     }
+    if (library != NULL)
+        dlclose(library);
 }
 
 /* Seconds until a child that does not answer counts as hung; a call takes milliseconds. */

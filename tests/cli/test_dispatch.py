@@ -13,6 +13,7 @@ import pathlib
 import resource
 import subprocess
 import sys
+import tempfile
 import unittest
 
 RUN = sys.argv[1]
@@ -87,33 +88,109 @@ class Dispatch(unittest.TestCase):
                 self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
 
 
+def has_openblas():
+    return as_json("info")["blas"].startswith("OpenBLAS")
+
+
+def is_intel():
+    return "GenuineIntel" in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+
+
 class OpenBLAS(unittest.TestCase):
     def setUp(self):
         self.blas = as_json("info")["blas"]
-        if not self.blas.startswith("OpenBLAS"):
-            NOT_RUN.append(f"{self.id()}: built without OpenBLAS")
-            self.skipTest("built without OpenBLAS")
+        if not has_openblas():
+            NOT_RUN.append(f"{self.id()}: without OpenBLAS: {self.blas}")
+            self.skipTest(NOT_RUN[-1])
+
+    def library(self, build):
+        """Debian's path of a build of OpenBLAS; None, with a note, where it is not installed."""
+        found = next(pathlib.Path("/usr/lib").glob(f"*/openblas-{build}/libopenblas.so.0"), None)
+        if not found:
+            NOT_RUN.append(f"OpenBLAS {build} build: libopenblas0-{build} is not installed")
+        return found
+
+    def expect_refused(self, reason, env):
+        """Every OpenBLAS row is unavailable for this reason, and the others do the work."""
+        explain = as_json("explain", "--seqlen-q", "64", env=env)
+        self.assertNotIn("openblas", explain["kernel"])
+        refused = run("explain", "--seqlen-q", "64", env=env).stdout
+        self.assertRegex(refused, "on Intel CPUs the built-in tiles are faster|needs avx512f|" + reason)
+        if not is_intel() and "avx512f" in as_json("info")["cpu_features"].split():
+            self.assertRegex(refused, reason)
+        rows = {n: k for n, k in kernels(env).items() if n.endswith("_openblas")}
+        self.assertGreater(len(rows), 0)
+        for name, kernel in rows.items():
+            self.assertFalse(kernel["available"])
+            self.assertRegex(kernel["unavailable"], reason)
+            forced = compare_with_the_model("--kernel", name, env=env)
+            self.assertEqual(forced.returncode, 1)
+            self.assertRegex(forced.stderr, reason)
+        done = compare_with_the_model(env=env)
+        self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
 
     def test_the_openmp_build_is_loaded(self):
-        """Also where the system's default is another build: the run path names the right one."""
-        self.assertTrue(self.blas.endswith("openmp"), self.blas)
+        """Also where the system's default is another build, or the loader is sent to one: its path is absolute."""
+        pthread = self.library("pthread")
+        for env in [{}] + ([{"LD_LIBRARY_PATH": str(pthread.parent)}] if pthread else []):
+            self.assertTrue(as_json("info", env=env)["blas"].endswith("openmp"), self.blas)
 
     def test_unsafe_builds_are_refused_with_the_reason(self):
         for build in ("pthread", "serial"):
-            directory = next(pathlib.Path("/usr/lib").glob(f"*/openblas-{build}"), None)
-            if not directory:
-                NOT_RUN.append(f"OpenBLAS {build} build: libopenblas0-{build} is not installed")
+            library = self.library(build)
+            if library:
+                env = {"FLASHC_OPENBLAS": str(library)}
+                with self.subTest(build=build):
+                    self.assertIn(build, as_json("info", env=env)["blas"])
+                    self.expect_refused(f"this OpenBLAS is the {build} build", env)
+
+    def test_what_cannot_be_loaded_says_why(self):
+        with open("/proc/self/maps", encoding="utf-8") as maps:
+            libm = next((line.split()[-1] for line in maps if "/libm.so" in line or "/libm-" in line), None)
+        cases = {"/nowhere/libopenblas.so.0": "No such file", __file__: "ELF", "libopenblas.so.0": "a path with a /"}
+        if libm:
+            cases[libm] = "undefined symbol: "
+        else:
+            NOT_RUN.append("a library without OpenBLAS's functions: this Python has loaded no libm")
+        for path, reason in cases.items():
+            with self.subTest(path=path):
+                env = {"FLASHC_OPENBLAS": path}
+                blas = as_json("info", env=env)["blas"]
+                self.assertTrue(blas.startswith("none: "), blas)
+                self.assertIn(path.rsplit("/", 1)[-1], blas)
+                self.assertIn(reason, blas)
+                self.expect_refused(reason, env)
+        self.assertEqual(as_json("info", env={"FLASHC_OPENBLAS": ""})["blas"], self.blas)
+
+    def test_the_programs_own_openblas(self):
+        """The right one is taken; with another one, whose functions ours would find in place of its own, ours is not
+        even loaded."""
+        openmp, pthread = self.library("openmp"), self.library("pthread")
+        for library, expected in ((openmp, self.blas), (pthread, "none: .*another OpenBLAS")):
+            env = {"LD_PRELOAD": str(library)}
+            if not library:
                 continue
-            env = {"LD_LIBRARY_PATH": str(directory)}
-            with self.subTest(build=build):
-                self.assertIn(build, as_json("info", env=env)["blas"])
-                explain = run("explain", "--seqlen-q", "64", env=env).stdout
-                self.assertRegex(explain, rf"_openblas: this OpenBLAS is the {build} build")
-                self.assertNotIn("openblas", as_json("explain", "--seqlen-q", "64", env=env)["kernel"])
-                for name, kernel in kernels(env).items():
-                    if name.endswith("_openblas"):
-                        self.assertFalse(kernel["available"])
-                self.assertEqual(compare_with_the_model(env=env).returncode, 0)
+            if "AddressSanitizer" in run("info").stderr + run("info", env=env).stderr:
+                NOT_RUN.append("a preloaded OpenBLAS: AddressSanitizer must be loaded first")
+                return
+            with self.subTest(library=library):
+                self.assertRegex(as_json("info", env=env)["blas"], expected)
+        if pthread:
+            self.expect_refused("another OpenBLAS", env)
+
+    def test_another_openmp_runtime_is_refused(self):
+        """As where a package brings libgomp under a name of its own: OpenBLAS would not see our parallel region."""
+        openmp = self.library("openmp")
+        gomp = openmp and next(openmp.parent.parent.glob("libgomp.so.1"), None)
+        if not gomp:
+            NOT_RUN.append("another OpenMP runtime: no libgomp.so.1 beside libopenblas0-openmp")
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for source, name in ((gomp, "libgomq.so.1"), (openmp, "libopenblas.so.0")):
+                renamed = source.read_bytes().replace(b"libgomp.so.1", b"libgomq.so.1")
+                (pathlib.Path(folder) / name).write_bytes(renamed)
+            env = {"LD_LIBRARY_PATH": folder, "FLASHC_OPENBLAS": f"{folder}/libopenblas.so.0"}
+            self.expect_refused("another OpenMP runtime", env)
 
     def test_small_matrix_path(self):
         """It is preferred where it was measured to be the best, and otherwise refused with the measurement."""
@@ -121,7 +198,7 @@ class OpenBLAS(unittest.TestCase):
             NOT_RUN.append("test_small_matrix_path: this CPU has no avx512f")
             return
         env = {"OPENBLAS_CORETYPE": "SkylakeX"}
-        intel = "GenuineIntel" in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        intel = is_intel()
         explain = as_json("explain", "--seqlen-q", "64", "--head-dim", "64", env=env)
         self.assertEqual(explain["kernel"], "f32_avx512" if intel else "f32_avx512_openblas")
         if intel:
@@ -133,31 +210,36 @@ class OpenBLAS(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
 
     def test_scarce_memory_never_hangs(self):
-        """OpenBLAS 0.3.21's packed path loops for ever without memory; the default choice must not take it."""
-        def limited(megabytes, env, call, *arguments):
+        """OpenBLAS 0.3.21 loops for ever without memory, while it is loaded and in its packed path: it must not be
+        loaded then, and the default choice must not take that path."""
+        def limited(megabytes, call, *arguments, env=None):
             size = megabytes << 20
             return call(*arguments, env=env, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size)))
 
-        if "AddressSanitizer" in limited(1024, None, run, "info").stderr:
+        if "AddressSanitizer" in limited(1024, run, "info").stderr:
             NOT_RUN.append("scarce memory: AddressSanitizer needs more address space than any such limit leaves")
             self.skipTest(NOT_RUN[-1])
-        # Below about 300 MiB of address space OpenBLAS loops while it is loaded, before main(): find that limit.
-        low, high = 32, 1024
-        while high - low > 4:
-            middle = (low + high) // 2
-            try:
-                loads = limited(middle, None, lambda *a, **k: run(*a, limit_s=2, **k), "info").returncode == 0
-            except subprocess.TimeoutExpired:
-                loads = False
-            low, high = (low, middle) if loads else (middle, high)
+        # The least MiB that the program itself needs, without OpenBLAS.
+        least = next(m for m in range(1, 256) if limited(m, run, "--version").returncode == 0)
+        self.assertLess(least, 64)
         for core in ("Prescott", "SkylakeX"):
+            env = {"OPENBLAS_CORETYPE": core}
             outcomes = set()
-            for megabytes in range(high, high + 48, 2):
-                done = limited(megabytes, {"OPENBLAS_CORETYPE": core}, compare_with_the_model, "--threads", "1")
+            for megabytes in range(least, least + 48, 2):
+                done = limited(megabytes, compare_with_the_model, "--threads", "1", env=env)
                 outcomes.add(done.returncode)
                 if done.returncode != 0:
                     self.assertIn("memory", done.stderr + done.stdout)
             self.assertEqual(outcomes, {0, 1}, "limits did not reach from too little to enough")
+        found = set()
+        for megabytes in range(least + 8, 4096, 72):
+            done = limited(megabytes, run, "info", "--json")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            found.add(json.loads(done.stdout)["blas"])
+        refused = {blas for blas in found if blas != self.blas}
+        self.assertGreater(len(refused), 0)
+        for blas in refused:
+            self.assertRegex(blas, "^none: OpenBLAS could not be loaded: too little address space")
 
 
 if __name__ == "__main__":
