@@ -98,7 +98,7 @@ class ManTest(unittest.TestCase):
             self.assertIn(f'*{option}*', self.sections['DESCRIPTION'])
 
     def test_environment_and_exit_codes(self):
-        for name in ('FLASHC_DISABLE_CPU_FEATURES', 'OMP_NUM_THREADS', 'OPENBLAS_CORETYPE'):
+        for name in ('FLASHC_DISABLE_CPU_FEATURES', 'FLASHC_OPENBLAS', 'OMP_NUM_THREADS', 'OPENBLAS_CORETYPE'):
             self.assertIn(name, self.sections['ENVIRONMENT'])
         self.assertEqual(re.findall(r'\*(\d+)\*', self.sections['EXIT STATUS']), ['0', '1', '2', '130', '143'])
 
