@@ -27,6 +27,8 @@ CASES = (
     ("cli/a.c", '#include "config.h"\n', "the library's"),
     ("other/a.c", "int x;\n", "no floor"),
     ("kernels/gemm_openblas.c", "#include <cblas.h>\n", None),
+    ("kernels/gemm_openblas.c", 'void *f(void) { return dlopen("a", 2); }\n', None),
+    ("cpu.c", 'void *f(void) { return dlopen("a", 2); }\n', "a library is loaded"),
     ("kernels/a.c", "#include <cblas.h>\n", "gemm_openblas.c alone"),
     ("kernels/a.c", '#include "openblas/cblas.h"\n', "gemm_openblas.c alone"),
     ("attention/execute.c", "#pragma omp parallel\n", None),
