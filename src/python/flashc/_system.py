@@ -31,7 +31,7 @@ class Info(NamedTuple):
     cpu_features: list[str]
     """those that kernels ask for; FLASHC_DISABLE_CPU_FEATURES hides some"""
     blas: str
-    """"OpenBLAS" with version, core and build, or "none": then the built-in kernels do everything"""
+    """"OpenBLAS" with version, core and build; or "none" and why: then the built-in kernels do everything"""
     openmp: bool
     """built with OpenMP"""
     default_threads: int
