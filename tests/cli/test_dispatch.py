@@ -178,19 +178,21 @@ class OpenBLAS(unittest.TestCase):
         if pthread:
             self.expect_refused("another OpenBLAS", env)
 
-    def test_another_openmp_runtime_is_refused(self):
-        """As where a package brings libgomp under a name of its own: OpenBLAS would not see our parallel region."""
+    def test_altered_builds_are_refused(self):
+        """The OpenMP build with another runtime, as where a package brings libgomp under a name of its own: OpenBLAS
+        would not see our parallel region; and with the name of the builds that take 64-bit sizes."""
         openmp = self.library("openmp")
         gomp = openmp and next(openmp.parent.parent.glob("libgomp.so.1"), None)
         if not gomp:
-            NOT_RUN.append("another OpenMP runtime: no libgomp.so.1 beside libopenblas0-openmp")
+            NOT_RUN.append("altered builds: no libgomp.so.1 beside libopenblas0-openmp")
             return
-        with tempfile.TemporaryDirectory() as folder:
-            for source, name in ((gomp, "libgomq.so.1"), (openmp, "libopenblas.so.0")):
-                renamed = source.read_bytes().replace(b"libgomp.so.1", b"libgomq.so.1")
-                (pathlib.Path(folder) / name).write_bytes(renamed)
-            env = {"LD_LIBRARY_PATH": folder, "FLASHC_OPENBLAS": f"{folder}/libopenblas.so.0"}
-            self.expect_refused("another OpenMP runtime", env)
+        for old, new, reason in ((b"libgomp.so.1", b"libgomq.so.1", "another OpenMP runtime"),
+                                 (b"USE_OPENMP ", b"USE64BITINT", "integers of another size")):
+            with self.subTest(reason=reason), tempfile.TemporaryDirectory() as folder:
+                for source, name in ((gomp, "libgomq.so.1"), (openmp, "libopenblas.so.0")):
+                    (pathlib.Path(folder) / name).write_bytes(source.read_bytes().replace(old, new))
+                env = {"LD_LIBRARY_PATH": folder, "FLASHC_OPENBLAS": f"{folder}/libopenblas.so.0"}
+                self.expect_refused(reason, env)
 
     def test_small_matrix_path(self):
         """It is preferred where it was measured to be the best, and otherwise refused with the measurement."""
