@@ -31,7 +31,7 @@ enum { SMALL_MATRIX_LIMIT = 1000000 };
 enum { BUILT_SERIAL = 0, BUILT_PTHREADS = 1, BUILT_OPENMP = 2 };
 
 /* MiB of address space without which OpenBLAS 0.3.21 loops for ever while it is loaded: a buffer for each CPU, and the
- * library (168 MiB were enough for one thread, 296 for two). */
+ * library (150 to 170 MiB in all for one thread, 280 to 300 for two). */
 enum { BUFFER_MIB = 128, LIBRARY_MIB = 64 };
 
 static struct {
