@@ -9,6 +9,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 static const struct {
@@ -19,6 +21,7 @@ static const struct {
     {FLASHC_CPU_FMA, "fma", "the CPU has no fma, or it is disabled"},
     {FLASHC_CPU_F16C, "f16c", "the CPU has no f16c, or it is disabled"},
     {FLASHC_CPU_AVX512F, "avx512f", "the CPU has no avx512f, or it is disabled"},
+    {FLASHC_CPU_NEON, "neon", "the CPU has no neon, or it is disabled"},
 };
 enum { NUM_FEATURES = sizeof feature_names / sizeof feature_names[0] };
 
@@ -45,6 +48,9 @@ static unsigned detect_features(void)
     __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
     if ((found & FLASHC_CPU_AVX2) && (ecx & (1u << 29)))
         found |= FLASHC_CPU_F16C;
+#elif defined(__aarch64__)
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMD) /* Linux's name for NEON */
+        found |= FLASHC_CPU_NEON;
 #endif
     return found;
 }

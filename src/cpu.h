@@ -10,6 +10,7 @@ enum {
     FLASHC_CPU_FMA = 1u << 1,
     FLASHC_CPU_F16C = 1u << 2,
     FLASHC_CPU_AVX512F = 1u << 3,
+    FLASHC_CPU_NEON = 1u << 4,
 };
 
 /* Features that the CPU and the operating system support, less those in the environment variable

@@ -21,6 +21,9 @@ V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, int64_t depth, 
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < vecs; j++)
             sum[r][j] = v_set1(0.0f);
+#ifdef FLASHC_OWN_GEMM_SUMS
+    gemm_sums(sum, rows, vecs, depth, a, a_row, a_depth, b, ldb);
+#else
     for (int64_t k = 0; k < depth; k++) {
         vec bk[GEMM_VECS];
         for (int j = 0; j < vecs; j++)
@@ -31,6 +34,7 @@ V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, int64_t depth, 
                 sum[r][j] = v_fma(ar, bk[j], sum[r][j]);
         }
     }
+#endif
     for (int j = 0; j < vecs; j++) {
         vec scale = mode == GEMM_SCALE_ADD ? v_load(correction + j * VL) : v_set1(1.0f);
         for (int r = 0; r < rows; r++) {

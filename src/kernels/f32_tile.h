@@ -6,6 +6,8 @@
  *   vec, VL              vector of VL floats
  *   GEMM_ROWS, GEMM_VECS rows and vectors of the register block; ROWS*VECS accumulators plus VECS
  *                        loads plus one broadcast must fit the register file
+ *   FLASHC_OWN_GEMM_SUMS and gemm_sums, both or neither: an inner loop of its own for the register block,
+ *                        sum[r][j] += a[r*a_row + k*a_depth] * b[k*ldb + j*VL ..] for k = 0 .. depth in this order
  *   v_load v_store v_set1 v_add v_sub v_mul
  *   v_fma(a, b, c)       a*b + c
  *   v_max(a, b)          the larger; b if either is NaN

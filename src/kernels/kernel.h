@@ -104,7 +104,7 @@ typedef struct flashc_isa {
     flashc_gemm_ops gemm;
 } flashc_isa;
 
-extern const flashc_isa flashc_f32_generic, flashc_f32_avx2, flashc_f32_avx512;
+extern const flashc_isa flashc_f32_generic, flashc_f32_avx2, flashc_f32_avx512, flashc_f32_neon;
 
 typedef struct flashc_block_shape {
     int64_t block_m; /* query rows per tile, a multiple of vector_length, at most FLASHC_MAX_BLOCK_M */

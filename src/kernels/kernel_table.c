@@ -5,8 +5,8 @@
 #include "kernels/kernel.h"
 
 /*
- * Tiles of the built-in GEMM. block_m = 48 is one panel of 3 AVX-512 vectors (2 of AVX2, 6 of the
- * generic row's pairs): the panel of qt (head_dim up to 128) and the panel of P (block_n keys) take
+ * Tiles of the built-in GEMM. block_m = 48 is one panel of 3 AVX-512 vectors (2 of AVX2 and of NEON, 6 of
+ * the generic row's pairs): the panel of qt (head_dim up to 128) and the panel of P (block_n keys) take
  * 24 and 18 KiB and stay in L1 while K or V streams past (96 to 192 keys came out within 1 % of each other on a
  * Xeon); a narrow block also wastes less of the causal diagonal than a wide one. Several blocks share each
  * loaded K/V tile (rows_per_item).
@@ -38,6 +38,7 @@ static flashc_block_shape openblas_blocks(int64_t head_dim, int64_t head_dim_v)
 enum {
     NEEDS_AVX2 = FLASHC_CPU_AVX2 | FLASHC_CPU_FMA | FLASHC_CPU_F16C,
     NEEDS_AVX512 = FLASHC_CPU_AVX512F,
+    NEEDS_NEON = FLASHC_CPU_NEON,
 };
 
 static const flashc_kernel_row rows[] = {
@@ -53,6 +54,10 @@ static const flashc_kernel_row rows[] = {
      &flashc_gemm_openblas, openblas_blocks},
 #endif
     {"f32_avx2", "AVX2 softmax and tiles", NEEDS_AVX2, false, &flashc_f32_avx2.vector, &flashc_f32_avx2.gemm,
+     built_in_blocks},
+#endif
+#if FLASHC_HAVE_AARCH64_KERNELS
+    {"f32_neon", "NEON softmax and tiles", NEEDS_NEON, false, &flashc_f32_neon.vector, &flashc_f32_neon.gemm,
      built_in_blocks},
 #endif
 #if FLASHC_HAVE_OPENBLAS

@@ -45,6 +45,22 @@ static void set_flush_to_zero(int on)
 {
     _mm_setcsr(on ? _mm_getcsr() | FTZ_DAZ : _mm_getcsr() & ~(unsigned)FTZ_DAZ);
 }
+#elif defined(__aarch64__)
+/* FPCR: flush-to-zero; NaNs without their payload; f16 without infinities. */
+enum { FZ = 1 << 24, DN = 1 << 25, AHP = 1 << 26 };
+
+static unsigned get_mode(void)
+{
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return (unsigned)mode;
+}
+
+static void set_flush_to_zero(int on)
+{
+    const uint64_t mode = get_mode() & ~(uint64_t)(FZ | DN | AHP);
+    __asm__ volatile("msr fpcr, %0" : : "r"(on ? mode | FZ | DN | AHP : mode));
+}
 #else
 static unsigned get_mode(void)
 {

@@ -1,0 +1,192 @@
+/*
+ * NEON of AArch64: 4 floats a vector, 32 registers: 4 x 6 accumulators, 4 of K or V, 2 of Q^T or P.
+ *
+ * FMLA multiplies by one lane of a register, so K and V are loaded four floats at a time and never broadcast (LD1R
+ * also takes a slot of the vector units on many cores): a register holds four k of one row of K, or one k of four
+ * rows of V^T. An FMA costs 0.29 loads of 16 bytes, where broadcasts would make it 0.42.
+ *
+ * Instructions of a tile of 48 queries x 96 keys, head_dim 64:
+ *
+ *              Q K^T      per FMA   softmax   per score   P V        per FMA
+ *   f32_neon   102,934    1.40      40,509    8.8         106,578    1.45
+ *   f32_avx2    73,482    1.99      16,493    3.6          77,153    2.09
+ *
+ * A score's exp costs 30 instructions a vector against 25, seven of them copies of constants that FMLA overwrites.
+ * Counted, gcc 12, builds with -Ddefault_library=static:
+ *
+ *   qemu-aarch64 -L /usr/aarch64-linux-gnu -singlestep -d exec,nochain -D log flashc-run attention -q q.npy -k k.npy
+ *       -v v.npy -o o.npy --threads 1 --kernel f32_neon && awk '/^Trace/{n[$NF]++} END{for (s in n) print s, n[s]}' log
+ *   (and qemu-x86_64 -cpu max, --kernel f32_avx2)
+ *
+ * Ideal: the tile's 2 x 73,728 FMAs in 73,728 cycles with two units (Neoverse N1), in half with four (V1). What
+ * share is reached is not measured: the kernel has run under emulation only.
+ */
+#include "kernels/kernel.h"
+#include "numerics.h"
+
+#include <arm_neon.h>
+
+typedef float32x4_t vec;
+enum { VL = 4, GEMM_ROWS = 4, GEMM_VECS = 6 };
+
+#define V_INLINE static inline __attribute__((always_inline))
+
+V_INLINE vec v_load(const float *p) { return vld1q_f32(p); }
+V_INLINE void v_store(float *p, vec x) { vst1q_f32(p, x); }
+V_INLINE vec v_set1(float x) { return vdupq_n_f32(x); }
+V_INLINE vec v_add(vec a, vec b) { return vaddq_f32(a, b); }
+V_INLINE vec v_sub(vec a, vec b) { return vsubq_f32(a, b); }
+V_INLINE vec v_mul(vec a, vec b) { return vmulq_f32(a, b); }
+V_INLINE vec v_fma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
+V_INLINE vec v_max(vec a, vec b) { return vbslq_f32(vcgtq_f32(a, b), a, b); } /* b if either is NaN */
+
+#include "kernels/f32_exp.h"
+
+V_INLINE vec v_exp(vec x)
+{
+    /* The clamp keeps n in the range of the exponent field; FMAX gives NaN where x is NaN. */
+    const vec limit = v_set1(FLASHC_EXP_MIN), magic = v_set1(FLASHC_EXP_MAGIC);
+    const vec clamped = vmaxq_f32(limit, x);
+    const vec shifted = v_fma(clamped, v_set1(FLASHC_EXP_LOG2E), magic);
+    const vec f = v_fma(v_sub(shifted, magic), v_set1(FLASHC_EXP_MINUS_LN2), clamped);
+    const vec p = exp_polynomial(f);
+    /* A multiplication by 2^n, and not an addition to p's exponent, keeps NaN whatever n became. */
+    const int32x4_t biased = vaddq_s32(vreinterpretq_s32_f32(shifted), vdupq_n_s32(127));
+    const vec result = v_mul(p, vreinterpretq_f32_s32(vshlq_n_s32(biased, 23)));
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(result), vcltq_f32(x, limit)));
+}
+
+V_INLINE uint32x4_t is_neg_inf(vec x)
+{
+    return vceqq_f32(x, v_set1(-(float)INFINITY));
+}
+
+V_INLINE vec v_zero_if_neg_inf(vec x)
+{
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(x), is_neg_inf(x)));
+}
+
+V_INLINE vec v_hide_if_neg_inf(vec s, vec b)
+{
+    return vbslq_f32(is_neg_inf(b), b, s);
+}
+
+V_INLINE vec v_hide_outside(vec s, int32_t t, const int32_t *first, const int32_t *last)
+{
+    const int32x4_t key = vdupq_n_s32(t);
+    const uint32x4_t visible = vandq_u32(vcleq_s32(vld1q_s32(first), key), vcgtq_s32(vld1q_s32(last), key));
+    return vbslq_f32(visible, s, v_set1(-(float)INFINITY));
+}
+
+V_INLINE vec v_load_f16(const uint16_t *p)
+{
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
+
+V_INLINE vec v_load_bf16(const uint16_t *p)
+{
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+}
+
+V_INLINE vec v_load_bool(const uint8_t *p)
+{
+    uint32_t four;
+    memcpy(&four, p, sizeof four);
+    const uint16x8_t wide = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
+    const uint32x4_t hidden = vceqzq_u32(vmovl_u16(vget_low_u16(wide)));
+    return vreinterpretq_f32_u32(vandq_u32(hidden, vreinterpretq_u32_f32(v_set1(-(float)INFINITY))));
+}
+
+V_INLINE void v_store_f16(uint16_t *p, vec x)
+{
+    vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x)));
+}
+
+V_INLINE void v_store_bf16(uint16_t *p, vec x)
+{
+    const uint32x4_t bits = vreinterpretq_u32_f32(x);
+    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    const uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+    const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x00400000));
+    vst1_u16(p, vshrn_n_u32(vbslq_u32(vceqq_f32(x, x), rounded, quiet), 16));
+}
+
+V_INLINE void v_transpose(vec r[4])
+{
+    const float32x4x2_t ab = vtrnq_f32(r[0], r[1]), cd = vtrnq_f32(r[2], r[3]);
+    r[0] = vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0]));
+    r[1] = vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1]));
+    r[2] = vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0]));
+    r[3] = vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
+}
+
+/* c + a * b[lane]: FMLA takes one lane of a register, so no broadcast is needed. */
+V_INLINE vec fma_lane(vec c, vec a, vec b, int lane)
+{
+    switch (lane) {
+    case 0: return vfmaq_laneq_f32(c, a, b, 0);
+    case 1: return vfmaq_laneq_f32(c, a, b, 1);
+    case 2: return vfmaq_laneq_f32(c, a, b, 2);
+    default: return vfmaq_laneq_f32(c, a, b, 3);
+    }
+}
+
+/* 1, 2 or 4 floats, none of memory beyond them. */
+V_INLINE vec load_count(const float *p, int count)
+{
+    if (count == 4)
+        return vld1q_f32(p);
+    if (count == 2)
+        return vcombine_f32(vld1_f32(p), vdup_n_f32(0.0f));
+    return vsetq_lane_f32(*p, vdupq_n_f32(0.0f), 0);
+}
+
+typedef vec gemm_block[GEMM_ROWS][GEMM_VECS];
+
+/* sum[r][j] += a * b[j] at one k; a is lane k of ar[r], or, where k < 0, lane r of ar[0]. Two vectors of b at a
+ * time: one load instruction, and two registers. */
+V_INLINE void add_products(gemm_block sum, int rows, int vecs, const vec ar[GEMM_ROWS], int k, const float *b)
+{
+    for (int j = 0; j < vecs; j += 2) {
+        const int pair = vecs - j < 2 ? 1 : 2;
+        vec bj[2];
+        for (int i = 0; i < pair; i++)
+            bj[i] = v_load(b + (j + i) * VL);
+        for (int r = 0; r < rows; r++)
+            for (int i = 0; i < pair; i++)
+                sum[r][j + i] = k < 0 ? fma_lane(sum[r][j + i], bj[i], ar[0], r)
+                                      : fma_lane(sum[r][j + i], bj[i], ar[r], k);
+    }
+}
+
+#define FLASHC_OWN_GEMM_SUMS
+V_INLINE void gemm_sums(gemm_block sum, int rows, int vecs, int64_t depth, const float *a, int64_t a_row,
+                        int64_t a_depth, const float *b, int64_t ldb)
+{
+    vec ar[GEMM_ROWS];
+    int64_t k = 0;
+    if (a_row == 1 && !(__builtin_constant_p(a_depth) && a_depth == 1)) { /* one k of all rows in a register */
+        for (; k < depth; k++) {
+            ar[0] = load_count(a + k * a_depth, rows);
+            add_products(sum, rows, vecs, ar, -1, b + k * ldb);
+        }
+        return;
+    }
+    for (; k + 4 <= depth; k += 4) { /* four k of one row in a register */
+        for (int r = 0; r < rows; r++)
+            ar[r] = v_load(a + r * a_row + k);
+        add_products(sum, rows, vecs, ar, 0, b + k * ldb);
+        add_products(sum, rows, vecs, ar, 1, b + (k + 1) * ldb);
+        add_products(sum, rows, vecs, ar, 2, b + (k + 2) * ldb);
+        add_products(sum, rows, vecs, ar, 3, b + (k + 3) * ldb);
+    }
+    for (; k < depth; k++) {
+        for (int r = 0; r < rows; r++)
+            ar[r] = load_count(a + r * a_row + k, 1);
+        add_products(sum, rows, vecs, ar, 0, b + k * ldb);
+    }
+}
+
+#include "kernels/f32_tile.h"
+
+const flashc_isa flashc_f32_neon = FLASHC_F32_TILE_ISA;
