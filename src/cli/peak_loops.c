@@ -1,13 +1,18 @@
 /*
  * Inner loops whose speed is the machine's: multiply-adds on registers, and reads.
  *
- * On x86 the arithmetic is written as assembly, so that what is timed does not depend on the
+ * On x86 and AArch64 the arithmetic is written as assembly, so that what is timed does not depend on the
  * compiler, its options or the build type: no spill, no hoisting, one loop of independent chains. An FMA
- * takes 4-5 cycles and two start per cycle, so 10 chains fill the units; there are 12 to 24. Values
+ * takes 4-5 cycles and two start per cycle (four on the largest Arm cores), so 10 (16) chains fill the units; there are
+ * 12 to 24. Values
  * settle near 1 (acc = acc * x + y), far from denormals, and change all the time as real data do (zeros would
  * draw less power, and clock higher).
  */
 #include "cli/peak_loops.h"
+
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 #define MULTIPLIER 0.75f
 #define ADDEND 0.25f
@@ -149,6 +154,59 @@ static const flashc_peak_loop avx2 = {
     "avx2+fma", usable_avx2, f32_avx2, CHAINS_AVX2 * 8 * 2, NULL, 0.0, read_avx2,
 };
 
+#elif defined(__aarch64__)
+
+static bool usable_neon(void)
+{
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMD) != 0;
+}
+
+/* FMLA adds to its destination: acc += x * x, then acc -= x * x. */
+enum { CHAINS_NEON = 24 };
+static void f32_neon(int64_t rounds)
+{
+    const float x = MULTIPLIER, y = ADDEND;
+    __asm__ volatile("ld1r {v30.4s}, %[x]\n\t"
+                     "ld1r {v31.4s}, %[y]\n\t"
+                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
+                     "mov v\\r\\().16b, v31.16b\n\t"
+                     ".endr\n\t"
+                     ".p2align 6\n"
+                     "1:\n\t"
+                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
+                     "fmla v\\r\\().4s, v30.4s, v30.4s\n\t"
+                     ".endr\n\t"
+                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
+                     "fmls v\\r\\().4s, v30.4s, v30.4s\n\t"
+                     ".endr\n\t"
+                     "subs %[rounds], %[rounds], #1\n\t"
+                     "b.ne 1b"
+                     : [rounds] "+r"(rounds)
+                     : [x] "Q"(x), [y] "Q"(y)
+                     : "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13",
+                       "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v30", "v31");
+}
+
+static void read_neon(const void *data, size_t n)
+{
+    const char *p = data, *end = p + n;
+    __asm__ volatile(".p2align 6\n"
+                     "1:\n\t"
+                     ".irp r,0,1,2,3,4,5,6,7\n\t"
+                     "ldp q0, q1, [%[p], #32*\\r]\n\t"
+                     ".endr\n\t"
+                     "add %[p], %[p], #256\n\t"
+                     "cmp %[p], %[end]\n\t"
+                     "b.lo 1b"
+                     : [p] "+r"(p)
+                     : [end] "r"(end)
+                     : "cc", "memory", "v0", "v1");
+}
+
+static const flashc_peak_loop neon = {
+    "neon", usable_neon, f32_neon, CHAINS_NEON * 4 * 2 * 2, NULL, 0.0, read_neon,
+};
+
 #endif
 
 static bool usable_always(void)
@@ -206,6 +264,8 @@ const flashc_peak_loop *const flashc_peak_loops[] = {
     &avx512_bf16,
     &avx512,
     &avx2,
+#elif defined(__aarch64__)
+    &neon,
 #endif
     &generic,
     NULL,
