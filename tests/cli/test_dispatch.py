@@ -11,19 +11,21 @@ import json
 import os
 import pathlib
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
 import unittest
 
-RUN = sys.argv[1]
+# In a cross build meson names the emulator.
+RUN = [*shlex.split(os.environ.get("MESON_EXE_WRAPPER", "")), sys.argv[1]]
 DATA = pathlib.Path(sys.argv[2]) / "minilm"
 FEATURES = "FLASHC_DISABLE_CPU_FEATURES"
 NOT_RUN = []
 
 
 def run(*arguments, env=None, limit_s=60, **options):
-    return subprocess.run([RUN, *arguments], capture_output=True, text=True, timeout=limit_s,
+    return subprocess.run([*RUN, *arguments], capture_output=True, text=True, timeout=limit_s,
                           env={**os.environ, **(env or {})}, check=False, **options)
 
 

@@ -4,7 +4,7 @@ import resource
 import subprocess
 import unittest
 
-from support import PROGRAM, CliTest, npy_bytes
+from support import COMMAND, CliTest, main, npy_bytes
 
 
 class AttentionErrors(CliTest):
@@ -115,7 +115,7 @@ class AttentionErrors(CliTest):
         self.fails(1, ['/dev/full', 'No space'], *args, '-o', '/dev/full', '--lse', 'lse.npy')
         with open('/dev/full', 'wb') as full:
             for extra in (['-o', '-'], ['--lse', 'l.npy', '--json'], ['--lse', 'l.npy']):
-                result = subprocess.run([PROGRAM, *args, *extra], cwd=self.folder, stdout=full,
+                result = subprocess.run([*COMMAND, *args, *extra], cwd=self.folder, stdout=full,
                                         stderr=subprocess.PIPE, timeout=60, check=False)
                 self.assertEqual(result.returncode, 1)
                 self.assertIn(b'No space', result.stderr)
@@ -131,7 +131,7 @@ class AttentionErrors(CliTest):
     def test_no_memory(self):
         limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
         if self.run_cli('--version', preexec_fn=limit).returncode != 0:
-            self.skipTest('not run: the program does not start in 1 GiB of address space (a sanitizer?)')
+            self.skipTest('the program does not start in 1 GiB of address space (a sanitizer?)')
         # O has 2^20 x 1024 elements: 4 GiB.
         self.write('q1.npy', [1 << 20, 1], [0.0] * (1 << 20))
         self.write('k1.npy', [1, 1], [0.0])
@@ -145,10 +145,10 @@ class AttentionErrors(CliTest):
     def test_no_thread(self):
         """libgomp ends the process where it gets no thread, in its own words: the outputs do not appear."""
         if not self.ok_json('info')['openmp']:
-            self.skipTest('not run: built without OpenMP')
+            self.skipTest('built without OpenMP')
         limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
         if self.run_cli('--version', preexec_fn=limit).returncode != 0:
-            self.skipTest('not run: the program does not start in 1 GiB of address space (a sanitizer?)')
+            self.skipTest('the program does not start in 1 GiB of address space (a sanitizer?)')
         before = sorted(os.listdir(self.folder))
         result = self.run_cli('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '-o', 'o.npy', '--threads', 2,
                               preexec_fn=limit, env={**os.environ, 'OMP_STACKSIZE': '2G'})
@@ -156,7 +156,7 @@ class AttentionErrors(CliTest):
         self.assertEqual(sorted(os.listdir(self.folder)), before)
 
     def test_a_reader_that_left(self):
-        with subprocess.Popen([PROGRAM, 'attention', '-q', '-', '-k', 'k.npy', '-v', 'v.npy', '-o', '-'],
+        with subprocess.Popen([*COMMAND, 'attention', '-q', '-', '-k', 'k.npy', '-v', 'v.npy', '-o', '-'],
                               cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE) as process:
             process.stdout.close()
@@ -260,4 +260,4 @@ class SoftmaxAndMergeErrors(CliTest):
 
 
 if __name__ == '__main__':
-    unittest.main()
+    main()

@@ -8,6 +8,7 @@ O is checked by --compare, with the case's tolerances (the model: with the defau
 import ast
 import json
 import math
+import os
 import pathlib
 import shlex
 import struct
@@ -45,12 +46,14 @@ def lse_difference(found, expected, atol):
 
 class Runner:
     def __init__(self, program, work):
-        self.program, self.work = program, work
+        # In a cross build meson names the emulator.
+        self.command = [*shlex.split(os.environ.get("MESON_EXE_WRAPPER", "")), program]
+        self.work = work
         self.runs = self.refusals = 0
         self.failures = []
 
     def run(self, *arguments):
-        return subprocess.run([self.program, *map(str, arguments)], capture_output=True, text=True, timeout=100)
+        return subprocess.run([*self.command, *map(str, arguments)], capture_output=True, text=True, timeout=100)
 
     def fail(self, arguments, message):
         self.failures.append(message)

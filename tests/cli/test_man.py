@@ -1,5 +1,4 @@
 """The man page of flashc-run holds what --help shows, command by command, and nothing else."""
-import os
 import pathlib
 import re
 import shutil
@@ -7,14 +6,15 @@ import subprocess
 import sys
 import unittest
 
-PROGRAM = os.environ['FLASHC_RUN']
+from support import COMMAND
+
 SOURCE = pathlib.Path(__file__).resolve().parents[2] / 'src' / 'cli' / 'flashc-run.1.scd'
 # Every command has these; the page says so once.
 COMMON = {'--help', '-h'}
 
 
 def output(*args):
-    return subprocess.run([PROGRAM, *args], stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode()
+    return subprocess.run([*COMMAND, *args], stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode()
 
 
 def commands():

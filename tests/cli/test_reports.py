@@ -304,4 +304,4 @@ class BenchTest(support.CliTest):
 
 
 if __name__ == '__main__':
-    unittest.main()
+    support.main()

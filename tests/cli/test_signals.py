@@ -7,7 +7,7 @@ import sys
 import time
 import unittest
 
-from support import PROGRAM, CliTest, npy_bytes
+from support import COMMAND, CliTest, main, npy_bytes
 
 ANSWER_WITHIN = 0.5  # seconds
 # One head of these sizes takes minutes on the generic kernel with one thread.
@@ -21,7 +21,7 @@ class SignalTest(CliTest):
         with open(self.path('x.npy'), 'wb') as file:
             file.write(header + bytes(4 * LONG[0] * LONG[1]))
         self.files = sorted(os.listdir(self.folder))
-        self.long_call = [PROGRAM, 'attention', '-q', 'x.npy', '-k', 'x.npy', '-v', 'x.npy', '--kernel', 'f32_generic']
+        self.long_call = [*COMMAND, 'attention', '-q', 'x.npy', '-k', 'x.npy', '-v', 'x.npy', '--kernel', 'f32_generic']
 
     def start(self, args, **kwargs):
         process = subprocess.Popen(args, cwd=self.folder, **kwargs)
@@ -57,7 +57,7 @@ class SignalTest(CliTest):
                     self.end(process, number)
 
     def test_reading(self):
-        process = self.start([PROGRAM, 'attention', '-q', '-', '-k', 'x.npy', '-v', 'x.npy', '-o', 'o.npy'],
+        process = self.start([*COMMAND, 'attention', '-q', '-', '-k', 'x.npy', '-v', 'x.npy', '-o', 'o.npy'],
                              stdin=subprocess.PIPE)
         process.stdin.write(npy_bytes(LONG, []) + bytes(1000))
         process.stdin.flush()
@@ -67,7 +67,7 @@ class SignalTest(CliTest):
 
     def test_writing(self):
         # More than a pipe holds, and nobody reads.
-        process = self.start([PROGRAM, 'softmax', '-x', 'x.npy', '-o', '-'], stdout=subprocess.PIPE,
+        process = self.start([*COMMAND, 'softmax', '-x', 'x.npy', '-o', '-'], stdout=subprocess.PIPE,
                              stderr=subprocess.DEVNULL)
         process.stdout.read(1)
         time.sleep(0.2)
@@ -80,7 +80,7 @@ class SignalTest(CliTest):
         os.mkfifo(self.path('pipe'))
         self.files = sorted(os.listdir(self.folder))
         reader = os.open(self.path('pipe'), os.O_RDONLY | os.O_NONBLOCK)
-        process = self.start([PROGRAM, 'merge', '-o', 'pipe', '--lse', 'merged.npy', 'x.npy', 'l.npy'])
+        process = self.start([*COMMAND, 'merge', '-o', 'pipe', '--lse', 'merged.npy', 'x.npy', 'l.npy'])
         for _ in range(600):
             try:
                 if os.read(reader, 1):
@@ -145,7 +145,4 @@ class SignalTest(CliTest):
 
 
 if __name__ == '__main__':
-    result = unittest.main(exit=False).result
-    for test, reason in result.skipped:
-        print(f'not run: {test.id()}: {reason}')
-    sys.exit(1 if not result.wasSuccessful() else 77 if result.skipped else 0)
+    main()

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """`meson install` puts down all that others need: programs of theirs build and run against it.
 
-    check_install.py BUILD_DIRECTORY HEADER LIBRARY_KIND(both|shared|static) CLI(true|false) CC...
+    check_install.py BUILD_DIRECTORY HEADER LIBRARY LIBRARY_KIND(both|shared|static) CLI(true|false) CC...
 
 Into a temporary directory. Then, through pkg-config alone: a C11 and a C++17 program, against the shared and
-the static library; the program in flashc.h's leading comment; flashc-run and its man page.
+the static library; the program in flashc.h's leading comment; flashc-run and its man page. LIBRARY is any that was built: meson names a
+cross build's emulator only to tests that take something built for the machine emulated.
 """
 import json
 import math
@@ -19,6 +20,8 @@ import tempfile
 
 CLIENT = pathlib.Path(__file__).resolve().parent / "client" / "client.c"
 STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
+# In a cross build meson names the emulator.
+WRAPPER = shlex.split(os.environ.get("MESON_EXE_WRAPPER", ""))
 FAILURES = []
 NOT_RUN = []
 
@@ -59,7 +62,7 @@ class Installed:
         static = ["--static"] if self.kind == "static" else []
         built = run([*compiler, *STRICT, *extra, *self.flags("--cflags"), "-o", out, source, "-x", "none",
                      *self.flags("--libs", *static)])
-        result = run([out], env=self.env) if built.returncode == 0 else built
+        result = run([*WRAPPER, out], env=self.env) if built.returncode == 0 else built
         if result.returncode:
             return None
         dynamic = run(["readelf", "-d", out]).stdout
@@ -77,13 +80,15 @@ def header_program(header):
 
 def check_clients(installed, header, cc, work):
     kind = installed.kind
-    cxx = next((name for name in ("c++", "g++", "clang++", "clang++-14") if shutil.which(name)), None)
+    # The host's C++ compilers make programs for the host only.
+    names = () if WRAPPER else ("c++", "g++", "clang++", "clang++-14")
+    cxx = next((name for name in names if shutil.which(name)), None)
     outputs = {}
     clients = [("C11", [*cc, "-std=c11", "-x", "c"])]
     if cxx:
         clients.append(("C++17", [cxx, "-std=c++17", "-x", "c++"]))
     else:
-        NOT_RUN.append("C++17 program: no C++ compiler")
+        NOT_RUN.append("C++17 program: no C++ compiler" + (" for the machine emulated" if WRAPPER else ""))
     for language, compiler in clients:
         out = work / f"client-{language}-{kind}"
         text = installed.compile_and_run(compiler, CLIENT, out)
@@ -102,14 +107,14 @@ def check_clients(installed, header, cc, work):
 
 def check_program(installed, version):
     """flashc-run and its man page. Returns the BLAS that flashc-run finds."""
-    result = run([installed.prefix / "bin" / "flashc-run", "--version"], env=installed.env)
+    result = run([*WRAPPER, installed.prefix / "bin" / "flashc-run", "--version"], env=installed.env)
     expect(result.returncode == 0 and version in result.stdout, "flashc-run is installed and runs")
     page = installed.prefix / "share" / "man" / "man1" / "flashc-run.1"
     if shutil.which("scdoc"):
         expect(page.is_file() and b"flashc-run" in page.read_bytes(), "its man page is installed")
     else:
         NOT_RUN.append("man page: no scdoc")
-    info = run([installed.prefix / "bin" / "flashc-run", "info", "--json"], env=installed.env)
+    info = run([*WRAPPER, installed.prefix / "bin" / "flashc-run", "info", "--json"], env=installed.env)
     blas = json.loads(info.stdout)["blas"] if info.returncode == 0 else "flashc-run info fails"
     print(f"BLAS found by flashc-run: {blas}")
     return blas
@@ -140,7 +145,7 @@ def check_all(build, header, library_kind, with_cli, cc, work):
 
 
 def main():
-    build, header, library_kind, with_cli, *cc = sys.argv[1:]
+    build, header, _, library_kind, with_cli, *cc = sys.argv[1:]
     if not shutil.which("pkg-config"):
         print("not run: no pkg-config")
         sys.exit(77)

@@ -4,12 +4,16 @@
 The C program in README is the one in flashc.h; every command line of flashc-run in README names a command and
 options that its --help has; every script that README names exists.
 """
+import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
-source, flashc_run = pathlib.Path(sys.argv[1]), sys.argv[2]
+source = pathlib.Path(sys.argv[1])
+# In a cross build meson names the emulator.
+flashc_run = [*shlex.split(os.environ.get("MESON_EXE_WRAPPER", "")), sys.argv[2]]
 readme = (source / "README.md").read_text(encoding="utf-8")
 header = (source / "include" / "flashc.h").read_text(encoding="utf-8")
 problems = []
@@ -20,7 +24,7 @@ def squeeze(code):
 
 
 def help_of(command):
-    return subprocess.run([flashc_run, command, "--help"], capture_output=True, text=True, check=False).stdout
+    return subprocess.run([*flashc_run, command, "--help"], capture_output=True, text=True, check=False).stdout
 
 
 program = re.search(r"```c\n(.*?)```", readme, re.S).group(1)
@@ -40,7 +44,7 @@ for command, rest in lines:
             problems.append(f"flashc-run {command} has no option {option}")
 if commands < 10:
     problems.append(f"only {commands} command lines of flashc-run found: is this still README's form?")
-for script in set(re.findall(r"`?(scripts/[a-z_]+|\.ci/run)", readme)):
+for script in set(re.findall(r"`?(scripts/[a-z0-9_]+|\.ci/run)", readme)):
     if not (source / script).exists():
         problems.append(f"{script} does not exist")
 

@@ -3,7 +3,9 @@
 Usage: test_numpy.py PATH_TO_NPY_CAT. Exits 77 where NumPy cannot be imported.
 """
 import io
+import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -14,7 +16,8 @@ except ImportError as error:
     print(f"not run: {error}")
     sys.exit(77)
 
-CAT = sys.argv[1]
+# In a cross build meson names the emulator.
+CAT = [*shlex.split(os.environ.get("MESON_EXE_WRAPPER", "")), sys.argv[1]]
 DTYPES = ["f2", "f4", "f8", "b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"]
 SHAPES = [(), (1,), (7,), (0,), (3, 5), (2, 3, 4), (4, 0, 2), (2, 3, 1, 5), (1,) * 31 + (2,)]
 SEED = 20240607
@@ -35,7 +38,7 @@ def cat(folder, files):
         source.write_bytes(data)
         target.unlink(missing_ok=True)
         pairs += [source, target]
-    done = subprocess.run([CAT, *pairs], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([*CAT, *pairs], capture_output=True, text=True, timeout=100)
     written = [target.read_bytes() if target.exists() else None for target in pairs[1::2]]
     complaints = done.stderr.splitlines()
     check(done.returncode == (1 if complaints else 0), f"npy_cat: exit status {done.returncode}: {done.stderr!r}")
