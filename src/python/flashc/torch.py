@@ -49,6 +49,9 @@ def scaled_dot_product_attention(
     scale: None is 1/sqrt(E).
     enable_gqa: key and value may have fewer heads, if that number divides query's.
 
+    It runs on torch.get_num_threads() threads, or fewer if the container's CPU quota says so. Any number of threads
+    gives the same bits.
+
     Returns [..., Hq, L, Ev] of query's type. If a 4-D query lies in memory as [B, L, H, E] the result lies as
     [B, L, H, Ev]; otherwise it is contiguous. A query that sees no key gives zeros.
 
@@ -157,6 +160,9 @@ def _run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torc
         if mask is not None and mask.dtype != torch.bool:
             mask, bias = None, mask
         align = "top-left" if is_causal else None
+        # Makes torch's thread count this thread's OpenMP default, which is what flashc's 0 below means (within the
+        # container's CPU quota). In a thread where torch has not computed yet the two would differ otherwise.
+        torch.get_num_threads()
         # flashc.attention without its questions of what kind the arrays are.
         _core.attention(query, key, value, out, None, mask, bias, scale, is_causal, align, False, 0, None, None, None)
         return
