@@ -16,6 +16,7 @@ except ImportError as error:
                       "(https://pytorch.org/get-started/locally)") from error
 
 import math
+from typing import NoReturn
 
 from torch.autograd import forward_ad
 
@@ -24,7 +25,7 @@ from flashc import _core
 __all__ = ["scaled_dot_product_attention"]
 
 _NAME = "scaled_dot_product_attention"
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_DTYPES = frozenset((torch.float32, torch.float16, torch.bfloat16))
 # What a dense CPU tensor dispatches to when nothing (functorch, a subclass, a lazy negation) lies on top of it.
 _PLAIN = torch._C._dispatch_keys(torch.empty(0))
 
@@ -65,17 +66,21 @@ def _shapes(*tensors: torch.Tensor) -> str:
     return ", ".join(f"{name} {list(x.shape)}" for name, x in zip(("query", "key", "value"), tensors))
 
 
-def _check_kind(name: str, x: torch.Tensor, query: torch.Tensor) -> None:
-    if x.device.type not in ("cpu", "meta") or x.layout != torch.strided:
-        raise ValueError(f"{name}: flashc runs on the CPU; expected a dense CPU tensor, found one on {x.device} "
-                         f"({x.layout})")
-    if x.device != query.device:
-        raise ValueError(f"{name}: expected a tensor on query's device, {query.device}, found one on {x.device}")
+def _check_devices(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+                   attn_mask: torch.Tensor | None) -> None:
+    for name, x in (("query", query), ("key", key), ("value", value), ("attn_mask", attn_mask)):
+        if x is None:
+            continue
+        if x.device.type not in ("cpu", "meta") or x.layout != torch.strided:
+            raise ValueError(f"{name}: flashc runs on the CPU; expected a dense CPU tensor, found one on {x.device} "
+                             f"({x.layout})")
+        if x.device != query.device:
+            raise ValueError(f"{name}: expected a tensor on query's device, {query.device}, found one on {x.device}")
 
 
-def _check_inputs(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+def _refuse_inputs(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> NoReturn:
+    """Says what is wrong with types or shapes that _lead found not to fit."""
     for name, x in (("query", query), ("key", key), ("value", value)):
-        _check_kind(name, x, query)
         if x.dtype not in _DTYPES:
             raise TypeError(f"{name}: expected float32, float16 or bfloat16, found {x.dtype}")
         if x.dtype != query.dtype:
@@ -85,12 +90,11 @@ def _check_inputs(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -
     if key.shape[-1] != query.shape[-1]:
         raise ValueError(f"key: expected query's last dimension, {query.shape[-1]}, found {key.shape[-1]} "
                          f"({_shapes(query, key)})")
-    if value.shape[-2] != key.shape[-2]:
-        raise ValueError(f"value: expected one row per key, {key.shape[-2]}, found {value.shape[-2]} "
-                         f"({_shapes(query, key, value)})")
+    raise ValueError(f"value: expected one row per key, {key.shape[-2]}, found {value.shape[-2]} "
+                     f"({_shapes(query, key, value)})")
 
 
-def _grouped_lead(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Size, ...]:
+def _grouped_leads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[list[int], ...]:
     """The leading dimensions of query, key and value as if key and value had a copy per head of query."""
     if query.dim() < 3 or key.dim() < 3 or value.dim() < 3:
         raise ValueError("enable_gqa: expected query, key and value of at least 3 dimensions, found "
@@ -99,55 +103,52 @@ def _grouped_lead(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -
     if heads_k != heads_v or heads_k == 0 or heads % heads_k != 0:
         raise ValueError(f"enable_gqa: expected key and value with the same number of heads, a divisor of query's "
                          f"{heads}; found {heads_k} and {heads_v} ({_shapes(query, key, value)})")
-    return tuple((*x.shape[:-3], heads) for x in (query, key, value))
+    return tuple([*x.shape[:-3], heads] for x in (query, key, value))
+
+
+def _check_mask(attn_mask: torch.Tensor, dtype: torch.dtype, is_causal: bool, scores: list[int]) -> None:
+    if is_causal:
+        raise ValueError("attn_mask, is_causal: expected at most one of them, found both")
+    if attn_mask.dtype not in (torch.bool, torch.float32, dtype):
+        raise TypeError(f"attn_mask: expected bool, float32 or query's type, {dtype}, found {attn_mask.dtype}")
+    shape = attn_mask.shape
+    if len(shape) > len(scores) or any(have != 1 and have != want for have, want in zip(shape[::-1], scores[::-1])):
+        raise ValueError(f"attn_mask: expected a shape that broadcasts to {scores}, found {list(shape)}")
 
 
 def _lead(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None,
-          enable_gqa: bool) -> tuple[int, ...]:
-    """The leading dimensions of the result (what stands before [L, Ev]), after checking that all shapes fit."""
-    leads = (query.shape[:-2], key.shape[:-2], value.shape[:-2])
-    if enable_gqa and not (query.dim() > 2 and leads[0] == leads[1] == leads[2]):
-        leads = _grouped_lead(query, key, value)
-    scores_lead = lead = leads[0]
-    if not leads[0] == leads[1] == leads[2]:
+          dropout_p: float, is_causal: bool, scale: float | None, enable_gqa: bool) -> tuple[list[int], bool]:
+    """Checks everything but the devices. Returns the leading dimensions of the result, what stands before [L, Ev], and
+    whether query, key and value have them too. It runs in every call: messages are made elsewhere, and a shape is asked for once."""
+    if dropout_p != 0.0:
+        raise ValueError(f"dropout_p: flashc is forward only and has no dropout; expected 0.0, found {dropout_p}")
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"scale: expected a finite number or None, found {scale}")
+    dtype, shapes = query.dtype, (query.shape, key.shape, value.shape)
+    if dtype not in _DTYPES or not dtype == key.dtype == value.dtype or min(map(len, shapes)) < 2:
+        _refuse_inputs(query, key, value)
+    (*lead, rows, cols), (*lead_k, keys, cols_k), (*lead_v, keys_v, _) = shapes
+    if cols != cols_k or keys != keys_v:
+        _refuse_inputs(query, key, value)
+    scores_lead, same = lead, lead == lead_k == lead_v
+    if not same or enable_gqa and not lead:
+        leads = _grouped_leads(query, key, value) if enable_gqa else (lead, lead_k, lead_v)
         try:
-            scores_lead = torch.broadcast_shapes(*leads[:2])
-            lead = torch.broadcast_shapes(scores_lead, leads[2])
+            scores_lead = list(torch.broadcast_shapes(*leads[:2]))
+            lead = list(torch.broadcast_shapes(scores_lead, leads[2]))
         except RuntimeError:
             raise ValueError(f"query, key, value: expected leading dimensions that broadcast, found "
                              f"{_shapes(query, key, value)}; enable_gqa={enable_gqa}") from None
     if attn_mask is not None:
-        scores = (*scores_lead, query.shape[-2], key.shape[-2])
-        fits = attn_mask.dim() <= len(scores) and all(
-            have == 1 or have == want for have, want in zip(reversed(attn_mask.shape), reversed(scores)))
-        if not fits:
-            raise ValueError(f"attn_mask: expected a shape that broadcasts to {list(scores)}, found "
-                             f"{list(attn_mask.shape)}")
-    return tuple(lead)
+        _check_mask(attn_mask, dtype, is_causal, [*scores_lead, rows, keys])
+    return lead, same
 
 
-def _check(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None,
-           dropout_p: float, is_causal: bool, scale: float | None, enable_gqa: bool) -> tuple[int, ...]:
-    """Checks every argument; returns the leading dimensions of the result."""
-    if dropout_p != 0.0:
-        raise ValueError(f"dropout_p: flashc is forward only and has no dropout; expected 0.0, found {dropout_p}")
-    _check_inputs(query, key, value)
-    if scale is not None and not math.isfinite(scale):
-        raise ValueError(f"scale: expected a finite number or None, found {scale}")
-    if attn_mask is not None:
-        if is_causal:
-            raise ValueError("attn_mask, is_causal: expected at most one of them, found both")
-        _check_kind("attn_mask", attn_mask, query)
-        if attn_mask.dtype not in (torch.bool, torch.float32, query.dtype):
-            raise TypeError(f"attn_mask: expected bool, float32 or query's type, {query.dtype}, found "
-                            f"{attn_mask.dtype}")
-    return _lead(query, key, value, attn_mask, enable_gqa)
-
-
-def _new_output(query: torch.Tensor, value: torch.Tensor, lead: tuple[int, ...]) -> torch.Tensor:
+def _new_output(query: torch.Tensor, value: torch.Tensor, lead: list[int]) -> torch.Tensor:
     """An empty result in the memory order that torch's own CPU attention gives it (see the docstring above)."""
     rows, cols = query.shape[-2], value.shape[-1]
-    if len(lead) == 2 and query.dim() == 4 and query.stride(1) < query.stride(2):
+    stride = query.stride()
+    if len(lead) == 2 and len(stride) == 4 and stride[1] < stride[2]:
         return query.new_empty((lead[0], rows, lead[1], cols)).transpose(1, 2)
     return query.new_empty((*lead, rows, cols))
 
@@ -178,41 +179,55 @@ def _run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torc
         _run(part_query, part_key, part_value, part_mask[0] if part_mask else None, scale, is_causal, part_out)
 
 
-def _kernel(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):
-    """The operator on real tensors."""
-    lead = _check(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+def _compute(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None,
+             dropout_p: float, is_causal: bool, scale: float | None, enable_gqa: bool) -> torch.Tensor:
+    lead, same = _lead(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     out = _new_output(query, value, lead)
-    if query.shape[:-2] != lead:
+    if not same:
         query = query.expand(*lead, -1, -1)
-    if key.shape[:-2] != lead or value.shape[:-2] != lead:
-        kv_lead = (*lead[:-1], key.shape[-3]) if enable_gqa else lead
-        key, value = key.expand(*kv_lead, -1, -1), value.expand(*kv_lead, -1, -1)
+        lead_k = (*lead[:-1], key.shape[-3]) if enable_gqa else lead
+        key, value = key.expand(*lead_k, -1, -1), value.expand(*lead_k, -1, -1)
     _run(query, key, value, attn_mask, scale, is_causal, out)
     return out
 
 
+def _kernel(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):
+    """The operator on tensors of any device."""
+    _check_devices(query, key, value, attn_mask)
+    return _compute(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+
+
 def _fake(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):
     """The operator on tensors without data: the same checks, and the shape and strides of the result."""
-    lead = _check(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+    _check_devices(query, key, value, attn_mask)
+    lead, _ = _lead(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     return _new_output(query, value, lead)
 
 
-def _needs_gradient(x: torch.Tensor) -> bool:
-    if x.requires_grad and torch.is_grad_enabled():
-        return True
-    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None
+def _refuse_gradients(*tensors: torch.Tensor | None) -> None:
+    for name, x in zip(("query", "key", "value", "attn_mask"), tensors):
+        if x is None:
+            continue
+        backward = x.requires_grad and torch.is_grad_enabled()
+        if backward or forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
+            raise RuntimeError(f"{name}: flashc is forward only; expected a tensor that needs no gradient, found one "
+                               "that does (use torch.no_grad(), torch.inference_mode() or detach())")
+
+
+def _is_plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None) -> bool:
+    """Whether these are dense CPU tensors and the dispatcher has nothing left to do with them."""
+    keys = torch._C._dispatch_keys
+    return (keys(query) == _PLAIN and keys(key) == _PLAIN and keys(value) == _PLAIN
+            and (attn_mask is None or keys(attn_mask) == _PLAIN) and torch._C._len_torch_dispatch_stack() == 0)
 
 
 def _autograd(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):
     """Refuses gradients, then computes."""
-    tensors = (query, key, value) if attn_mask is None else (query, key, value, attn_mask)
-    for name, x in zip(("query", "key", "value", "attn_mask"), tensors):
-        if _needs_gradient(x):
-            raise RuntimeError(f"{name}: flashc is forward only; expected a tensor that needs no gradient, found one "
-                               "that does (use torch.no_grad(), torch.inference_mode() or detach())")
-    # A second way through the dispatcher costs as much again as the first; plain tensors need none.
-    if torch._C._len_torch_dispatch_stack() == 0 and all(torch._C._dispatch_keys(x) == _PLAIN for x in tensors):
-        return _kernel(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if torch.is_grad_enabled() or forward_ad._current_level >= 0:
+        _refuse_gradients(query, key, value, attn_mask)
+    # A second way through the dispatcher costs as much again as the first.
+    if _is_plain(query, key, value, attn_mask):
+        return _compute(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     with torch._C._AutoDispatchBelowAutograd():
         return _op(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 
