@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""What a call costs beside its arithmetic: flashc's torch operator, what it is made of, and torch's own, in microseconds.
+"""What a call costs beside its arithmetic: flashc's torch operator, what it is made of, and torch's own, in
+microseconds.
 
     python scripts/measure_torch_call.py [--repeats 200] [--threads 1]
 
-The problem is one query over one key with one element each, so that next to nothing is computed. A figure is the
-smallest of the repeats' means: everything else on the machine only adds. "empty operator" does what every operator must,
-make its result, registered in each of the ways that torch.library has; the difference between them is the registration's.
+The problem is one query over one key with one element each, so that next to nothing is computed. A figure is
+the smallest of the repeats' means: everything else on the machine only adds. "empty operator" does what every
+operator must, make its result, registered in each of the ways that torch.library has; the difference between
+them is the registration's.
 """
+
 import argparse
 import timeit
 
@@ -16,8 +19,10 @@ from torch.library import Library, custom_op
 import flashc
 import flashc.torch
 
-SCHEMA = ("(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0.0, "
-          "bool is_causal=False, *, float? scale=None, bool enable_gqa=False) -> Tensor")
+SCHEMA = (
+    "(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0.0, "
+    "bool is_causal=False, *, float? scale=None, bool enable_gqa=False) -> Tensor"
+)
 CALLS = 500  # per repeat: about 5 ms, long against the clock and short against other work on the machine
 
 
@@ -53,17 +58,22 @@ def main():
     library = Library("flashc_measure", "DEF")
     x = torch.ones(1, 1, 1, 1)
     arrays = [x.numpy()] * 3
+    attention = {
+        "flashc.torch.scaled_dot_product_attention": flashc.torch.scaled_dot_product_attention,
+        "torch.ops.flashc.scaled_dot_product_attention": torch.ops.flashc.scaled_dot_product_attention,
+        "torch.nn.functional.scaled_dot_product_attention": torch.nn.functional.scaled_dot_product_attention,
+    }
     calls = {
         "torch.empty_like": lambda: torch.empty_like(x),
-        **{name: (lambda f: lambda: f(x, x, x))(operator) for name, operator in empty_operators(library).items()},
+        **{
+            name: (lambda f: lambda: f(x, x, x))(operator)
+            for name, operator in empty_operators(library).items()
+        },
         "flashc.attention, NumPy arrays": lambda: flashc.attention(*arrays),
         "flashc.attention, torch tensors": lambda: flashc.attention(x, x, x),
-        "flashc.torch.scaled_dot_product_attention": lambda: flashc.torch.scaled_dot_product_attention(x, x, x),
-        "torch.ops.flashc.scaled_dot_product_attention": lambda: torch.ops.flashc.scaled_dot_product_attention(x, x, x),
-        "torch.nn.functional.scaled_dot_product_attention":
-            lambda: torch.nn.functional.scaled_dot_product_attention(x, x, x),
+        **{name: (lambda f: lambda: f(x, x, x))(function) for name, function in attention.items()},
     }
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         best = dict.fromkeys(calls, float("inf"))
         for _ in range(options.repeats):  # in turns, so that a busy moment does not hit one of them alone
             for name, call in calls.items():

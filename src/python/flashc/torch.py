@@ -26,7 +26,7 @@ __all__ = ["scaled_dot_product_attention"]
 
 _NAME = "scaled_dot_product_attention"
 _DTYPES = frozenset((torch.float32, torch.float16, torch.bfloat16))
-# What a dense CPU tensor dispatches to when nothing (functorch, a subclass, a lazy negation) lies on top of it.
+# What a dense CPU tensor dispatches to if nothing (functorch, a subclass, a lazy negation) lies on top of it.
 _PLAIN = torch._C._dispatch_keys(torch.empty(0))
 
 
@@ -43,15 +43,16 @@ def scaled_dot_product_attention(
 ) -> torch.Tensor:
     """softmax(scale * query key^T + attn_mask) value, as torch.nn.functional.scaled_dot_product_attention.
 
-    query, key, value: [..., Hq, L, E], [..., H, S, E] and [..., H, S, Ev], two or more dimensions, of one type:
-        float32, float16 or bfloat16, on the CPU, any strides; nothing is copied. Leading dimensions broadcast.
+    query, key, value: [..., Hq, L, E], [..., H, S, E] and [..., H, S, Ev], two or more dimensions.
+        float32, float16 or bfloat16, all the same, on the CPU, any strides; nothing is copied. Leading
+        dimensions broadcast.
     attn_mask: broadcasts to [..., Hq, L, S]; bool (True takes part) or float32 or query's type (added).
     is_causal: query i sees the keys j <= i (top-left, also where L and S differ); not with attn_mask.
     scale: None is 1/sqrt(E).
     enable_gqa: key and value may have fewer heads, if that number divides query's.
 
-    It runs on torch.get_num_threads() threads, or fewer if the container's CPU quota says so. Any number of threads
-    gives the same bits.
+    It runs on torch.get_num_threads() threads, or fewer if the container's CPU quota says so. Any number of
+    threads gives the same bits.
 
     Returns [..., Hq, L, Ev] of query's type. If a 4-D query lies in memory as [B, L, H, E] the result lies as
     [B, L, H, Ev]; otherwise it is contiguous. A query that sees no key gives zeros.
@@ -72,10 +73,11 @@ def _check_devices(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
         if x is None:
             continue
         if x.device.type not in ("cpu", "meta") or x.layout != torch.strided:
-            raise ValueError(f"{name}: flashc runs on the CPU; expected a dense CPU tensor, found one on {x.device} "
-                             f"({x.layout})")
+            raise ValueError(f"{name}: flashc runs on the CPU; expected a dense CPU tensor, found one on "
+                             f"{x.device} ({x.layout})")
         if x.device != query.device:
-            raise ValueError(f"{name}: expected a tensor on query's device, {query.device}, found one on {x.device}")
+            raise ValueError(f"{name}: expected a tensor on query's device, {query.device}, "
+                             f"found one on {x.device}")
 
 
 def _refuse_inputs(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> NoReturn:
@@ -101,8 +103,8 @@ def _grouped_leads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) 
                          + _shapes(query, key, value))
     heads, heads_k, heads_v = (x.shape[-3] for x in (query, key, value))
     if heads_k != heads_v or heads_k == 0 or heads % heads_k != 0:
-        raise ValueError(f"enable_gqa: expected key and value with the same number of heads, a divisor of query's "
-                         f"{heads}; found {heads_k} and {heads_v} ({_shapes(query, key, value)})")
+        raise ValueError(f"enable_gqa: expected key and value with the same number of heads, a divisor of "
+                         f"query's {heads}; found {heads_k} and {heads_v} ({_shapes(query, key, value)})")
     return tuple([*x.shape[:-3], heads] for x in (query, key, value))
 
 
@@ -110,18 +112,22 @@ def _check_mask(attn_mask: torch.Tensor, dtype: torch.dtype, is_causal: bool, sc
     if is_causal:
         raise ValueError("attn_mask, is_causal: expected at most one of them, found both")
     if attn_mask.dtype not in (torch.bool, torch.float32, dtype):
-        raise TypeError(f"attn_mask: expected bool, float32 or query's type, {dtype}, found {attn_mask.dtype}")
+        raise TypeError(f"attn_mask: expected bool, float32 or query's type, {dtype}, "
+                        f"found {attn_mask.dtype}")
     shape = attn_mask.shape
-    if len(shape) > len(scores) or any(have != 1 and have != want for have, want in zip(shape[::-1], scores[::-1])):
+    pairs = zip(shape[::-1], scores[::-1])
+    if len(shape) > len(scores) or any(have != 1 and have != want for have, want in pairs):
         raise ValueError(f"attn_mask: expected a shape that broadcasts to {scores}, found {list(shape)}")
 
 
 def _lead(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None,
           dropout_p: float, is_causal: bool, scale: float | None, enable_gqa: bool) -> tuple[list[int], bool]:
-    """Checks everything but the devices. Returns the leading dimensions of the result, what stands before [L, Ev], and
-    whether query, key and value have them too. It runs in every call: messages are made elsewhere, and a shape is asked for once."""
+    """Checks everything but the devices. Returns the leading dimensions of the result (all but [L, Ev])
+    and whether query, key and value have them too. It runs in every call: messages are made elsewhere, and a
+    shape is asked for once."""
     if dropout_p != 0.0:
-        raise ValueError(f"dropout_p: flashc is forward only and has no dropout; expected 0.0, found {dropout_p}")
+        raise ValueError(f"dropout_p: flashc is forward only and has no dropout; expected 0.0, "
+                         f"found {dropout_p}")
     if scale is not None and not math.isfinite(scale):
         raise ValueError(f"scale: expected a finite number or None, found {scale}")
     dtype, shapes = query.dtype, (query.shape, key.shape, value.shape)
@@ -145,7 +151,7 @@ def _lead(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask
 
 
 def _new_output(query: torch.Tensor, value: torch.Tensor, lead: list[int]) -> torch.Tensor:
-    """An empty result in the memory order that torch's own CPU attention gives it (see the docstring above)."""
+    """An empty result, in the memory order that torch's own CPU attention gives it."""
     rows, cols = query.shape[-2], value.shape[-1]
     stride = query.stride()
     if len(lead) == 2 and len(stride) == 4 and stride[1] < stride[2]:
@@ -161,11 +167,13 @@ def _run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torc
         if mask is not None and mask.dtype != torch.bool:
             mask, bias = None, mask
         align = "top-left" if is_causal else None
-        # Makes torch's thread count this thread's OpenMP default, which is what flashc's 0 below means (within the
-        # container's CPU quota). In a thread where torch has not computed yet the two would differ otherwise.
+        # Makes torch's thread count this thread's OpenMP default, which is what flashc's 0 below means
+        # (within the container's CPU quota). In a thread where torch has not computed yet the two would
+        # differ otherwise.
         torch.get_num_threads()
         # flashc.attention without its questions of what kind the arrays are.
-        _core.attention(query, key, value, out, None, mask, bias, scale, is_causal, align, False, 0, None, None, None)
+        _core.attention(query, key, value, out, None, mask, bias, scale, is_causal, align, False, 0,
+                        None, None, None)
         return
     # The library has one batch dimension: merge the first two where the strides allow it, else go one by one.
     if mask is not None:
@@ -175,8 +183,8 @@ def _run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torc
         parts = [tuple(x.view(x.shape[0] * x.shape[1], *x.shape[2:]) for x in tensors)]
     except RuntimeError:
         parts = list(zip(*(x.unbind(0) for x in tensors)))
-    for part_query, part_key, part_value, part_out, *part_mask in parts:
-        _run(part_query, part_key, part_value, part_mask[0] if part_mask else None, scale, is_causal, part_out)
+    for part_query, part_key, part_value, part_out, *part in parts:
+        _run(part_query, part_key, part_value, part[0] if part else None, scale, is_causal, part_out)
 
 
 def _compute(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None,
@@ -191,13 +199,15 @@ def _compute(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_m
     return out
 
 
-def _kernel(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):
+def _kernel(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None,
+            enable_gqa=False):
     """The operator on tensors of any device."""
     _check_devices(query, key, value, attn_mask)
     return _compute(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
 
 
-def _fake(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):
+def _fake(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None,
+          enable_gqa=False):
     """The operator on tensors without data: the same checks, and the shape and strides of the result."""
     _check_devices(query, key, value, attn_mask)
     lead, _ = _lead(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
@@ -210,18 +220,22 @@ def _refuse_gradients(*tensors: torch.Tensor | None) -> None:
             continue
         backward = x.requires_grad and torch.is_grad_enabled()
         if backward or forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
-            raise RuntimeError(f"{name}: flashc is forward only; expected a tensor that needs no gradient, found one "
-                               "that does (use torch.no_grad(), torch.inference_mode() or detach())")
+            raise RuntimeError(f"{name}: flashc is forward only; expected a tensor that needs no gradient, "
+                               "found one that does (use torch.no_grad(), torch.inference_mode() or "
+                               "detach())")
 
 
-def _is_plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None) -> bool:
+def _is_plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+              attn_mask: torch.Tensor | None) -> bool:
     """Whether these are dense CPU tensors and the dispatcher has nothing left to do with them."""
     keys = torch._C._dispatch_keys
     return (keys(query) == _PLAIN and keys(key) == _PLAIN and keys(value) == _PLAIN
-            and (attn_mask is None or keys(attn_mask) == _PLAIN) and torch._C._len_torch_dispatch_stack() == 0)
+            and (attn_mask is None or keys(attn_mask) == _PLAIN)
+            and torch._C._len_torch_dispatch_stack() == 0)
 
 
-def _autograd(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):
+def _autograd(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None,
+              enable_gqa=False):
     """Refuses gradients, then computes."""
     if torch.is_grad_enabled() or forward_ad._current_level >= 0:
         _refuse_gradients(query, key, value, attn_mask)
@@ -232,7 +246,8 @@ def _autograd(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False,
         return _op(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 
 
-def _autocast(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):
+def _autocast(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None,
+              enable_gqa=False):
     """Under torch.autocast torch runs its own operator in the lower precision; so does this one."""
     dtype = torch.get_autocast_dtype("cpu")
     query, key, value = (x.to(dtype) for x in (query, key, value))
@@ -242,10 +257,11 @@ def _autocast(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False,
         return _op(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 
 
-# Library.define rather than custom_op: one hop from the dispatcher into Python instead of custom_op's wrappers.
+# Library.define, not custom_op: one hop from the dispatcher into Python, without custom_op's wrappers.
 _library = torch.library.Library("flashc", "DEF")
-_library.define(f"{_NAME}(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0.0, "
-                "bool is_causal=False, *, float? scale=None, bool enable_gqa=False) -> Tensor",
+_library.define(f"{_NAME}(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, "
+                "float dropout_p=0.0, bool is_causal=False, *, float? scale=None, bool enable_gqa=False) "
+                "-> Tensor",
                 tags=(torch.Tag.pt2_compliant_tag,))
 # All backends, so that a tensor on another device gets this library's message.
 _library.impl(_NAME, _kernel, "CompositeExplicitAutograd")

@@ -1,16 +1,25 @@
-"""Attention in float64, in three plain passes over the whole score matrix, and the error bound of flashc.h."""
+"""Attention in float64, three plain passes over the whole score matrix, and the error bound of flashc.h."""
+
 import math
 
 import torch
 
 U = 2.0**-24  # unit roundoff of f32, in which flashc computes
-HALF_ULP = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # relative, of a rounding
-SMALLEST = {torch.float32: 2.0**-150, torch.float16: 2.0**-25, torch.bfloat16: 2.0**-134}  # half the least denormal
+HALF_ULP = {
+    torch.float32: 2.0**-24,
+    torch.float16: 2.0**-11,
+    torch.bfloat16: 2.0**-8,
+}  # relative, of a rounding
+SMALLEST = {
+    torch.float32: 2.0**-150,
+    torch.float16: 2.0**-25,
+    torch.bfloat16: 2.0**-134,
+}  # half the least denormal
 
 
 def attention(query, key, value, attn_mask=None, is_causal=False, scale=None, enable_gqa=False):
-    """(result, bound), both float64 [..., Hq, L, Ev]. bound is what flashc.h allows on these inputs, with the number of
-    key tiles at its largest, the number of keys."""
+    """(result, bound), both float64 [..., Hq, L, Ev]. bound is what flashc.h allows on these inputs, with the
+    number of key tiles at its largest, the number of keys."""
     dtype = query.dtype
     query, key, value = query.double(), key.double(), value.double()
     if enable_gqa:
@@ -51,5 +60,6 @@ def assert_close(found, query, *args, **kwargs):
     assert found.dtype == query.dtype
     assert found.shape == want.shape
     excess = (found.double() - want).abs() - bound
-    assert not (excess > 0).any() and not excess.isnan().any(), \
-        f"off by up to {(found.double() - want).abs().max():.3g}, allowed there {bound.max():.3g}"
+    assert (
+        not (excess > 0).any() and not excess.isnan().any()
+    ), f"off by up to {(found.double() - want).abs().max():.3g}, allowed there {bound.max():.3g}"

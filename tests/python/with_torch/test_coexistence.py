@@ -1,9 +1,10 @@
-"""torch's OpenMP and flashc's in one process: two threads each, from two Python threads, in both import orders, after fork.
+"""torch's OpenMP and flashc's in one process: two threads each, from two Python threads, in both import
+orders, and after fork.
 
-Each case is a process of its own with a time limit, since what must not happen is a hang. Results are compared bit for bit
-with those of the same process before, without torch's help: its own kernels would use the pool under test.
+Each case is a process of its own with a time limit, since what must not happen is a hang. Results are
+compared bit for bit with earlier ones, without torch's help: its kernels would use the pool under test.
 
-torch's libgomp.so.1 and the system's have one soname, so the one that is loaded first serves both; either order is tried.
+torch's libgomp.so.1 and the system's have one soname, so that the first to be loaded serves both.
 """
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def operator():
     return sdpa(q, k, v, is_causal=True).numpy().tobytes()
 
 want_product, want = product(), ours()
-assert flashc.explain(q, k, v, num_threads=2).num_threads == 2, "nothing runs in parallel: the test says nothing"
+assert flashc.explain(q, k, v, num_threads=2).num_threads == 2, "nothing runs in parallel"
 assert operator() == want
 assert (torch.frombuffer(bytearray(want), dtype=torch.float32).view(q.shape)
         - torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)).abs().max() < 1e-5
@@ -89,8 +90,8 @@ for thread in threads:
     thread.join()
 assert not failures, failures
 """,
-    # A child of a process whose pool has run: torch's own parallel operations hang there (torch alone does, without
-    # flashc), unless torch.set_num_threads(1) comes first; flashc's calls run, on one thread.
+    # A child of a process whose pool has run: torch's own parallel operations hang there (also without
+    # flashc) unless torch.set_num_threads(1) comes first; flashc's calls run, on one thread.
     "fork": IN_CHILD + """
 def flashc_only():
     for _ in range(50):

@@ -1,4 +1,5 @@
-"""The operator under torch.library.opcheck, torch.compile and torch.export: kept whole, with equal results."""
+"""The operator under torch.library.opcheck, torch.compile and torch.export: whole, with equal results."""
+
 import shutil
 
 import pytest
@@ -10,7 +11,9 @@ from torch._dynamo.testing import AotEagerAndRecordGraphs
 from flashc.torch import scaled_dot_product_attention
 
 OPERATOR = torch.ops.flashc.scaled_dot_product_attention.default
-NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="torch's inductor needs g++, which is not installed")
+NEEDS_COMPILER = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch's inductor needs g++, which is not installed"
+)
 BACKENDS = ("aot_eager", pytest.param("inductor", marks=NEEDS_COMPILER))
 
 
@@ -33,7 +36,9 @@ def opcheck_samples():
     yield "transposed", tensors(transposed=True), dict(is_causal=True)
     yield "one query, transposed", tensors(seqlen_q=1, transposed=True), {}
     yield "bf16", tensors(dtype=torch.bfloat16), dict(attn_mask=mask)
-    yield "f16, transposed, grouped", tensors(dtype=torch.float16, transposed=True, heads_k=1), dict(enable_gqa=True)
+    yield "f16, transposed, grouped", tensors(dtype=torch.float16, transposed=True, heads_k=1), dict(
+        enable_gqa=True
+    )
     yield "3-D", tuple(x[0] for x in tensors()), {}
     yield "2-D", tuple(x[0, 0] for x in tensors()), {}
     yield "5-D", tuple(x[None].expand(3, *x.shape) for x in tensors()), {}
@@ -43,7 +48,9 @@ def opcheck_samples():
     yield "no batch", tensors(batch=0), {}
 
 
-@pytest.mark.parametrize("name, args, kwargs", list(opcheck_samples()), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    "name, args, kwargs", list(opcheck_samples()), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_opcheck(name, args, kwargs):
     passed = torch.library.opcheck(OPERATOR, args, kwargs)
     assert set(passed.values()) == {"SUCCESS"} and len(passed) == 4, passed
@@ -54,7 +61,9 @@ class Layer(torch.nn.Module):
 
     def forward(self, query, key, value, mask=None):
         causal = mask is None
-        o = scaled_dot_product_attention(query * 0.5, key + 1, value, attn_mask=mask, is_causal=causal, enable_gqa=True)
+        o = scaled_dot_product_attention(
+            query * 0.5, key + 1, value, attn_mask=mask, is_causal=causal, enable_gqa=True
+        )
         return torch.relu(o.transpose(1, 2).flatten(2)) * 2
 
 
@@ -65,7 +74,9 @@ def targets(graph):
 def assert_whole(graph):
     found = targets(graph)
     assert found.count(OPERATOR) == 1, found
-    assert not any(word in str(target) for target in found for word in ("softmax", "bmm", "matmul", "_scaled_dot")), found
+    assert not any(
+        word in str(target) for target in found for word in ("softmax", "bmm", "matmul", "_scaled_dot")
+    ), found
 
 
 @pytest.mark.parametrize("transposed", (False, True))
@@ -83,6 +94,7 @@ def test_graph_keeps_the_operator_whole(masked, transposed):
 @NEEDS_COMPILER
 def test_inductor_code_calls_the_operator():
     from torch._inductor.utils import run_and_get_code
+
     args = tensors(heads_k=2, transposed=True)
     with torch.no_grad():
         found, (code, *_) = run_and_get_code(torch.compile(Layer(), fullgraph=True), *args)

