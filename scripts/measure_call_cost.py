@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""What a call costs beside its arithmetic: flashc's torch operator, what it is made of, and torch's own, in
-microseconds.
+"""What a call costs beside its arithmetic, in microseconds: the C library, flashc.attention on NumPy arrays and torch
+tensors, flashc's torch operator and what it is made of, and torch's own.
 
-    python scripts/measure_torch_call.py [--repeats 200] [--threads 1]
+    .venv-all/bin/python scripts/measure_call_cost.py [--repeats 200] [--threads 1]
 
 The problem is one query over one key with one element each, so that next to nothing is computed. A figure is
 the smallest of the repeats' means: everything else on the machine only adds. "empty operator" does what every
 operator must, make its result, registered in each of the ways that torch.library has; the difference between
-them is the registration's.
+them is the registration's. The C call is timed by build/src/flashc-run.
 """
 
 import argparse
+import json
+import pathlib
+import subprocess
 import timeit
 
 import torch
@@ -49,6 +52,17 @@ def empty_operators(library):
     }
 
 
+def c_call(threads):
+    """Seconds of flashc_attention_fwd() on the same problem; None if flashc-run has not been built."""
+    program = pathlib.Path(__file__).resolve().parents[1] / "build/src/flashc-run"
+    if not program.exists():
+        return None
+    done = subprocess.run([program, "bench", "--seqlen-q", "1", "--head-dim", "1", "--threads", str(threads), "--no-limits",
+                           "--json"], capture_output=True, text=True, check=True)
+    runs = [run for run in json.loads(done.stdout)["benchmarks"] if run.get("run_type") == "iteration"]
+    return min(run["real_time"] * {"ns": 1e-9, "us": 1e-6, "ms": 1e-3}[run["time_unit"]] for run in runs)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=200)
@@ -78,6 +92,8 @@ def main():
         for _ in range(options.repeats):  # in turns, so that a busy moment does not hit one of them alone
             for name, call in calls.items():
                 best[name] = min(best[name], timeit.timeit(call, number=CALLS) / CALLS)
+    seconds = c_call(options.threads)
+    print("   ? us" if seconds is None else f"{seconds * 1e6:6.1f} us", " flashc_attention_fwd in C (flashc-run bench)")
     for name, seconds in best.items():
         print(f"{seconds * 1e6:6.1f} us  {name}")
 
