@@ -59,11 +59,12 @@ run_tests() {
     return "$status"
 }
 
-# build_wheel: the Python package of the source tree, as build/wheel/*.whl, by the tools of .venv.
+# build_wheel [VENV]: the Python package of the source tree, as build/wheel/*.whl, by the tools of .venv or VENV.
 build_wheel() {
+    local venv=${1:-.venv}
     rm -rf "$ROOT/build/wheel"
-    PATH="$ROOT/.venv/bin:$PATH" "$ROOT/.venv/bin/python" -m pip wheel -q --disable-pip-version-check \
-        --no-build-isolation --no-deps -Cbuild-dir="$ROOT/build/python" -w "$ROOT/build/wheel" "$ROOT"
+    PATH="$ROOT/$venv/bin:$PATH" "$ROOT/$venv/bin/python" -m pip wheel -q --disable-pip-version-check \
+        --no-build-isolation --no-deps -Cbuild-dir="$ROOT/build/python${venv#.venv}" -w "$ROOT/build/wheel" "$ROOT"
 }
 
 # run_pytest VENV [PYTEST ARGUMENT...]: installs the wheel into the environment and runs. Sets PASSED, FAILED and
