@@ -16,8 +16,8 @@ class Case:
     """q [batch, heads, seqlen_q, head_dim], k and v [batch, heads_k, seqlen_k, head_dim or head_dim_v].
 
     causal needs seqlen_q == seqlen_k, where all alignments are the same. bias is "" (none), "head"
-    ([1, heads, seqlen_q, seqlen_k] f32) or "shared" (one for all heads). cold: K and V come from memory, in copies that are
-    used in turn; such a case is ranked by the bytes of K and V it reads, the others by operations.
+    ([1, heads, seqlen_q, seqlen_k] f32) or "shared" (one for all heads). cold: K and V come from memory, in
+    copies that are used in turn; such a case is ranked by the bytes of K and V it reads, others by work.
     """
 
     dtype: str
@@ -98,8 +98,8 @@ class Case:
     def grouped(self) -> Case | None:
         """The same computation with the query heads of a group as rows of one head, where that is possible.
 
-        q [batch, heads, seqlen_q, d] is then read, without a copy, as [batch, heads_k, heads / heads_k * seqlen_q,
-        d]. It is how a careful caller uses a system that reads K and V once for each query head.
+        q [batch, heads, seqlen_q, d] is then read, without a copy, as [batch, heads_k, group * seqlen_q, d]. So a careful caller
+        uses a system that reads K and V once for each query head.
         """
         if self.heads == self.heads_k or self.causal or self.bias:
             return None

@@ -1,9 +1,9 @@
 """The process in which one system lives: python -m peers.worker SYSTEM FOLDER, started by process.py.
 
 Reads commands from standard input, one a line, and sleeps between them. Answers on standard output, one line
-each: "ok" and a JSON object, or "error" and a reason; "ok {}" once it is up. FOLDER holds case.json (the fields
-of Case, and copies), q.bin, k.bin, v.bin and perhaps bias.bin (raw, little-endian, [batch, heads, seqlen, dim];
-the bias f32). An executable of the user's speaks the same, started as EXECUTABLE FOLDER:
+each: "ok" and a JSON object, or "error" and a reason; "ok {}" once it is up. FOLDER holds case.json (the
+fields of Case, and copies), q.bin, k.bin, v.bin and perhaps bias.bin (raw, little-endian, [batch, heads,
+seqlen, dim]; the bias f32). An executable of the user's speaks the same, started as EXECUTABLE FOLDER:
 
     about      {"about": version in words}
     list       {"variants": [the ways it can compute the case]}

@@ -11,6 +11,8 @@ from ..reference import Arrays
 from . import Call
 
 _TYPE = {"f32": ov.Type.f32, "f16": ov.Type.f16, "bf16": ov.Type.bf16}
+# 16-bit arrays that the model itself converts to f32 and back, for CPUs where it is slow on them otherwise.
+_CONVERTED = "f32, converted"
 
 
 def about() -> str:
@@ -18,8 +20,8 @@ def about() -> str:
 
 
 def variants(case: Case) -> list[str]:
-    """The precisions it may compute in; f32 arrays in f32 only."""
-    return ["f32"] if case.dtype == "f32" else [case.dtype, "f32"]
+    """The precisions it may compute in, and 16-bit arrays converted first; f32 arrays in f32 only."""
+    return ["f32"] if case.dtype == "f32" else [case.dtype, "f32", _CONVERTED]
 
 
 def _tensor(x: np.ndarray) -> ov.Tensor:
@@ -35,15 +37,17 @@ def build(variant: str, case: Case, arrays: Arrays, copies: int) -> Call:
     named = [opset13.parameter(list(x.shape), _TYPE[case.dtype]) for x in (arrays.q, arrays.k, arrays.v)]
     extra = [] if arrays.bias is None else [arrays.bias.astype(arrays.q.dtype)]
     named += [opset13.parameter(list(x.shape), _TYPE[case.dtype]) for x in extra]
-    q, k, v, *mask = named
+    q, k, v, *mask = [opset13.convert(x, "f32") for x in named] if variant == _CONVERTED else named
     if case.heads != case.heads_k:
         k, v = (_repeated(x, case) for x in (k, v))
     node = opset13.scaled_dot_product_attention(q, k, v, *mask, causal=case.causal)
+    if variant == _CONVERTED:
+        node = opset13.convert(node, case.dtype)
     config = {
         "INFERENCE_NUM_THREADS": case.threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": variant,
+        "INFERENCE_PRECISION_HINT": "f32" if variant == _CONVERTED else variant,
     }
     compiled = ov.Core().compile_model(ov.Model([node], named, "attention"), "CPU", config)
     shared = [_tensor(x) for x in extra]
