@@ -15,7 +15,7 @@ NUMPY_TYPE = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": 
 # Largest error of a row of the result, relative to the row (both as Euclidean norms). Simulated in NumPy for
 # 1 to 16,384 keys, worst of 512 to 4,096 rows: f16 arithmetic leaves up to 4.2e-4, with scores rounded to f16
 # as well 1.5e-3; bf16 arithmetic 3.4e-3, with rounded scores 1.8e-2. f32 leaves 2e-6. The limits are about
-# twice that, ten times for f32, where nothing is near. bf16 arithmetic on f16 arrays is off by 4.4e-3 and more.
+# twice that, ten times for f32, where nothing is near. bf16 arithmetic on f16 arrays is off by 4.4e-3.
 ERROR_LIMIT = {"f32": 2e-5, "f16": 3e-3, "bf16": 3e-2}
 RIGHT, REDUCED, WRONG = "right", "reduced", "wrong"
 # Operations of the float64 check; beyond it evenly spread query rows are checked instead of all.
