@@ -98,8 +98,8 @@ class Case:
     def grouped(self) -> Case | None:
         """The same computation with the query heads of a group as rows of one head, where that is possible.
 
-        q [batch, heads, seqlen_q, d] is then read, without a copy, as [batch, heads_k, group * seqlen_q, d]: how a
-        careful caller uses a system that reads K and V once for each query head.
+        q [batch, heads, seqlen_q, d] is then read, without a copy, as [batch, heads_k, group * seqlen_q, d].
+        A careful caller does so with a system that reads K and V once for each query head.
         """
         if self.heads == self.heads_k or self.causal or self.bias:
             return None
