@@ -1,0 +1,25 @@
+/*
+ * NaN and infinity in V. Hidden keys have P = 0, and 0 times a finite V adds nothing; but 0 times NaN or infinity
+ * is NaN. Rather than guard every tile, a piece runs straight through and looks at the finished acc: if that is
+ * finite, no non-finite V ever met it. Otherwise the piece runs again with care: non-finite elements of V are
+ * replaced by 0 in a copy of the tile and added afterwards to just those rows that see them. Rows that do
+ * not see them get the same bits as if they had been finite.
+ */
+#ifndef FLASHC_CAREFUL_H
+#define FLASHC_CAREFUL_H
+
+#include "attention/problem.h"
+#include "kernels/kernel.h"
+
+/* Copies a V tile (over itself, perhaps) with NaN and infinity replaced by 0; returns whether there were any. */
+bool flashc_careful_copy(flashc_f32_tile v, int64_t n_keys, int64_t n_cols, float *copy);
+
+/* hidden[key*ld + lane]: is that score -inf? */
+void flashc_careful_note_hidden(const float *scores, int64_t ld, int64_t n_keys, int64_t lanes, uint8_t *hidden);
+
+/* Adds the elements that flashc_careful_copy() left out, from key first_key of a head on, to the rows that see
+ * them. */
+void flashc_careful_add(const flashc_softmax_state *state, const flashc_tensor *tensor, int64_t batch, int64_t head,
+                        int64_t first_key, int64_t n_keys, const float *copy, const uint8_t *hidden, int64_t ld);
+
+#endif
