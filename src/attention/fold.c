@@ -5,7 +5,8 @@
 flashc_softmax_state flashc_fold_block(const flashc_plan *plan, int64_t head_dim_v, float *partial, int64_t i,
                                        int64_t n_rows)
 {
-    const int64_t m = plan->block.block_m;
+    const flashc_vector_ops *vector = plan->kernel->vector;
+    const int64_t m = flashc_round_up(plan->block.block_m, FLASHC_COLUMN_MULTIPLE);
     float *block = partial + i * plan->block_floats;
     return (flashc_softmax_state){
         .rows = n_rows,
@@ -13,8 +14,8 @@ flashc_softmax_state flashc_fold_block(const flashc_plan *plan, int64_t head_dim
         .row_max = block,
         .row_sum = block + m,
         .acc = block + 2 * m,
-        .acc_row_stride = 1,
-        .acc_col_stride = m,
+        .acc_row_stride = flashc_row_step(vector, plan->ld),
+        .acc_col_stride = flashc_col_step(vector, plan->ld),
     };
 }
 

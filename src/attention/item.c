@@ -76,62 +76,66 @@ static flashc_softmax_state block_state(const item *it, int64_t i)
     return flashc_fold_block(it->plan, it->p->head_dim_v, it->partial, i, it->plan->block.block_m);
 }
 
+static float *block_queries(const item *it, int64_t i)
+{
+    return it->qt + i * flashc_plan_tile_floats(it->plan, it->p->head_dim);
+}
+
 static void load_queries(const item *it, int64_t i, const flashc_row_block *block)
 {
     const flashc_problem *p = it->p;
-    const int64_t m = it->plan->block.block_m;
     const void *row[FLASHC_MAX_BLOCK_M];
     for (int64_t r = 0; r < block->n_rows; r++)
         row[r] = flashc_element(&p->q, block->batch, flashc_row_head(p, block, r), flashc_row_query(p, block, r), 0);
     const flashc_rows rows = {.row = row, .dtype = p->q.dtype, .col_stride = p->q.stride[3]};
-    it->vector->load_transposed(it->qt + i * m * p->head_dim, m, rows, block->n_rows, p->head_dim, p->softmax_scale);
+    it->vector->load_rows(block_queries(it, i), it->plan->ld, rows, block->n_rows, p->head_dim, p->softmax_scale);
 }
 
 static void clear_block(const item *it, int64_t i)
 {
-    const int64_t m = it->plan->block.block_m;
     const flashc_softmax_state state = block_state(it, i);
-    for (int64_t r = 0; r < m; r++) {
+    for (int64_t r = 0; r < state.rows; r++) {
         state.row_max[r] = -INFINITY;
         state.row_sum[r] = 0.0f;
     }
-    memset(state.acc, 0, (size_t)(m * it->p->head_dim_v) * sizeof(float));
+    memset(state.acc, 0, (size_t)flashc_plan_tile_floats(it->plan, state.head_dim_v) * sizeof(float));
 }
 
 /* One key tile against one row block. */
-static void run_tile(const item *it, int64_t i, const flashc_row_block *block, flashc_f32_tile k, flashc_f32_tile v,
+static void run_tile(const item *it, int64_t i, const flashc_row_block *block, flashc_kv_tile k, flashc_kv_tile v,
                      int64_t first_key, int64_t n_keys, bool v_has_non_finite)
 {
     const flashc_problem *p = it->p;
     const flashc_vector_ops *vector = it->vector;
     const flashc_gemm_ops *gemm = it->plan->kernel->gemm;
-    const int64_t m = it->plan->block.block_m;
-    const int64_t lanes = flashc_round_up(block->n_rows, vector->vector_length);
+    const int64_t ld = it->plan->ld;
+    const int64_t lanes = flashc_round_up(block->n_rows, vector->row_multiple);
     const flashc_softmax_state state = block_state(it, i);
 
     const bool has_bias = flashc_mask_has_bias(p);
     if (has_bias &&
-        !flashc_mask_load_bias(p, block, vector, m, first_key, n_keys, it->bias, it->bias_scratch))
+        !flashc_mask_load_bias(p, block, vector, ld, first_key, n_keys, it->bias, it->bias_scratch))
         return;
-    gemm->qk(it->scores, k, it->qt + i * m * p->head_dim, m, n_keys, lanes, p->head_dim);
+    gemm->qk(it->scores, k, block_queries(it, i), ld, n_keys, lanes, p->head_dim);
     if (has_bias)
-        vector->add_bias(it->scores, it->bias, m, n_keys, lanes);
-    flashc_mask_hide_by_position(p, block, vector, m, lanes, first_key, n_keys, it->scores);
+        vector->add_bias(it->scores, it->bias, ld, n_keys, lanes);
+    flashc_mask_hide_by_position(p, block, vector, ld, lanes, first_key, n_keys, it->scores);
     if (v_has_non_finite)
-        flashc_careful_note_hidden(it->scores, m, n_keys, lanes, it->hidden);
-    vector->softmax(it->scores, m, n_keys, lanes, state.row_max, state.row_sum, it->correction);
+        flashc_careful_note_hidden(it->scores, flashc_plan_tile_floats(it->plan, n_keys), it->hidden);
+    vector->softmax(it->scores, ld, n_keys, lanes, state.row_max, state.row_sum, it->correction);
     if (p->head_dim_v > 0)
-        gemm->pv(state.acc, v, it->scores, m, n_keys, lanes, p->head_dim_v, it->correction);
+        gemm->pv(state.acc, v, it->scores, ld, n_keys, lanes, p->head_dim_v, it->correction);
     if (v_has_non_finite) {
         const flashc_softmax_state rows =
             flashc_fold_block(it->plan, p->head_dim_v, it->partial, i, block->n_rows);
-        flashc_careful_add(&rows, &p->v, it->batch, it->head_k, first_key, n_keys, it->v_tile, it->hidden, m);
+        flashc_careful_add(&rows, &p->v, it->batch, it->head_k, first_key, n_keys, v.data, v.row_stride, it->hidden,
+                           flashc_row_step(vector, ld), flashc_col_step(vector, ld));
     }
 }
 
 /* Hints for row block i at this key tile, `left` keys from the end; see upcoming.h. */
 static void name_upcoming(const item *it, int64_t i, const flashc_row_block *block, int64_t key, int64_t left,
-                          flashc_f32_tile *k, flashc_f32_tile *v)
+                          flashc_kv_tile *k, flashc_kv_tile *v)
 {
     const flashc_problem *p = it->p;
     const int64_t block_n = it->plan->block.block_n, m = it->plan->block.block_m;
@@ -152,19 +156,21 @@ static bool run_keys(const item *it, const flashc_row_block *blocks, int64_t beg
                      flashc_keep_going_fn keep_going, void *context)
 {
     const flashc_problem *p = it->p;
+    const flashc_kernel_row *kernel = it->plan->kernel;
     const int64_t block_n = it->plan->block.block_n;
     for (int64_t key = begin; key < end; key += block_n) {
         if (!keep_going(context))
             return false;
         const int64_t n_keys = flashc_min(block_n, end - key);
-        flashc_f32_tile k =
-            flashc_cache_load(&p->k, it->vector, it->batch, it->head_k, key, n_keys, p->head_dim, it->k_tile);
-        flashc_f32_tile v =
-            flashc_cache_load(&p->v, it->vector, it->batch, it->head_k, key, n_keys, p->head_dim_v, it->v_tile);
+        flashc_kv_tile k =
+            flashc_cache_load(&p->k, kernel, it->batch, it->head_k, key, n_keys, p->head_dim, it->k_tile);
+        flashc_kv_tile v =
+            flashc_cache_load(&p->v, kernel, it->batch, it->head_k, key, n_keys, p->head_dim_v, it->v_tile);
         bool v_has_non_finite = false;
         if (it->careful) {
-            v_has_non_finite = flashc_careful_copy(v, n_keys, p->head_dim_v, it->v_tile);
-            v = (flashc_f32_tile){.data = it->v_tile, .ld = p->head_dim_v};
+            const int64_t ld = flashc_round_up(p->head_dim_v, kernel->vector->col_multiple);
+            v_has_non_finite = flashc_careful_copy(v, n_keys, p->head_dim_v, it->v_tile, ld);
+            v = (flashc_kv_tile){.data = it->v_tile, .dtype = FLASHC_F32, .row_stride = ld};
         }
         for (int64_t i = 0; i < it->n_blocks; i++)
             if (blocks[i].key_end > key) {
@@ -187,7 +193,7 @@ static bool run_piece(item *it, const flashc_row_block *blocks, int64_t begin, i
             return false;
         bool finite = true;
         for (int64_t i = 0; i < it->n_blocks; i++)
-            finite = finite && it->vector->all_finite(block_state(it, i).acc, it->plan->block.block_m,
+            finite = finite && it->vector->all_finite(block_state(it, i).acc, it->plan->ld,
                                                       blocks[i].n_rows, it->p->head_dim_v);
         if (finite || it->careful)
             return true;
@@ -223,7 +229,8 @@ static float *join_runs(const item *it, const flashc_fold *fold, const float *pa
 {
     const flashc_plan *plan = it->plan;
     const int64_t row_index = index / plan->runs;
-    float *all = (float *)(void *)(workspace + plan->shared_partials) + row_index * plan->runs * plan->partial_floats;
+    float *all = (float *)(void *)(workspace + plan->shared_partials);
+    all += row_index * plan->runs * plan->partial_floats;
     atomic_int *count = (atomic_int *)(void *)(workspace + plan->shared_counts) + row_index;
     memcpy(all + it->run * plan->partial_floats, partial, (size_t)plan->partial_floats * sizeof(float));
     if (atomic_fetch_add(count, 1) + 1 < plan->runs)
@@ -235,7 +242,6 @@ static float *join_runs(const item *it, const flashc_fold *fold, const float *pa
 static void store_block(const item *it, int64_t i, const flashc_row_block *block)
 {
     const flashc_problem *p = it->p;
-    const int64_t m = it->plan->block.block_m;
     const flashc_softmax_state state = block_state(it, i);
     void *row[FLASHC_MAX_BLOCK_M];
     float factor[FLASHC_MAX_BLOCK_M] = {0};
@@ -248,7 +254,8 @@ static void store_block(const item *it, int64_t i, const flashc_row_block *block
             *(float *)(void *)flashc_element(&p->lse, block->batch, head, query, 0) =
                 sum == 0.0f ? -INFINITY : (float)((double)state.row_max[r] + log((double)sum));
     }
-    it->vector->store_transposed(row, p->o.dtype, p->o.stride[3], state.acc, m, block->n_rows, p->head_dim_v, factor);
+    it->vector->store_rows(row, p->o.dtype, p->o.stride[3], state.acc, it->plan->ld, block->n_rows, p->head_dim_v,
+                           factor);
 }
 
 void flashc_items_prepare(const flashc_plan *plan, char *workspace)

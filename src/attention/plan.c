@@ -4,6 +4,7 @@
 #include "attention/mask.h"
 #include "attention/threads.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,6 +38,11 @@ static flashc_status choose_named(flashc_plan *plan, const flashc_problem *p)
             const char *unavailable = flashc_kernel_unavailable(row);
             if (unavailable)
                 return flashc_fail(FLASHC_ERR_UNSUPPORTED, "kernel: %s cannot run here: %s", p->kernel, unavailable);
+            const char *too_many = flashc_kernel_too_many_rows(row, plan->rows);
+            if (too_many)
+                return flashc_fail(FLASHC_ERR_UNSUPPORTED,
+                                   "kernel: %s takes %s (seqlen_q * num_heads / num_heads_k), found %" PRId64,
+                                   p->kernel, too_many, plan->rows);
             plan->kernel = row;
             return FLASHC_OK;
         }
@@ -52,6 +58,8 @@ static void choose_best(flashc_plan *plan, const flashc_problem *p, char *refuse
     for (int i = 0; i < flashc_kernel_rows(); i++) {
         const flashc_kernel_row *row = flashc_kernel_row_at(i);
         const char *reason = flashc_kernel_not_preferred(row, p->head_dim, p->head_dim_v);
+        if (!reason)
+            reason = flashc_kernel_too_many_rows(row, plan->rows);
         if (!reason) {
             plan->kernel = row;
             return;
@@ -102,7 +110,7 @@ static size_t take(size_t *size, int64_t count, size_t element_size)
 /* Pieces: by the shape of one sequence. */
 static void cut_keys(flashc_plan *plan, const flashc_problem *p)
 {
-    const int64_t few = flashc_max(2, flashc_ceil_div(CUT_BELOW_BLOCKS, p->num_heads_k));
+    const int64_t few = flashc_max(2, flashc_ceil_div(CUT_BELOW_BLOCKS, flashc_max(1, p->num_heads_k)));
     plan->piece_keys = flashc_round_up(PIECE_KEYS, plan->block.block_n);
     if (plan->row_blocks >= few || p->seqlen_k <= plan->piece_keys)
         plan->piece_keys = flashc_max(1, p->seqlen_k);
@@ -150,17 +158,20 @@ static void choose_runs(flashc_plan *plan, const flashc_problem *p, int64_t *mos
 static void lay_out_scratch(flashc_plan *plan, const flashc_problem *p)
 {
     flashc_scratch_layout *s = &plan->scratch;
-    const int64_t m = plan->block.block_m, n = plan->block.block_n, item_rows = plan->blocks_per_item * m;
+    const int64_t m = plan->block.block_m, n = plan->block.block_n;
+    const int64_t tile = flashc_plan_tile_floats(plan, n), col_multiple = plan->kernel->vector->col_multiple;
     *s = (flashc_scratch_layout){.size = 0};
-    s->qt = take(&s->size, p->head_dim * item_rows, sizeof(float));
+    s->qt = take(&s->size, plan->blocks_per_item * flashc_plan_tile_floats(plan, p->head_dim), sizeof(float));
     s->partials = take(&s->size, plan->partial_floats * (flashc_plan_cuts_keys(plan, p) ? FLASHC_TREE_LEVELS : 1),
                        sizeof(float));
-    s->scores = take(&s->size, n * m, sizeof(float));
-    s->bias = take(&s->size, flashc_mask_has_bias(p) ? n * m : 0, sizeof(float));
-    s->bias_scratch = take(&s->size, p->mask.data && p->bias.data ? n * m : 0, sizeof(float));
-    s->k_tile = take(&s->size, flashc_cache_in_place(&p->k, p->head_dim) ? 0 : n * p->head_dim, sizeof(float));
-    s->v_tile = take(&s->size, n * p->head_dim_v, sizeof(float)); /* also the careful pass's copy of V */
-    s->hidden = take(&s->size, n * m, sizeof(uint8_t));
+    s->scores = take(&s->size, tile, sizeof(float));
+    s->bias = take(&s->size, flashc_mask_has_bias(p) ? tile : 0, sizeof(float));
+    s->bias_scratch = take(&s->size, p->mask.data && p->bias.data ? tile : 0, sizeof(float));
+    const bool k_in_place = flashc_cache_in_place(&p->k, plan->kernel, p->head_dim);
+    s->k_tile = take(&s->size, k_in_place ? 0 : n * flashc_round_up(p->head_dim, col_multiple), sizeof(float));
+    /* Also the careful pass's copy of V. */
+    s->v_tile = take(&s->size, n * flashc_round_up(p->head_dim_v, col_multiple), sizeof(float));
+    s->hidden = take(&s->size, tile, sizeof(uint8_t));
     s->correction = take(&s->size, m, sizeof(float));
 }
 
@@ -187,6 +198,7 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
     *plan = (flashc_plan){.kernel = NULL};
     if (refused_size > 0)
         refused[0] = '\0';
+    plan->rows = p->seqlen_q * p->group;
     if (p->kernel) {
         flashc_status status = choose_named(plan, p);
         if (status != FLASHC_OK)
@@ -194,16 +206,20 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
     } else {
         choose_best(plan, p, refused, refused_size);
     }
-    plan->rows = p->seqlen_q * p->group;
     plan->block = plan->kernel->block_shape(p->head_dim, p->head_dim_v);
     plan->block.block_m = flashc_round_up(flashc_max(1, flashc_min(plan->rows, plan->block.block_m)),
-                                          plan->kernel->vector->vector_length);
+                                          plan->kernel->vector->row_multiple);
+    plan->ld = plan->kernel->vector->rows_along
+                   ? flashc_round_up(flashc_max(plan->block.block_n, flashc_max(p->head_dim, p->head_dim_v)),
+                                     FLASHC_COLUMN_MULTIPLE)
+                   : plan->block.block_m;
     plan->flops = useful_flops(p);
 
     const int64_t heads = p->batch * p->num_heads_k;
     plan->row_blocks = flashc_ceil_div(plan->rows, plan->block.block_m);
     cut_keys(plan, p);
-    const bool in_place = flashc_cache_in_place(&p->k, p->head_dim) && flashc_cache_in_place(&p->v, p->head_dim_v);
+    const bool in_place = flashc_cache_in_place(&p->k, plan->kernel, p->head_dim) &&
+                          flashc_cache_in_place(&p->v, plan->kernel, p->head_dim_v);
     const int64_t block_bytes = (p->head_dim + p->head_dim_v) * plan->block.block_m * (int64_t)sizeof(float);
     int64_t most = flashc_min(in_place ? MAX_BLOCKS_IN_PLACE : MAX_BLOCKS_CONVERTED, FLASHC_HALF_L2 / block_bytes);
     most = flashc_min(most, plan->row_blocks * heads / TARGET_ITEMS);
@@ -218,8 +234,8 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
 
     int64_t most_runs;
     choose_runs(plan, p, &most_runs);
-    /* A cache line is in one partial state only. */
-    plan->block_floats = flashc_round_up((p->head_dim_v + 2) * plan->block.block_m, FLASHC_ALIGNMENT / sizeof(float));
+    plan->block_floats = 2 * flashc_round_up(plan->block.block_m, FLASHC_COLUMN_MULTIPLE) +
+                         flashc_round_up(flashc_plan_tile_floats(plan, p->head_dim_v), FLASHC_COLUMN_MULTIPLE);
     plan->partial_floats = plan->block_floats * plan->blocks_per_item;
     lay_out_scratch(plan, p);
     return size_workspace(plan, plan->runs > 1 ? plan->num_items / plan->runs : 0, most_runs);

@@ -35,6 +35,7 @@ typedef struct flashc_scratch_layout {
 typedef struct flashc_plan {
     const flashc_kernel_row *kernel;
     flashc_block_shape block;
+    int64_t ld;              /* of tiles; see kernel.h */
     int64_t blocks_per_item; /* row blocks that share each loaded key tile */
     int64_t rows;            /* per (batch, K/V head): seqlen_q * group */
     int64_t row_blocks;      /* per (batch, K/V head) */
@@ -52,6 +53,12 @@ typedef struct flashc_plan {
     size_t workspace_size;
     double flops;
 } flashc_plan;
+
+/* Floats of a tile of one row block's queries, scores or acc, with so many columns. */
+static inline int64_t flashc_plan_tile_floats(const flashc_plan *plan, int64_t n_cols)
+{
+    return plan->kernel->vector->rows_along ? plan->block.block_m * plan->ld : n_cols * plan->ld;
+}
 
 /* Are there pieces? */
 static inline bool flashc_plan_cuts_keys(const flashc_plan *plan, const flashc_problem *p)

@@ -166,7 +166,8 @@ static void workspace_beyond_the_address_space(const char *kernel)
     flashc_attention_params p;
     flashc_attention_params_init(&p, sizeof p);
     p.kernel = kernel;
-    p.seqlen_q = (int64_t)1 << 40;
+    const int64_t most_rows = kernel_most_rows(kernel);
+    p.seqlen_q = most_rows < (int64_t)1 << 40 ? most_rows : (int64_t)1 << 40;
     p.seqlen_k = p.head_dim_v = 1;
     p.head_dim = (int64_t)1 << 48;
     p.q = p.k = p.v = (flashc_tensor){.data = (void *)((uintptr_t)1 << 40), .dtype = FLASHC_F32};

@@ -88,10 +88,12 @@ static void limit_cost(flashc_attention_params *s)
 static void query_blocks(const problem *p, int64_t *block_m, int64_t *block_n)
 {
     flashc_attention_params s = p->params;
-    s.seqlen_q = s.seqlen_k = 1024;
+    const int64_t most_rows = kernel_most_rows(s.kernel);
+    s.seqlen_k = 1024;
+    s.seqlen_q = most_rows < 1024 ? most_rows : 1024;
     s.batch = s.num_heads = s.num_heads_k = 1;
     /* Addresses far apart where nothing is: explain reads no data. */
-    s.q = flashc_tensor_bhsd((void *)((uintptr_t)1 << 32), p->params.q.dtype, 1, 1024, s.head_dim);
+    s.q = flashc_tensor_bhsd((void *)((uintptr_t)1 << 32), p->params.q.dtype, 1, s.seqlen_q, s.head_dim);
     s.k = flashc_tensor_bhsd((void *)((uintptr_t)2 << 32), p->params.k.dtype, 1, 1024, s.head_dim);
     s.v = flashc_tensor_bhsd((void *)((uintptr_t)3 << 32), p->params.v.dtype, 1, 1024, s.head_dim_v);
     s.o = flashc_tensor_bhsd((void *)((uintptr_t)4 << 32), p->params.o.dtype, 1, 1024, s.head_dim_v);
@@ -324,6 +326,9 @@ void problem_random(problem *p, uint64_t seed, const char *kernel)
     s->seqlen_q = random_length(&rng, block_m, 2);
     s->seqlen_k = random_length(&rng, block_n, 3);
     int64_t pattern_n = random_long_keys(p, &rng, block_n);
+    const int64_t most = kernel_most_rows(kernel) / (s->num_heads / s->num_heads_k);
+    if (s->seqlen_q > most)
+        s->seqlen_q = test_rng_int(&rng, 1, most);
     limit_cost(s);
 
     for (problem_tensor which = TENSOR_Q; which <= TENSOR_V; which++) {
