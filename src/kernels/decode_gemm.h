@@ -4,9 +4,10 @@
  * Decode is bound by reading K and V, so each of their elements is loaded once for up to four query rows, in its own
  * type, and from L1 or L2 for the rows beyond. Q K^T keeps VL dot products in VL registers (4 rows x VL/4
  * keys, 2 x VL/2 or 1 x VL) and sums them across lanes together, 45 operations for 16 products with AVX-512. P V
- * keeps ROW_ACCUMULATORS registers of O while it runs down the keys. Per key and four rows at head_dim 128,
- * AVX-512: 64 FMAs, 11 operations of that sum, about 4 of exp, 16 loads of K and V (32 more of converting, if bf16):
- * some 90 vector operations for 1 KiB of f32 or 512 bytes of halves.
+ * keeps ROW_ACCUMULATORS registers of O while it runs down the keys. Per key and four rows at head_dim 128, f32,
+ * AVX-512: 64 FMAs, in loops of 54 and 56 instructions (27 and 28 for 16 FMAs), some 15 for that sum, 4 of exp, and
+ * 48 that prefetch 1 KiB: 180 in all, about 60 cycles, where one core's share of the memory's bandwidth takes 100
+ * or more. bf16 has 16 shifts more and half the bytes.
  */
 #ifndef FLASHC_DECODE_GEMM_H
 #define FLASHC_DECODE_GEMM_H

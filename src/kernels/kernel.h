@@ -146,6 +146,7 @@ typedef struct flashc_kernel_row {
     bool uses_openblas;
     bool reads_halves; /* takes K and V tiles in f16 and bf16 too */
     int64_t most_rows; /* query rows per K/V head that it takes; 0: any number */
+    const char *too_many_rows; /* says so: "at most ..." */
     const flashc_vector_ops *vector;
     const flashc_gemm_ops *gemm;
     flashc_block_shape (*block_shape)(int64_t head_dim, int64_t head_dim_v);

@@ -249,7 +249,7 @@ static void check_cancel(const char *kernel, const problem_shape *shape)
 
 static void cancel(const char *kernel)
 {
-    const problem_shape shapes[] = {shape_for(kernel, large), long_keys};
+    const problem_shape shapes[] = {shape_for(kernel, large), shape_for(kernel, long_keys)};
     for (int n = 0; n < 2; n++)
         check_cancel(kernel, &shapes[n]);
 }

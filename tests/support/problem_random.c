@@ -326,9 +326,11 @@ void problem_random(problem *p, uint64_t seed, const char *kernel)
     s->seqlen_q = random_length(&rng, block_m, 2);
     s->seqlen_k = random_length(&rng, block_n, 3);
     int64_t pattern_n = random_long_keys(p, &rng, block_n);
-    const int64_t most = kernel_most_rows(kernel) / (s->num_heads / s->num_heads_k);
-    if (s->seqlen_q > most)
-        s->seqlen_q = test_rng_int(&rng, 1, most);
+    const int64_t most = kernel_most_rows(kernel), group = s->num_heads / s->num_heads_k;
+    if (group > most)
+        s->num_heads = s->num_heads_k * most;
+    if (s->seqlen_q > most / group)
+        s->seqlen_q = test_rng_int(&rng, 1, group > most ? 1 : most / group);
     limit_cost(s);
 
     for (problem_tensor which = TENSOR_Q; which <= TENSOR_V; which++) {
