@@ -225,7 +225,11 @@ typedef struct flashc_explanation {
     int64_t block_m;       /* query rows per tile */
     int64_t block_n;       /* keys per tile */
     int64_t rows_per_item; /* query rows that share each loaded key tile */
-    int64_t num_items;     /* work items: units of scheduling */
+    int64_t piece_n;       /* keys are split at multiples of this, and the pieces' partial results merged in a
+                              fixed binary tree; 0: not split. It depends on kernel and shape, never on the
+                              batch or on threads. */
+    int64_t num_items;     /* work items: units of scheduling; where keys are split, their number depends on
+                              num_threads, but the result does not */
     int64_t num_threads;   /* team size */
     size_t workspace_size; /* bytes */
     double flops;          /* useful floating-point operations: 2 * (head_dim + head_dim_v) per visible

@@ -6,12 +6,12 @@
 #include "attention/problem.h"
 #include "kernels/kernel.h"
 
-/* Can every tile of this tensor ([batch, head, row, n_cols]) be read in place? */
-bool flashc_cache_in_place(const flashc_tensor *tensor, int64_t n_cols);
+/* Can every tile of this tensor ([batch, head, row, n_cols]) be read in place by this kernel? */
+bool flashc_cache_in_place(const flashc_tensor *tensor, const flashc_kernel_row *kernel, int64_t n_cols);
 
-/* Rows first_row .. first_row + n_rows of a head as f32; scratch [n_rows, n_cols] is used if they cannot be read in
- * place. */
-flashc_f32_tile flashc_cache_load(const flashc_tensor *tensor, const flashc_vector_ops *vector, int64_t batch,
+/* Rows first_row .. first_row + n_rows of a head; scratch [n_rows, n_cols rounded up to the kernel's col_multiple]
+ * takes them as f32 if they cannot be read in place. */
+flashc_kv_tile flashc_cache_load(const flashc_tensor *tensor, const flashc_kernel_row *kernel, int64_t batch,
                                   int64_t head, int64_t first_row, int64_t n_rows, int64_t n_cols, float *scratch);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * The one parallel region. Threads take items from an atomic counter; an item owns its output rows and
- * reads nothing that another writes, so neither the number of threads nor the order of items can change a bit.
+ * The one parallel region. Threads take items from an atomic counter; an item owns its output rows, or a node
+ * of the tree in which theirs are merged, so neither the number of threads nor the order of items can change a bit.
  *
  * The region is opened for one thread too: OpenBLAS's OpenMP build starts threads of its own unless it
  * finds itself in a parallel region or with a team size of 1, and a team of one does not count as a
@@ -84,12 +84,11 @@ static bool keep_going(void *context)
 static void work(run *r, int slot)
 {
     worker w = {.r = r, .slot = slot, .float_mode = flashc_cpu_default_float_mode()};
-    char *scratch = r->workspace + (size_t)slot * r->plan->scratch.size;
     while (!atomic_load_explicit(&r->cancelled, memory_order_relaxed)) {
         const int64_t index = atomic_fetch_add_explicit(&r->next, 1, memory_order_relaxed);
         if (index >= r->plan->num_items)
             break;
-        flashc_item_run(r->problem, r->plan, index, scratch, keep_going, &w);
+        flashc_item_run(r->problem, r->plan, index, r->workspace, slot, keep_going, &w);
         if (atomic_load_explicit(&r->cancelled, memory_order_relaxed))
             break;
         atomic_fetch_add_explicit(&r->done, 1, memory_order_relaxed);
@@ -101,6 +100,7 @@ static void work(run *r, int slot)
 flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *plan, void *workspace)
 {
     run r = {.problem = problem, .plan = plan, .workspace = workspace};
+    flashc_items_prepare(plan, workspace);
 #ifdef _OPENMP
 #pragma omp parallel num_threads(plan->num_threads)
     {

@@ -1,4 +1,4 @@
-/* One unit of work: a span of query rows of one (batch, K/V head) against all keys they can see. */
+/* One unit of work: a span of query rows of one (batch, K/V head) against a run of the keys they can see. */
 #ifndef FLASHC_ITEM_H
 #define FLASHC_ITEM_H
 
@@ -8,9 +8,12 @@
 /* Asked between key tiles; false ends the item. */
 typedef bool (*flashc_keep_going_fn)(void *context);
 
-/* Computes item number index and writes its rows of o and lse. slot is this thread's scratch. An item
- * that was told to end writes nothing. */
-void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int64_t index, char *slot,
+/* Makes ready what items share in the workspace. */
+void flashc_items_prepare(const flashc_plan *plan, char *workspace);
+
+/* Computes item number index in this thread's slot of the workspace. Writes its rows of o and lse, or, of several
+ * runs over the same rows, leaves that to the one that ends last. An item that was told to end writes nothing. */
+void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int64_t index, char *workspace, int slot,
                      flashc_keep_going_fn keep_going, void *context);
 
 #endif

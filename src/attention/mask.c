@@ -26,21 +26,22 @@ static void load(const flashc_tensor *t, const flashc_problem *p, const flashc_r
         row[r] =
             flashc_element(t, block->batch, flashc_row_head(p, block, r), flashc_row_query(p, block, r), first_key);
     const flashc_rows rows = {.row = row, .dtype = t->dtype, .col_stride = t->stride[3]};
-    vector->load_transposed(tile, ld, rows, block->n_rows, n_keys, 1.0f);
+    vector->load_rows(tile, ld, rows, block->n_rows, n_keys, 1.0f);
 }
 
 bool flashc_mask_load_bias(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
                            int64_t ld, int64_t first_key, int64_t n_keys, float *bias, float *scratch)
 {
-    const int64_t lanes = flashc_round_up(block->n_rows, vector->vector_length);
+    const int64_t lanes = flashc_round_up(block->n_rows, vector->row_multiple);
     load(p->bias.data ? &p->bias : &p->mask, p, block, vector, ld, first_key, n_keys, bias);
     if (p->bias.data && p->mask.data) {
         load(&p->mask, p, block, vector, ld, first_key, n_keys, scratch);
         vector->add_bias(bias, scratch, ld, n_keys, lanes);
     }
+    const int64_t row_step = flashc_row_step(vector, ld), key_step = flashc_col_step(vector, ld);
     for (int64_t key = 0; key < n_keys; key++)
         for (int64_t r = 0; r < block->n_rows; r++)
-            if (bias[key * ld + r] != -INFINITY)
+            if (bias[r * row_step + key * key_step] != -INFINITY)
                 return true;
     return false;
 }
@@ -58,5 +59,5 @@ void flashc_mask_hide_by_position(const flashc_problem *p, const flashc_row_bloc
         int64_t end = flashc_mask_key_end(p, block->batch, flashc_row_query(p, block, r)) - first_key - skip;
         last[r] = (int32_t)flashc_max(0, flashc_min(end, n_keys));
     }
-    vector->hide(scores + skip * ld, ld, n_keys - skip, lanes, first, last);
+    vector->hide(scores + skip * flashc_col_step(vector, ld), ld, n_keys - skip, lanes, first, last);
 }

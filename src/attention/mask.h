@@ -42,7 +42,7 @@ static inline bool flashc_mask_has_bias(const flashc_problem *p)
     return p->mask.data || p->bias.data;
 }
 
-/* Loads mask and bias of keys first_key .. first_key + n_keys as one additive tile [n_keys, ld], -inf =
+/* Loads mask and bias of keys first_key .. first_key + n_keys as one additive tile, -inf =
  * hidden. scratch has the tile's size; it is used only if there are both. Returns false if the tile hides
  * everything: then nothing else of it need be touched. */
 bool flashc_mask_load_bias(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,

@@ -4,6 +4,7 @@
 #include "attention/mask.h"
 #include "attention/threads.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,6 +18,14 @@ enum {
     MAX_BLOCKS_CONVERTED = FLASHC_MAX_BLOCKS_PER_ITEM,
     /* Default threads: one per this many useful operations; less is done before a team has started. */
     FLOPS_PER_THREAD = 1000000,
+    /* Keys are cut where a sequence has but one row block per K/V head (decode), or fewer row blocks in all than
+     * occupy the threads of a large machine. */
+    CUT_BELOW_BLOCKS = 64,
+    /* Keys of a piece, rounded up to tiles. Merging costs 1 % of a piece of this length at 48 query rows, less at
+     * fewer; 16,384 keys of one K/V head still occupy 32 threads. */
+    PIECE_KEYS = 512,
+    /* Runs are made as long as leaves this many to each thread, to even out what threads get done. */
+    RUNS_PER_THREAD = 4,
 };
 
 static flashc_status choose_named(flashc_plan *plan, const flashc_problem *p)
@@ -29,6 +38,11 @@ static flashc_status choose_named(flashc_plan *plan, const flashc_problem *p)
             const char *unavailable = flashc_kernel_unavailable(row);
             if (unavailable)
                 return flashc_fail(FLASHC_ERR_UNSUPPORTED, "kernel: %s cannot run here: %s", p->kernel, unavailable);
+            const char *too_many = flashc_kernel_too_many_rows(row, plan->rows);
+            if (too_many)
+                return flashc_fail(FLASHC_ERR_UNSUPPORTED,
+                                   "kernel: %s takes %s (seqlen_q * num_heads / num_heads_k), found %" PRId64,
+                                   p->kernel, too_many, plan->rows);
             plan->kernel = row;
             return FLASHC_OK;
         }
@@ -44,6 +58,8 @@ static void choose_best(flashc_plan *plan, const flashc_problem *p, char *refuse
     for (int i = 0; i < flashc_kernel_rows(); i++) {
         const flashc_kernel_row *row = flashc_kernel_row_at(i);
         const char *reason = flashc_kernel_not_preferred(row, p->head_dim, p->head_dim_v);
+        if (!reason)
+            reason = flashc_kernel_too_many_rows(row, plan->rows);
         if (!reason) {
             plan->kernel = row;
             return;
@@ -91,22 +107,90 @@ static size_t take(size_t *size, int64_t count, size_t element_size)
     return offset;
 }
 
+/* Pieces: by the shape of one sequence. */
+static void cut_keys(flashc_plan *plan, const flashc_problem *p)
+{
+    const int64_t few = flashc_max(2, flashc_ceil_div(CUT_BELOW_BLOCKS, flashc_max(1, p->num_heads_k)));
+    plan->piece_keys = flashc_round_up(PIECE_KEYS, plan->block.block_n);
+    if (plan->row_blocks >= few || p->seqlen_k <= plan->piece_keys)
+        plan->piece_keys = flashc_max(1, p->seqlen_k);
+    while (flashc_ceil_div(p->seqlen_k, plan->piece_keys) > FLASHC_MAX_PIECES)
+        plan->piece_keys *= 2;
+}
+
+/* One past the last key that any query sees by position. */
+static int64_t longest_keys(const flashc_problem *p)
+{
+    if (p->batch == 0 || p->seqlen_q == 0)
+        return 0;
+    int64_t longest = flashc_mask_key_end(p, 0, p->seqlen_q - 1);
+    if (p->alignment == FLASHC_ALIGN_EXPLICIT && p->causal)
+        for (int64_t b = 1; b < p->batch; b++)
+            longest = flashc_max(longest, flashc_mask_key_end(p, b, p->seqlen_q - 1));
+    return longest;
+}
+
+/* Threads, and runs that occupy them: aligned, so a power of two pieces long, and at most twice as many as
+ * asked for. *most_runs: a bound of runs that does not depend on the length. */
+static void choose_runs(flashc_plan *plan, const flashc_problem *p, int64_t *most_runs)
+{
+    const int64_t row_items = plan->row_items * p->batch * p->num_heads_k;
+    const int64_t pieces = flashc_max(1, flashc_ceil_div(longest_keys(p), plan->piece_keys));
+    int64_t threads = p->num_threads;
+    if (threads == 0)
+        threads = (int64_t)fmin(flashc_default_threads(), 1 + plan->flops / FLOPS_PER_THREAD);
+    threads = flashc_threads_limit(threads);
+    /* Row items are divided by, not multiplied with the pieces: there may be any number of them. */
+    if (flashc_ceil_div(threads, pieces) > row_items)
+        threads = pieces * row_items;
+    plan->num_threads = (int)flashc_max(1, threads);
+
+    const int64_t wanted = flashc_ceil_div(RUNS_PER_THREAD * (int64_t)plan->num_threads, flashc_max(1, row_items));
+    plan->run_pieces = pieces;
+    if (plan->num_threads > 1 && wanted > 1)
+        for (plan->run_pieces = 1; plan->run_pieces * 2 <= pieces / wanted; plan->run_pieces *= 2)
+            ;
+    plan->runs = flashc_ceil_div(pieces, plan->run_pieces);
+    *most_runs = plan->runs > 1 ? flashc_min(pieces, 2 * wanted) : 1;
+    plan->num_items = row_items * plan->runs;
+}
+
 static void lay_out_scratch(flashc_plan *plan, const flashc_problem *p)
 {
     flashc_scratch_layout *s = &plan->scratch;
-    const int64_t m = plan->block.block_m, n = plan->block.block_n, item_rows = plan->blocks_per_item * m;
+    const int64_t m = plan->block.block_m, n = plan->block.block_n;
+    const int64_t tile = flashc_plan_tile_floats(plan, n), col_multiple = plan->kernel->vector->col_multiple;
     *s = (flashc_scratch_layout){.size = 0};
-    s->qt = take(&s->size, p->head_dim * item_rows, sizeof(float));
-    s->acc = take(&s->size, p->head_dim_v * item_rows, sizeof(float));
-    s->scores = take(&s->size, n * m, sizeof(float));
-    s->bias = take(&s->size, flashc_mask_has_bias(p) ? n * m : 0, sizeof(float));
-    s->bias_scratch = take(&s->size, p->mask.data && p->bias.data ? n * m : 0, sizeof(float));
-    s->k_tile = take(&s->size, flashc_cache_in_place(&p->k, p->head_dim) ? 0 : n * p->head_dim, sizeof(float));
-    s->v_tile = take(&s->size, n * p->head_dim_v, sizeof(float)); /* also the careful pass's copy of V */
-    s->hidden = take(&s->size, n * m, sizeof(uint8_t));
-    s->row_max = take(&s->size, item_rows, sizeof(float));
-    s->row_sum = take(&s->size, item_rows, sizeof(float));
+    s->qt = take(&s->size, plan->blocks_per_item * flashc_plan_tile_floats(plan, p->head_dim), sizeof(float));
+    s->partials = take(&s->size, plan->partial_floats * (flashc_plan_cuts_keys(plan, p) ? FLASHC_TREE_LEVELS : 1),
+                       sizeof(float));
+    s->scores = take(&s->size, tile, sizeof(float));
+    s->bias = take(&s->size, flashc_mask_has_bias(p) ? tile : 0, sizeof(float));
+    s->bias_scratch = take(&s->size, p->mask.data && p->bias.data ? tile : 0, sizeof(float));
+    const bool k_in_place = flashc_cache_in_place(&p->k, plan->kernel, p->head_dim);
+    s->k_tile = take(&s->size, k_in_place ? 0 : n * flashc_round_up(p->head_dim, col_multiple), sizeof(float));
+    /* Also the careful pass's copy of V. */
+    s->v_tile = take(&s->size, n * flashc_round_up(p->head_dim_v, col_multiple), sizeof(float));
+    s->hidden = take(&s->size, tile, sizeof(uint8_t));
     s->correction = take(&s->size, m, sizeof(float));
+}
+
+/* Each thread's slot, then what the runs of split_items row items share. */
+static flashc_status size_workspace(flashc_plan *plan, int64_t split_items, int64_t most_runs)
+{
+    const size_t partials = (size_t)(split_items * most_runs), counts = (size_t)split_items * sizeof(int);
+    size_t shared;
+    if (__builtin_mul_overflow(plan->scratch.size, (size_t)plan->num_threads, &plan->shared_partials) ||
+        __builtin_mul_overflow((size_t)plan->partial_floats * sizeof(float), partials, &shared) ||
+        __builtin_add_overflow(plan->shared_partials, shared, &plan->shared_counts) ||
+        __builtin_add_overflow(plan->shared_counts, (size_t)flashc_round_up((int64_t)counts, FLASHC_ALIGNMENT),
+                               &plan->workspace_size) ||
+        /* No allocation can be larger, and a caller may round the size up. */
+        plan->workspace_size > PTRDIFF_MAX)
+        return flashc_fail(FLASHC_ERR_MEMORY,
+                           "workspace: %d threads with %zu bytes each are more than any machine can address",
+                           plan->num_threads, plan->scratch.size);
+    return FLASHC_OK;
 }
 
 flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char *refused, size_t refused_size)
@@ -114,6 +198,7 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
     *plan = (flashc_plan){.kernel = NULL};
     if (refused_size > 0)
         refused[0] = '\0';
+    plan->rows = p->seqlen_q * p->group;
     if (p->kernel) {
         flashc_status status = choose_named(plan, p);
         if (status != FLASHC_OK)
@@ -122,33 +207,36 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
         choose_best(plan, p, refused, refused_size);
     }
     plan->block = plan->kernel->block_shape(p->head_dim, p->head_dim_v);
-    plan->rows = p->seqlen_q * p->group;
+    plan->block.block_m = flashc_round_up(flashc_max(1, flashc_min(plan->rows, plan->block.block_m)),
+                                          plan->kernel->vector->row_multiple);
+    plan->ld = plan->kernel->vector->rows_along
+                   ? flashc_round_up(flashc_max(plan->block.block_n, flashc_max(p->head_dim, p->head_dim_v)),
+                                     FLASHC_COLUMN_MULTIPLE)
+                   : plan->block.block_m;
     plan->flops = useful_flops(p);
 
     const int64_t heads = p->batch * p->num_heads_k;
     plan->row_blocks = flashc_ceil_div(plan->rows, plan->block.block_m);
-    const bool in_place = flashc_cache_in_place(&p->k, p->head_dim) && flashc_cache_in_place(&p->v, p->head_dim_v);
+    cut_keys(plan, p);
+    const bool in_place = flashc_cache_in_place(&p->k, plan->kernel, p->head_dim) &&
+                          flashc_cache_in_place(&p->v, plan->kernel, p->head_dim_v);
     const int64_t block_bytes = (p->head_dim + p->head_dim_v) * plan->block.block_m * (int64_t)sizeof(float);
     int64_t most = flashc_min(in_place ? MAX_BLOCKS_IN_PLACE : MAX_BLOCKS_CONVERTED, FLASHC_HALF_L2 / block_bytes);
     most = flashc_min(most, plan->row_blocks * heads / TARGET_ITEMS);
+    if (flashc_plan_cuts_keys(plan, p))
+        most = 1; /* an item holds a partial state per level of the tree */
     plan->blocks_per_item = flashc_max(1, flashc_min(most, plan->row_blocks));
     plan->row_items = flashc_ceil_div(plan->row_blocks, plan->blocks_per_item);
-    plan->num_items = plan->row_items * heads;
     /* An item of one block would issue more prefetches than it gains where K and V stay in L2 anyway (-4 % at
      * seqlen 512). Divided, since a long head's bytes may be beyond 64 bits. */
     const bool head_fits = p->seqlen_k < FLASHC_HALF_L2 / ((p->head_dim + p->head_dim_v) * (int64_t)sizeof(float));
     plan->prefetch_keys = in_place && (plan->blocks_per_item > 1 || !head_fits);
 
-    int64_t threads = p->num_threads;
-    if (threads == 0)
-        threads = (int64_t)fmin(flashc_default_threads(), 1 + plan->flops / FLOPS_PER_THREAD);
-    plan->num_threads = (int)flashc_max(1, flashc_min(flashc_threads_limit(threads), plan->num_items));
+    int64_t most_runs;
+    choose_runs(plan, p, &most_runs);
+    plan->block_floats = 2 * flashc_round_up(plan->block.block_m, FLASHC_COLUMN_MULTIPLE) +
+                         flashc_round_up(flashc_plan_tile_floats(plan, p->head_dim_v), FLASHC_COLUMN_MULTIPLE);
+    plan->partial_floats = plan->block_floats * plan->blocks_per_item;
     lay_out_scratch(plan, p);
-    /* PTRDIFF_MAX: no allocation can be larger, and a caller may round the size up. */
-    if (__builtin_mul_overflow(plan->scratch.size, (size_t)plan->num_threads, &plan->workspace_size) ||
-        plan->workspace_size > PTRDIFF_MAX)
-        return flashc_fail(FLASHC_ERR_MEMORY,
-                           "workspace: %d threads with %zu bytes each are more than any machine can address",
-                           plan->num_threads, plan->scratch.size);
-    return FLASHC_OK;
+    return size_workspace(plan, plan->runs > 1 ? plan->num_items / plan->runs : 0, most_runs);
 }

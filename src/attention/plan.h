@@ -2,6 +2,12 @@
  * How a problem is cut into work: kernel, tiles, items, threads, scratch. A pure function of the
  * problem, the CPU, the OpenBLAS build and the thread limits; cuts depend on the shape alone, so the
  * bits of the result do not depend on the number of threads.
+ *
+ * Keys: where one sequence has few row blocks, its keys are cut into pieces at multiples of a fixed number of keys.
+ * Each piece gives a partial state, and the states meet in a fixed binary tree over the piece index (see
+ * flashc_softmax_tree_carries()). Pieces and tree depend on the shape of one sequence alone: neither on the batch
+ * nor on threads. A run is an aligned span of pieces, one node of that tree, and the unit of work: how long
+ * runs are depends on the threads, but not what the nodes hold.
  */
 #ifndef FLASHC_PLAN_H
 #define FLASHC_PLAN_H
@@ -12,30 +18,53 @@
 /* Bound of plan.blocks_per_item. */
 enum { FLASHC_MAX_BLOCKS_PER_ITEM = 8 };
 
+/* No more pieces than this: beyond, pieces get longer. A thread's partial states stand in a stack as deep as the
+ * tree, so that scratch does not grow with seqlen. */
+enum { FLASHC_MAX_PIECES = 1024, FLASHC_TREE_LEVELS = 11 };
+
 /* Half of the smallest L2 that matters (1 MiB a core on Zen 4, 2 MiB on recent Xeons): qt and acc of an item
  * stay within it. */
 enum { FLASHC_HALF_L2 = 512 * 1024 };
 
 /* Each thread's scratch, as offsets in bytes into its slot. */
 typedef struct flashc_scratch_layout {
-    size_t qt, acc, scores, bias, bias_scratch, k_tile, v_tile, hidden, row_max, row_sum, correction;
+    size_t qt, partials, scores, bias, bias_scratch, k_tile, v_tile, hidden, correction;
     size_t size; /* of a slot */
 } flashc_scratch_layout;
 
 typedef struct flashc_plan {
     const flashc_kernel_row *kernel;
     flashc_block_shape block;
+    int64_t ld;              /* of tiles; see kernel.h */
     int64_t blocks_per_item; /* row blocks that share each loaded key tile */
     int64_t rows;            /* per (batch, K/V head): seqlen_q * group */
     int64_t row_blocks;      /* per (batch, K/V head) */
     bool prefetch_keys;      /* hint the next key tile to the GEMMs */
     int64_t row_items;       /* items per (batch, K/V head) */
-    int64_t num_items;
+    int64_t piece_keys;      /* keys of a piece; not less than all if keys are not cut */
+    int64_t run_pieces;      /* pieces of a run */
+    int64_t runs;            /* per row item */
+    int64_t num_items;       /* row_items * runs * batch * K/V heads */
     int num_threads;
     flashc_scratch_layout scratch;
+    int64_t block_floats, partial_floats; /* a partial state of one row block, and of all of an item */
+    size_t shared_partials;               /* offset in the workspace: the results of runs, if there are several */
+    size_t shared_counts;                 /* offset in the workspace: an atomic_int per row item, then */
     size_t workspace_size;
     double flops;
 } flashc_plan;
+
+/* Floats of a tile of one row block's queries, scores or acc, with so many columns. */
+static inline int64_t flashc_plan_tile_floats(const flashc_plan *plan, int64_t n_cols)
+{
+    return plan->kernel->vector->rows_along ? plan->block.block_m * plan->ld : n_cols * plan->ld;
+}
+
+/* Are there pieces? */
+static inline bool flashc_plan_cuts_keys(const flashc_plan *plan, const flashc_problem *p)
+{
+    return plan->piece_keys < p->seqlen_k;
+}
 
 /* FLASHC_ERR_UNSUPPORTED or _ARGUMENT if the named kernel does not fit, _MEMORY if the workspace is beyond
  * any address space. refused (may be NULL) takes one line per better kernel that was passed over. */

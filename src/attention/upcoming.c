@@ -1,14 +1,15 @@
 #include "attention/upcoming.h"
 
-flashc_upcoming flashc_upcoming_keys(flashc_f32_tile tile, int64_t n_keys, int64_t left, int64_t n_cols, int64_t part,
+flashc_upcoming flashc_upcoming_keys(flashc_kv_tile tile, int64_t n_keys, int64_t left, int64_t n_cols, int64_t part,
                                      int64_t parts)
 {
+    const int64_t element_size = (int64_t)flashc_dtype_size(tile.dtype), stride = tile.row_stride * element_size;
     const int64_t next = flashc_min(n_keys, left), first = next * part / parts, last = next * (part + 1) / parts;
     return (flashc_upcoming){
-        .row = (const char *)(tile.data + (n_keys + first) * tile.ld),
+        .row = (const char *)tile.data + (n_keys + first) * stride,
         .n_rows = last - first,
-        .row_stride = tile.ld * (int64_t)sizeof(float),
-        .row_bytes = n_cols * (int64_t)sizeof(float),
+        .row_stride = stride,
+        .row_bytes = n_cols * element_size,
     };
 }
 

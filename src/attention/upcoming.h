@@ -14,7 +14,7 @@
 
 /* part of parts of the `left` keys (at most a tile) that follow the n_keys of this tile, which is read in
  * place and followed in memory by them. */
-flashc_upcoming flashc_upcoming_keys(flashc_f32_tile tile, int64_t n_keys, int64_t left, int64_t n_cols, int64_t part,
+flashc_upcoming flashc_upcoming_keys(flashc_kv_tile tile, int64_t n_keys, int64_t left, int64_t n_cols, int64_t part,
                                      int64_t parts);
 
 /* n_rows rows (query-major, see flashc_row_block) of q or o from first_row on; none if heads are stacked, since

@@ -51,6 +51,8 @@ void flashc_cli_print_plan(const flashc_explanation *plan, FILE *out)
     fprintf(out, "tiles      %lld queries x %lld keys\n", (long long)plan->block_m, (long long)plan->block_n);
     fprintf(out, "items      %lld of up to %lld query rows\n", (long long)plan->num_items,
             (long long)plan->rows_per_item);
+    if (plan->piece_n > 0)
+        fprintf(out, "pieces     of %lld keys, merged in a fixed tree\n", (long long)plan->piece_n);
     fprintf(out, "threads    %lld\n", (long long)plan->num_threads);
     fprintf(out, "workspace  %zu bytes\n", plan->workspace_size);
     fprintf(out, "flops      %.6g\n", plan->flops);
@@ -71,6 +73,7 @@ void flashc_cli_json_plan(const flashc_explanation *plan, flashc_cli_json *json)
     flashc_cli_json_int(json, "block_m", plan->block_m);
     flashc_cli_json_int(json, "block_n", plan->block_n);
     flashc_cli_json_int(json, "rows_per_item", plan->rows_per_item);
+    flashc_cli_json_int(json, "piece_n", plan->piece_n);
     flashc_cli_json_int(json, "items", plan->num_items);
     flashc_cli_json_int(json, "threads", plan->num_threads);
     flashc_cli_json_int(json, "workspace_bytes", (int64_t)plan->workspace_size);

@@ -1,11 +1,12 @@
-/* AVX2 + FMA + F16C: 8 floats a vector, 16 registers: 4 x 3 accumulators, 3 loads, 1 broadcast. */
+/* AVX2 + FMA + F16C: 8 floats a vector, 16 registers: 4 x 3 accumulators, 3 loads, 1 broadcast; rows
+ * along 8 accumulators, 2 to 4 loads of K and one of a query, or up to 8 of V, one at a time, and a broadcast. */
 #include "kernels/kernel.h"
 #include "numerics.h"
 
 #include <immintrin.h>
 
 typedef __m256 vec;
-enum { VL = 8, GEMM_ROWS = 4, GEMM_VECS = 3 };
+enum { VL = 8, GEMM_ROWS = 4, GEMM_VECS = 3, ROW_ACCUMULATORS = 8 };
 
 #define V_INLINE static inline __attribute__((always_inline))
 
@@ -116,6 +117,20 @@ V_INLINE void v_transpose(vec r[8])
         r[i] = t[i];
 }
 
+/* Four vectors to one: in each half the four sums of that half. */
+V_INLINE vec sum_halves(const vec r[4])
+{
+    return _mm256_hadd_ps(_mm256_hadd_ps(r[0], r[1]), _mm256_hadd_ps(r[2], r[3]));
+}
+
+V_INLINE vec v_sum_each(const vec r[8])
+{
+    const vec a = sum_halves(r), b = sum_halves(r + 4);
+    return v_add(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+}
+
 #include "kernels/f32_tile.h"
+#include "kernels/decode_tile.h"
 
 const flashc_isa flashc_f32_avx2 = FLASHC_F32_TILE_ISA;
+const flashc_isa flashc_decode_avx2 = FLASHC_DECODE_TILE_ISA;

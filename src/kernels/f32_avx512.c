@@ -1,11 +1,12 @@
-/* AVX-512F: 16 floats a vector, 32 registers: 8 x 3 accumulators, 3 loads, 1 broadcast. */
+/* AVX-512F: 16 floats a vector, 32 registers: 8 x 3 accumulators, 3 loads, 1 broadcast; rows along 16
+ * accumulators, 4 loads of K and one of a query, or up to 8 of V and a broadcast. */
 #include "kernels/kernel.h"
 #include "numerics.h"
 
 #include <immintrin.h>
 
 typedef __m512 vec;
-enum { VL = 16, GEMM_ROWS = 8, GEMM_VECS = 3 };
+enum { VL = 16, GEMM_ROWS = 8, GEMM_VECS = 3, ROW_ACCUMULATORS = 16 };
 
 #define V_INLINE static inline __attribute__((always_inline))
 
@@ -114,6 +115,31 @@ V_INLINE void v_transpose(vec r[16])
     }
 }
 
+/* Four vectors to one: in each 128-bit quarter the four quarter sums. */
+V_INLINE vec sum_quarters(const vec r[4])
+{
+    const vec ab = v_add(_mm512_unpacklo_ps(r[0], r[1]), _mm512_unpackhi_ps(r[0], r[1]));
+    const vec cd = v_add(_mm512_unpacklo_ps(r[2], r[3]), _mm512_unpackhi_ps(r[2], r[3]));
+    const __m512d lo = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    const __m512d hi = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    return v_add(_mm512_castpd_ps(lo), _mm512_castpd_ps(hi));
+}
+
+/* Two vectors to one of half as many quarters each. */
+V_INLINE vec add_quarters(vec a, vec b)
+{
+    return v_add(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+V_INLINE vec v_sum_each(const vec r[16])
+{
+    const vec a = add_quarters(sum_quarters(r), sum_quarters(r + 4));
+    const vec b = add_quarters(sum_quarters(r + 8), sum_quarters(r + 12));
+    return add_quarters(a, b);
+}
+
 #include "kernels/f32_tile.h"
+#include "kernels/decode_tile.h"
 
 const flashc_isa flashc_f32_avx512 = FLASHC_F32_TILE_ISA;
+const flashc_isa flashc_decode_avx512 = FLASHC_DECODE_TILE_ISA;

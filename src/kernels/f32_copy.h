@@ -28,17 +28,19 @@ V_INLINE vec load_elements(const void *src, flashc_dtype dtype, int64_t index, i
     return v_load(element);
 }
 
-static void tile_load(float *dst, flashc_tile src, int64_t n_rows, int64_t n_cols)
+static void tile_load(float *dst, int64_t ld, flashc_tile src, int64_t n_rows, int64_t n_cols)
 {
     for (int64_t row = 0; row < n_rows; row++) {
         int64_t start = row * src.row_stride;
-        float *out = dst + row * n_cols;
+        float *out = dst + row * ld;
         int64_t col = 0;
         if (src.col_stride == 1)
             for (; col + VL <= n_cols; col += VL)
                 v_store(out + col, load_vector(src.data, src.dtype, start + col));
         for (; col < n_cols; col++)
             out[col] = flashc_load_f32(src.data, src.dtype, start + col * src.col_stride);
+        for (; col < ld; col++)
+            out[col] = 0.0f;
     }
 }
 
@@ -65,7 +67,7 @@ V_INLINE void load_block(vec block[VL], flashc_rows src, int64_t row, int64_t ro
                             : v_set1(0.0f);
 }
 
-static void tile_load_transposed(float *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor)
+static void tile_load_rows(float *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor)
 {
     const vec scale = v_set1(factor);
     for (int64_t row = 0; row < n_rows; row += VL)
@@ -108,7 +110,7 @@ V_INLINE vec scaled(const float *acc, vec scale)
     return v_add(v_mul(v_load(acc), scale), v_set1(0.0f));
 }
 
-static void tile_store_transposed(void *const *dst, flashc_dtype dtype, int64_t col_stride, const float *acc,
+static void tile_store_rows(void *const *dst, flashc_dtype dtype, int64_t col_stride, const float *acc,
                                   int64_t ld, int64_t n_rows, int64_t n_cols, const float *factor)
 {
     for (int64_t row = 0; row < n_rows; row += VL) {

@@ -64,9 +64,9 @@ V_INLINE void prefetch_step(prefetcher *p)
             __builtin_prefetch(p->left.row + byte, 0, 2);
 }
 
-static prefetcher prefetch_over(flashc_upcoming rows, int64_t n_rows)
+static prefetcher prefetch_over(flashc_upcoming rows, int64_t steps)
 {
-    return (prefetcher){rows, flashc_ceil_div(rows.n_rows, flashc_max(1, n_rows / GEMM_ROWS))};
+    return (prefetcher){rows, flashc_ceil_div(rows.n_rows, flashc_max(1, steps))};
 }
 
 /* All rows of one panel of `vecs` vectors. */
@@ -104,22 +104,23 @@ V_INLINE void gemm(gemm_mode mode, int64_t n_rows, int64_t lanes, int64_t depth,
                    upcoming);
 }
 
-static void tile_qk(float *scores, flashc_f32_tile k, const float *qt, int64_t ld, int64_t n_keys, int64_t lanes,
+static void tile_qk(float *scores, flashc_kv_tile k, const float *qt, int64_t ld, int64_t n_keys, int64_t lanes,
                     int64_t head_dim)
 {
-    prefetcher upcoming = prefetch_over(k.upcoming, n_keys);
-    gemm(GEMM_SET, n_keys, lanes, flashc_min(head_dim, FLASHC_QK_DEPTH), k.data, k.ld, 1, qt, scores, ld, scores,
+    const float *data = k.data;
+    prefetcher upcoming = prefetch_over(k.upcoming, n_keys / GEMM_ROWS);
+    gemm(GEMM_SET, n_keys, lanes, flashc_min(head_dim, FLASHC_QK_DEPTH), data, k.row_stride, 1, qt, scores, ld, scores,
          &upcoming);
     for (int64_t d = FLASHC_QK_DEPTH; d < head_dim; d += FLASHC_QK_DEPTH)
-        gemm(GEMM_ADD, n_keys, lanes, flashc_min(head_dim - d, FLASHC_QK_DEPTH), k.data + d, k.ld, 1, qt + d * ld,
+        gemm(GEMM_ADD, n_keys, lanes, flashc_min(head_dim - d, FLASHC_QK_DEPTH), data + d, k.row_stride, 1, qt + d * ld,
              scores, ld, scores, &upcoming);
 }
 
-static void tile_pv(float *acc, flashc_f32_tile v, const float *p, int64_t ld, int64_t n_keys, int64_t lanes,
+static void tile_pv(float *acc, flashc_kv_tile v, const float *p, int64_t ld, int64_t n_keys, int64_t lanes,
                     int64_t head_dim_v, const float *correction)
 {
-    prefetcher upcoming = prefetch_over(v.upcoming, head_dim_v);
-    gemm(GEMM_SCALE_ADD, head_dim_v, lanes, n_keys, v.data, 1, v.ld, p, acc, ld, correction, &upcoming);
+    prefetcher upcoming = prefetch_over(v.upcoming, head_dim_v / GEMM_ROWS);
+    gemm(GEMM_SCALE_ADD, head_dim_v, lanes, n_keys, v.data, 1, v.row_stride, p, acc, ld, correction, &upcoming);
 }
 
 #endif

@@ -6,7 +6,7 @@
 typedef float vec __attribute__((vector_size(16)));
 typedef uint32_t uvec __attribute__((vector_size(16)));
 typedef int32_t ivec __attribute__((vector_size(16)));
-enum { VL = 4, GEMM_ROWS = 4, GEMM_VECS = 2 };
+enum { VL = 4, GEMM_ROWS = 4, GEMM_VECS = 2, ROW_ACCUMULATORS = 8 };
 
 #define V_INLINE static inline __attribute__((always_inline))
 
@@ -90,6 +90,15 @@ V_INLINE void v_transpose(vec r[4])
         r[i] = (vec){a[i], b[i], c[i], d[i]};
 }
 
+V_INLINE vec v_sum_each(const vec r[4])
+{
+    vec t[4] = {r[0], r[1], r[2], r[3]};
+    v_transpose(t);
+    return (t[0] + t[1]) + (t[2] + t[3]);
+}
+
 #include "kernels/f32_tile.h"
+#include "kernels/decode_tile.h"
 
 const flashc_isa flashc_f32_generic = FLASHC_F32_TILE_ISA;
+const flashc_isa flashc_decode_generic = FLASHC_DECODE_TILE_ISA;

@@ -27,7 +27,7 @@
 #include <arm_neon.h>
 
 typedef float32x4_t vec;
-enum { VL = 4, GEMM_ROWS = 4, GEMM_VECS = 6 };
+enum { VL = 4, GEMM_ROWS = 4, GEMM_VECS = 6, ROW_ACCUMULATORS = 16 };
 
 #define V_INLINE static inline __attribute__((always_inline))
 
@@ -187,6 +187,13 @@ V_INLINE void gemm_sums(gemm_block sum, int rows, int vecs, int64_t depth, const
     }
 }
 
+V_INLINE vec v_sum_each(const vec r[4])
+{
+    return vpaddq_f32(vpaddq_f32(r[0], r[1]), vpaddq_f32(r[2], r[3]));
+}
+
 #include "kernels/f32_tile.h"
+#include "kernels/decode_tile.h"
 
 const flashc_isa flashc_f32_neon = FLASHC_F32_TILE_ISA;
+const flashc_isa flashc_decode_neon = FLASHC_DECODE_TILE_ISA;

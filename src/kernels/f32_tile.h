@@ -17,6 +17,8 @@
  *   v_hide_outside(s, t, first, last)  -inf unless first[lane] <= t < last[lane]
  *   v_load_f16 v_load_bf16 v_load_bool (0 / -inf), v_store_f16 v_store_bf16
  *   v_transpose(vec r[VL])  in place
+ *   v_sum_each(vec r[VL])   the sums of r[0], r[1], ..., one a lane
+ *   ROW_ACCUMULATORS     registers for P V rows along
  */
 #ifndef FLASHC_F32_TILE_H
 #define FLASHC_F32_TILE_H
@@ -95,14 +97,16 @@ static void tile_hide(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, 
 
 #define FLASHC_F32_TILE_ISA                                                                                            \
     {                                                                                                                  \
-        .vector = {.vector_length = VL,                                                                                \
-                   .load_transposed = tile_load_transposed,                                                            \
+        .vector = {.rows_along = false,                                                                                \
+                   .row_multiple = VL,                                                                                 \
+                   .col_multiple = 1,                                                                                  \
+                   .load_rows = tile_load_rows,                                                                        \
                    .load = tile_load,                                                                                  \
                    .add_bias = tile_add_bias,                                                                          \
                    .hide = tile_hide,                                                                                  \
                    .softmax = tile_softmax,                                                                            \
                    .all_finite = tile_all_finite,                                                                      \
-                   .store_transposed = tile_store_transposed},                                                         \
+                   .store_rows = tile_store_rows},                                                                     \
         .gemm = {.qk = tile_qk, .pv = tile_pv},                                                                        \
     }
 

@@ -1,7 +1,7 @@
 /*
  * A kernel is one row of the table in kernel_table.c: what it needs, its tile sizes, its functions.
  *
- * All of them work on tiles that lie "lanes across": a block of query rows is the fast axis, so one
+ * For many query rows tiles lie "lanes across": a block of query rows is the fast axis, so one
  * vector lane is one query row. Max, exp and sum then run down the keys without any reduction
  * across a vector, and scaling a row of the output is a plain vector product:
  *
@@ -9,8 +9,18 @@
  *     scores [n_keys,     ld]  S^T = K Q^T, then exp(S^T - max) in place
  *     acc    [head_dim_v, ld]  O^T += V^T P^T
  *
- * ld (floats) is the kernel's block_m; `lanes` <= ld is the row count rounded up to the kernel's
- * vector length. Lanes beyond the row count hold zeros in qt, anything elsewhere, and are never stored.
+ * ld (floats) is block_m; `lanes` <= ld is the row count rounded up to the vector length. Lanes beyond the row
+ * count hold zeros in qt, anything elsewhere, and are never stored.
+ *
+ * For few query rows (decode) that leaves lanes empty, and tiles lie "rows along": one vector holds columns of
+ * one row, K and V are read in their own type where they lie, and every element of them once for all rows:
+ *
+ *     qt     [rows, ld]  queries, scaled
+ *     scores [rows, ld]  S = Q K^T, then exp(S - max)
+ *     acc    [rows, ld]  O += P V
+ *
+ * ld is at least the largest of head_dim, head_dim_v and block_n, rounded up to FLASHC_COLUMN_MULTIPLE.
+ * Columns up to the next multiple of the vector length are 0 in qt, anything elsewhere.
  */
 #ifndef FLASHC_KERNEL_H
 #define FLASHC_KERNEL_H
@@ -19,6 +29,9 @@
 
 /* No kernel's block_m may be larger: arrays of this size stand on the stack. */
 #define FLASHC_MAX_BLOCK_M 128
+
+/* Columns of tiles that lie rows along: no vector is longer (floats). */
+#define FLASHC_COLUMN_MULTIPLE 16
 
 /* Rows of some tensor that are not evenly spaced (the heads of a group are stacked): one pointer a row. */
 typedef struct flashc_rows {
@@ -40,29 +53,33 @@ typedef struct flashc_upcoming {
     int64_t n_rows, row_stride, row_bytes; /* bytes */
 } flashc_upcoming;
 
-/* The tile in f32 with contiguous rows, as the GEMM takes it. A GEMM may spread prefetches of the upcoming rows
- * between its own loads. */
-typedef struct flashc_f32_tile {
-    const float *data;
-    int64_t ld;
+/* A tile of K or V with contiguous rows, as the matrix products take it: in f32, or for kernels that read halves in
+ * any float type. They may spread prefetches of the upcoming rows between their own loads. */
+typedef struct flashc_kv_tile {
+    const void *data;
+    flashc_dtype dtype;
+    int64_t row_stride; /* elements */
     flashc_upcoming upcoming;
-} flashc_f32_tile;
+} flashc_kv_tile;
 
-/* Vector functions of one instruction set. */
+/* Vector functions of one instruction set and layout. [row][col] is an element of a tile in that layout, `lanes` the
+ * number of its rows rounded up to row_multiple. */
 typedef struct flashc_vector_ops {
-    int vector_length; /* floats */
+    bool rows_along;  /* which layout */
+    int row_multiple; /* lanes across: the vector length; rows along: 1 */
+    int col_multiple; /* lanes across: 1; rows along: the vector length. Of the columns of K and V tiles */
 
-    /* dst[col*ld + row] = factor * src[row][col]; rows n_rows .. round_up(n_rows) become 0.
-     * FLASHC_BOOL loads as a bias: 0 where true, -inf where false. */
-    void (*load_transposed)(float *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor);
+    /* dst[row][col] = factor * src[row][col]; rows up to the next multiple of row_multiple, and columns up to
+     * col_multiple's, become 0. FLASHC_BOOL loads as a bias: 0 where true, -inf where false. */
+    void (*load_rows)(float *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor);
 
-    /* dst[row*n_cols + col] = src[row][col]. */
-    void (*load)(float *dst, flashc_tile src, int64_t n_rows, int64_t n_cols);
+    /* A plain array, whatever the layout: dst[row*ld + col] = src[row][col], 0 for n_cols <= col < ld. */
+    void (*load)(float *dst, int64_t ld, flashc_tile src, int64_t n_rows, int64_t n_cols);
 
     /* scores = bias == -inf ? -inf : scores + bias (a hidden key stays hidden, also where NaN). */
     void (*add_bias)(float *scores, const float *bias, int64_t ld, int64_t n_keys, int64_t lanes);
 
-    /* scores[key][lane] = -inf unless first[lane] <= key < last[lane]. */
+    /* scores[row][key] = -inf unless first[row] <= key < last[row]. */
     void (*hide)(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, const int32_t *first, const int32_t *last);
 
     /* One step of the online softmax over a tile of scores (natural units, -inf = hidden):
@@ -72,42 +89,54 @@ typedef struct flashc_vector_ops {
     void (*softmax)(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, float *row_max, float *row_sum,
                     float *correction);
 
-    /* True if acc[0 .. n_cols)[0 .. n_rows) holds neither NaN nor infinity. */
+    /* True if rows 0 .. n_rows and columns 0 .. n_cols of acc hold neither NaN nor infinity. */
     bool (*all_finite)(const float *acc, int64_t ld, int64_t n_rows, int64_t n_cols);
 
-    /* dst[row][col] = acc[col*ld + row] * factor[row], + 0 so that no -0 comes out, rounded to dtype. */
-    void (*store_transposed)(void *const *dst, flashc_dtype dtype, int64_t col_stride, const float *acc, int64_t ld,
+    /* dst[row][col] = acc[row][col] * factor[row], + 0 so that no -0 comes out, rounded to dtype. */
+    void (*store_rows)(void *const *dst, flashc_dtype dtype, int64_t col_stride, const float *acc, int64_t ld,
                              int64_t n_rows, int64_t n_cols, const float *factor);
 } flashc_vector_ops;
+
+/* Floats from a tile's row, or column, to the next. */
+static inline int64_t flashc_row_step(const flashc_vector_ops *vector, int64_t ld)
+{
+    return vector->rows_along ? ld : 1;
+}
+
+static inline int64_t flashc_col_step(const flashc_vector_ops *vector, int64_t ld)
+{
+    return vector->rows_along ? 1 : ld;
+}
 
 /*
  * Q K^T is summed in pieces of this many elements of head_dim, and the pieces are added. That holds the
  * rounding error of a dot product near the 4 u A of the stated bound for any head_dim, also where all terms are
  * alike and their errors too (one chain of 192 equal terms was off by 17 u A), for about 2 % of the
- * speed at head_dim 128.
+ * speed at head_dim 128. (Rows along, a chain is head_dim through the vector length: so many elements a lane.)
  */
 enum { FLASHC_QK_DEPTH = 64 };
 
-/* The two matrix products of a tile. */
+/* The two matrix products of a tile, here as they are lanes across. */
 typedef struct flashc_gemm_ops {
     /* scores[n_keys, lanes] = K [n_keys, head_dim] * qt [head_dim, lanes] */
-    void (*qk)(float *scores, flashc_f32_tile k, const float *qt, int64_t ld, int64_t n_keys, int64_t lanes,
+    void (*qk)(float *scores, flashc_kv_tile k, const float *qt, int64_t ld, int64_t n_keys, int64_t lanes,
                int64_t head_dim);
     /* acc[head_dim_v, lanes] = acc * correction[lane] + V^T [head_dim_v, n_keys] * p [n_keys, lanes] */
-    void (*pv)(float *acc, flashc_f32_tile v, const float *p, int64_t ld, int64_t n_keys, int64_t lanes,
+    void (*pv)(float *acc, flashc_kv_tile v, const float *p, int64_t ld, int64_t n_keys, int64_t lanes,
                int64_t head_dim_v, const float *correction);
 } flashc_gemm_ops;
 
-/* What an instruction set's file exports. */
+/* What an instruction set's file exports: lanes across (f32) and rows along (decode). */
 typedef struct flashc_isa {
     flashc_vector_ops vector;
     flashc_gemm_ops gemm;
 } flashc_isa;
 
 extern const flashc_isa flashc_f32_generic, flashc_f32_avx2, flashc_f32_avx512, flashc_f32_neon;
+extern const flashc_isa flashc_decode_generic, flashc_decode_avx2, flashc_decode_avx512, flashc_decode_neon;
 
 typedef struct flashc_block_shape {
-    int64_t block_m; /* query rows per tile, a multiple of vector_length, at most FLASHC_MAX_BLOCK_M */
+    int64_t block_m; /* query rows per tile, a multiple of row_multiple, at most FLASHC_MAX_BLOCK_M */
     int64_t block_n; /* keys per tile */
 } flashc_block_shape;
 
@@ -115,6 +144,9 @@ typedef struct flashc_kernel_row {
     const char *name, *description;
     unsigned cpu_features; /* FLASHC_CPU_* it needs */
     bool uses_openblas;
+    bool reads_halves; /* takes K and V tiles in f16 and bf16 too */
+    int64_t most_rows; /* query rows per K/V head that it takes; 0: any number */
+    const char *too_many_rows; /* says so: "at most ..." */
     const flashc_vector_ops *vector;
     const flashc_gemm_ops *gemm;
     flashc_block_shape (*block_shape)(int64_t head_dim, int64_t head_dim_v);
@@ -126,6 +158,9 @@ const flashc_kernel_row *flashc_kernel_row_at(int index);
 
 /* Why this machine cannot run the row at all; NULL if it can. Loads OpenBLAS for a row that uses it. */
 const char *flashc_kernel_unavailable(const flashc_kernel_row *row);
+
+/* Why the row refuses a call with so many query rows per K/V head: "at most ..."; NULL if it takes it. */
+const char *flashc_kernel_too_many_rows(const flashc_kernel_row *row, int64_t n_rows);
 
 /* Why the row is not taken unless it is named: it cannot run, or would be slow here; NULL if it may be. Pure: CPU,
  * OpenBLAS build and shape decide, never a timing. OpenBLAS is loaded only if the others do not decide. */

@@ -18,6 +18,23 @@ static flashc_block_shape built_in_blocks(int64_t head_dim, int64_t head_dim_v)
     return (flashc_block_shape){.block_m = 48, .block_n = 96};
 }
 
+/*
+ * Rows along, for as many query rows as a vector has lanes: with fewer, lanes across leaves some idle, and it must
+ * convert halves first; with more, it needs no sums across vectors. (AVX2, f32, head_dim 128, 16 rows: 1,345
+ * instructions a key, counted, against about 1,050 lanes across.) A tile of K and one of V in f32 take 128 KiB,
+ * which leaves room in L2 for the next ones to be prefetched; powers of two divide a key piece.
+ */
+enum { DECODE_ROWS = 16 };
+
+static flashc_block_shape decode_blocks(int64_t head_dim, int64_t head_dim_v)
+{
+    const int64_t columns = flashc_max(head_dim, head_dim_v);
+    int64_t block_n = 256;
+    while (block_n > 32 && block_n * columns > 16384)
+        block_n /= 2;
+    return (flashc_block_shape){.block_m = DECODE_ROWS, .block_n = block_n};
+}
+
 #if FLASHC_HAVE_OPENBLAS
 /* OpenBLAS's small-matrix path: the best of a sweep over multiples of 64 x 4, one thread, AVX-512
  * (Zen 4: 84/89/92/91 % of the FMA peak at head_dim 32/64/128/256); block_m * block_n * head_dim stays
@@ -41,31 +58,39 @@ enum {
     NEEDS_NEON = FLASHC_CPU_NEON,
 };
 
+#define BUILT_IN(isa) \
+    .vector = &flashc_f32_##isa.vector, .gemm = &flashc_f32_##isa.gemm, .block_shape = built_in_blocks
+#define OPENBLAS(isa) \
+    .vector = &flashc_f32_##isa.vector, .gemm = &flashc_gemm_openblas, .block_shape = openblas_blocks, \
+    .uses_openblas = true
+#define DECODE(isa, rows) \
+    .vector = &flashc_decode_##isa.vector, .gemm = &flashc_decode_##isa.gemm, .block_shape = decode_blocks, \
+    .reads_halves = true, .most_rows = rows, \
+    .too_many_rows = "at most " #rows " query rows per K/V head"
+
 static const flashc_kernel_row rows[] = {
 #if FLASHC_HAVE_X86_KERNELS
+    {"decode_avx512", "AVX-512 for few query rows: K and V read once, in their own type", NEEDS_AVX512,
+     DECODE(avx512, 16)},
 #if FLASHC_HAVE_OPENBLAS
-    {"f32_avx512_openblas", "AVX-512 softmax, tiles by OpenBLAS", NEEDS_AVX512, true, &flashc_f32_avx512.vector,
-     &flashc_gemm_openblas, openblas_blocks},
+    {"f32_avx512_openblas", "AVX-512 softmax, tiles by OpenBLAS", NEEDS_AVX512, OPENBLAS(avx512)},
 #endif
-    {"f32_avx512", "AVX-512 softmax and tiles", NEEDS_AVX512, false, &flashc_f32_avx512.vector,
-     &flashc_f32_avx512.gemm, built_in_blocks},
+    {"f32_avx512", "AVX-512 softmax and tiles", NEEDS_AVX512, BUILT_IN(avx512)},
+    {"decode_avx2", "AVX2 for few query rows: K and V read once, in their own type", NEEDS_AVX2, DECODE(avx2, 8)},
 #if FLASHC_HAVE_OPENBLAS
-    {"f32_avx2_openblas", "AVX2 softmax, tiles by OpenBLAS", NEEDS_AVX2, true, &flashc_f32_avx2.vector,
-     &flashc_gemm_openblas, openblas_blocks},
+    {"f32_avx2_openblas", "AVX2 softmax, tiles by OpenBLAS", NEEDS_AVX2, OPENBLAS(avx2)},
 #endif
-    {"f32_avx2", "AVX2 softmax and tiles", NEEDS_AVX2, false, &flashc_f32_avx2.vector, &flashc_f32_avx2.gemm,
-     built_in_blocks},
+    {"f32_avx2", "AVX2 softmax and tiles", NEEDS_AVX2, BUILT_IN(avx2)},
 #endif
 #if FLASHC_HAVE_AARCH64_KERNELS
-    {"f32_neon", "NEON softmax and tiles", NEEDS_NEON, false, &flashc_f32_neon.vector, &flashc_f32_neon.gemm,
-     built_in_blocks},
+    {"decode_neon", "NEON for few query rows: K and V read once, in their own type", NEEDS_NEON, DECODE(neon, 4)},
+    {"f32_neon", "NEON softmax and tiles", NEEDS_NEON, BUILT_IN(neon)},
 #endif
+    {"decode_generic", "portable C for few query rows", 0, DECODE(generic, 4)},
 #if FLASHC_HAVE_OPENBLAS
-    {"f32_generic_openblas", "portable C softmax, tiles by OpenBLAS", 0, true, &flashc_f32_generic.vector,
-     &flashc_gemm_openblas, openblas_blocks},
+    {"f32_generic_openblas", "portable C softmax, tiles by OpenBLAS", 0, OPENBLAS(generic)},
 #endif
-    {"f32_generic", "portable C, no BLAS and no SIMD needed", 0, false, &flashc_f32_generic.vector,
-     &flashc_f32_generic.gemm, built_in_blocks},
+    {"f32_generic", "portable C, no BLAS and no SIMD needed", 0, BUILT_IN(generic)},
 };
 
 int flashc_kernel_rows(void)
@@ -88,6 +113,11 @@ const char *flashc_kernel_unavailable(const flashc_kernel_row *row)
         return flashc_openblas_unusable();
 #endif
     return NULL;
+}
+
+const char *flashc_kernel_too_many_rows(const flashc_kernel_row *row, int64_t n_rows)
+{
+    return row->most_rows > 0 && n_rows > row->most_rows ? row->too_many_rows : NULL;
 }
 
 const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, int64_t head_dim, int64_t head_dim_v)

@@ -50,15 +50,13 @@ static void push_leaf(tree_stack *stack, int64_t cols, const float *o, float lse
         stack->acc[node][col] = o[col];
 }
 
-/* The tree: parts 2k and 2k+1 meet first, then pairs of pairs, as in a binary counter that counts the
- * parts; what is left open at the end is folded from the last part to the first. */
 static void merge_block(int64_t n_parts, int64_t row, int64_t first, int64_t cols, int64_t head_dim_v,
                         const float *const *o_parts, const float *const *lse_parts, tree_stack *stack)
 {
     stack->n_nodes = 0;
     for (int64_t part = 0; part < n_parts; part++) {
         push_leaf(stack, cols, cols > 0 ? o_parts[part] + row * head_dim_v + first : NULL, lse_parts[part][row]);
-        for (uint64_t bits = (uint64_t)part; bits & 1; bits >>= 1)
+        for (int carries = flashc_softmax_tree_carries(part); carries > 0; carries--)
             merge_top(stack, cols);
     }
     while (stack->n_nodes > 1)

@@ -77,32 +77,75 @@ void flashc_state_update(const flashc_softmax_state *state, int64_t n_keys, cons
         update_row(state, row, n_keys, scores + row * scores_row_stride, v, v_row_stride);
 }
 
+/* The union's max and sum of a row that neither side is empty in; what each side's acc is worth in it. */
+static void merge_sums(const flashc_softmax_state *into, const flashc_softmax_state *from, int64_t row, float *keep,
+                       float *weight)
+{
+    const float into_max = into->row_max[row], from_max = from->row_max[row];
+    const bool rises = from_max > into_max;
+    *keep = rises ? flashc_exp(into_max - from_max) : 1.0f;
+    *weight = rises ? 1.0f : flashc_exp(from_max - into_max);
+    into->row_max[row] = rises ? from_max : into_max;
+    into->row_sum[row] = into->row_sum[row] * *keep + *weight * from->row_sum[row];
+}
+
+static bool is_empty(const flashc_softmax_state *state, int64_t row)
+{
+    return flashc_softmax_row_is_empty(state->row_max[row], state->row_sum[row]);
+}
+
 static void merge_row(const flashc_softmax_state *into, const flashc_softmax_state *from, int64_t row)
 {
-    float from_max = from->row_max[row], from_sum = from->row_sum[row];
-    if (flashc_softmax_row_is_empty(from_max, from_sum))
+    if (is_empty(from, row))
         return;
     float *acc = acc_row(into, row);
     const float *from_acc = acc_row(from, row);
-    if (flashc_softmax_row_is_empty(into->row_max[row], into->row_sum[row])) {
-        into->row_max[row] = from_max;
-        into->row_sum[row] = from_sum;
+    if (is_empty(into, row)) {
+        into->row_max[row] = from->row_max[row];
+        into->row_sum[row] = from->row_sum[row];
         for (int64_t col = 0; col < into->head_dim_v; col++)
             acc[col * into->acc_col_stride] = from_acc[col * from->acc_col_stride];
         return;
     }
-    if (from_max > into->row_max[row])
-        raise_max(into, row, from_max);
-    float weight = flashc_exp(from_max - into->row_max[row]);
-    into->row_sum[row] += weight * from_sum;
+    float keep, weight;
+    merge_sums(into, from, row, &keep, &weight);
     for (int64_t col = 0; col < into->head_dim_v; col++)
-        acc[col * into->acc_col_stride] += weight * from_acc[col * from->acc_col_stride];
+        acc[col * into->acc_col_stride] =
+            acc[col * into->acc_col_stride] * keep + weight * from_acc[col * from->acc_col_stride];
+}
+
+/* Rows that go through merge_lanes() together. */
+enum { MERGE_LANES = 64 };
+
+/* The same for rows that lie one beside the other, column by column, so that memory is walked as it lies.
+ * Returns false, having done nothing, if a row is empty on either side. */
+static bool merge_lanes(const flashc_softmax_state *into, const flashc_softmax_state *from, int64_t first, int64_t rows)
+{
+    float keep[MERGE_LANES], weight[MERGE_LANES];
+    for (int64_t row = 0; row < rows; row++)
+        if (is_empty(into, first + row) || is_empty(from, first + row))
+            return false;
+    for (int64_t row = 0; row < rows; row++)
+        merge_sums(into, from, first + row, &keep[row], &weight[row]);
+    for (int64_t col = 0; col < into->head_dim_v; col++) {
+        float *restrict acc = into->acc + col * into->acc_col_stride + first;
+        const float *restrict from_acc = from->acc + col * from->acc_col_stride + first;
+        for (int64_t row = 0; row < rows; row++)
+            acc[row] = acc[row] * keep[row] + weight[row] * from_acc[row];
+    }
+    return true;
 }
 
 void flashc_state_merge(const flashc_softmax_state *into, const flashc_softmax_state *from)
 {
-    for (int64_t row = 0; row < into->rows; row++)
-        merge_row(into, from, row);
+    const bool lanes = into->acc_row_stride == 1 && from->acc_row_stride == 1;
+    for (int64_t first = 0; first < into->rows; first += MERGE_LANES) {
+        const int64_t rows = flashc_min(MERGE_LANES, into->rows - first);
+        if (lanes && merge_lanes(into, from, first, rows))
+            continue;
+        for (int64_t row = first; row < first + rows; row++)
+            merge_row(into, from, row);
+    }
 }
 
 void flashc_state_finish(const flashc_softmax_state *state, float *o, int64_t o_row_stride, float *lse)

@@ -34,6 +34,14 @@ static inline float flashc_softmax_row_lse(float row_max, float row_sum)
     return (float)((double)row_max + log((double)row_sum));
 }
 
+/* The fixed tree in which parts 0, 1, 2, ... of a set of keys are merged: parts 2k and 2k+1 meet first, then
+ * pairs of pairs, as in a binary counter that counts the parts; what is left open at the end is folded from the
+ * last part to the first. This many merges of the two topmost open nodes follow when part number index is in. */
+static inline int flashc_softmax_tree_carries(int64_t index)
+{
+    return __builtin_ctzll(~(unsigned long long)index);
+}
+
 void flashc_state_init(const flashc_softmax_state *state);
 void flashc_state_update(const flashc_softmax_state *state, int64_t n_keys, const float *scores,
                          int64_t scores_row_stride, const float *v, int64_t v_row_stride);

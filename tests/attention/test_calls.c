@@ -9,6 +9,7 @@
 
 static const problem_shape usual = {2, 4, 2, 9, 11, 8, 6};
 static const problem_shape large = {2, 4, 2, 400, 500, 32, 32};
+static const problem_shape long_keys = {2, 2, 1, 3, 60000, 8, 32};
 
 /* init writes struct_size bytes and no more; a later, longer struct has its tail cleared. */
 static void test_init_respects_struct_size(void **state)
@@ -114,7 +115,7 @@ static void test_optional_arguments(void **state)
  * addresses of their rows must not be computed from them; the sanitizers see that.) */
 static void no_columns(const char *kernel)
 {
-    problem_shape shape = large;
+    problem_shape shape = shape_for(kernel, large);
     shape.head_dim_v = 0;
     problem p;
     problem_plain(&p, &shape, FLASHC_F32, 5);
@@ -124,7 +125,7 @@ static void no_columns(const char *kernel)
         for (int axis = 0; axis < 4; axis++)
             p.params.v.stride[axis] = p.params.o.stride[axis] = variant == 0 ? 32 : INT64_MAX;
         if (run_problem(&p))
-            assert_true(isfinite(test_get(&p.params.lse, 1, 3, 399, 0)));
+            assert_true(isfinite(test_get(&p.params.lse, 1, 3, shape.seqlen_q - 1, 0)));
     }
     problem_free(&p);
 }
@@ -199,11 +200,11 @@ static void check_log(const char *kernel, const progress_log *log)
 }
 
 /* Every row is either complete or untouched after a cancel, for any moment of it. */
-static void cancel(const char *kernel)
+static void check_cancel(const char *kernel, const problem_shape *shape)
 {
     problem done, cancelled;
-    problem_plain(&done, &large, FLASHC_F32, 5);
-    problem_plain(&cancelled, &large, FLASHC_F32, 5);
+    problem_plain(&done, shape, FLASHC_F32, 5);
+    problem_plain(&cancelled, shape, FLASHC_F32, 5);
     done.params.kernel = cancelled.params.kernel = kernel;
     for (int threads = 1; threads <= 3; threads++) {
         done.params.num_threads = cancelled.params.num_threads = threads;
@@ -229,8 +230,9 @@ static void cancel(const char *kernel)
             assert_true(threads > 1 || stopped.calls == (stop + 1 < log.calls ? stop + 1 : log.calls));
             if (status == FLASHC_ERR_CANCELLED)
                 assert_non_null(strstr(flashc_last_error(), "progress"));
-            for (int64_t row = 0; row < 2 * 4 * 400; row++) {
-                int64_t i = row % 400, h = row / 400 % 4, b = row / 400 / 4, same = 0, kept = 0;
+            const int64_t heads = shape->num_heads, queries = shape->seqlen_q;
+            for (int64_t row = 0; row < 2 * heads * queries; row++) {
+                int64_t i = row % queries, h = row / queries % heads, b = row / queries / heads, same = 0, kept = 0;
                 for (int64_t c = 0; c < 32; c++) {
                     uint32_t bits = test_get_bits(&cancelled.params.o, b, h, i, c);
                     same += bits == test_get_bits(&done.params.o, b, h, i, c);
@@ -243,6 +245,13 @@ static void cancel(const char *kernel)
     }
     problem_free(&done);
     problem_free(&cancelled);
+}
+
+static void cancel(const char *kernel)
+{
+    const problem_shape shapes[] = {shape_for(kernel, large), shape_for(kernel, long_keys)};
+    for (int n = 0; n < 2; n++)
+        check_cancel(kernel, &shapes[n]);
 }
 
 int main(void)

@@ -42,7 +42,8 @@ static void one_thread(const char *kernel)
     };
     for (size_t n = 0; n < sizeof shapes / sizeof shapes[0]; n++) {
         problem p;
-        problem_plain(&p, &shapes[n], FLASHC_F32, 61);
+        const problem_shape shape = shape_for(kernel, shapes[n]);
+        problem_plain(&p, &shape, FLASHC_F32, 61);
         p.params.kernel = kernel;
         p.params.num_threads = 1;
         int threads = count_threads();

@@ -10,14 +10,17 @@
 #include <omp.h>
 #endif
 
-/* Many items for 8 threads, and few with long keys, which a plan may split. */
-static const problem_shape shapes[] = {
-    {3, 4, 2, 150, 333, 40, 40}, {2, 2, 1, 1, 2500, 32, 24}, {1, 1, 1, 9, 3000, 64, 64}, {2, 8, 8, 260, 270, 16, 16}};
-enum { SHAPES = sizeof shapes / sizeof shapes[0] };
+/* Many items for 8 threads, and few with long keys, which are split: from three pieces to a dozen, decode and
+ * several row blocks. */
+static const problem_shape shapes[] = {{3, 4, 2, 150, 333, 40, 40}, {2, 2, 1, 1, 2500, 32, 24},
+                                       {1, 1, 1, 9, 3000, 64, 64},  {2, 8, 8, 260, 270, 16, 16},
+                                       {3, 8, 2, 1, 4100, 16, 32},  {2, 1, 1, 110, 1900, 16, 16}};
+enum { SHAPES = sizeof shapes / sizeof shapes[0], SPLIT_SHAPES = 4 };
 
 static void make(problem *p, const char *kernel, int shape, flashc_dtype dtype)
 {
-    problem_plain(p, &shapes[shape], dtype, 21 + (uint64_t)shape);
+    const problem_shape fitting = shape_for(kernel, shapes[shape]);
+    problem_plain(p, &fitting, dtype, 21 + (uint64_t)shape);
     p->params.kernel = kernel;
     p->params.causal = shape % 2 == 0;
     p->params.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
@@ -26,6 +29,7 @@ static void make(problem *p, const char *kernel, int shape, flashc_dtype dtype)
 static void thread_counts(const char *kernel)
 {
     static const int counts[] = {1, 2, 3, 8};
+    int split = 0;
     for (int shape = 0; shape < SHAPES; shape++) {
         problem one, other;
         make(&one, kernel, shape, FLASHC_F32);
@@ -38,9 +42,19 @@ static void thread_counts(const char *kernel)
             run_problem(&other);
             assert_same_bits(&one, &other, "another number of threads");
         }
+        /* The pieces are the same, the work items are not (without OpenMP there is one thread). */
+        if (ran && plan_of(&other).num_threads > 1 && plan_of(&other).num_items > plan_of(&one).num_items)
+            split++;
+        assert_int_equal(plan_of(&one).piece_n, plan_of(&other).piece_n);
         problem_free(&one);
         problem_free(&other);
     }
+    flashc_system_info system = {.struct_size = sizeof system};
+    assert_int_equal(flashc_system_get(&system), FLASHC_OK);
+    if (system.openmp)
+        assert_int_equal(split, SPLIT_SHAPES);
+    else
+        print_message("not run: %s: keys split among threads (this build has no OpenMP)\n", kernel);
 }
 
 /* Batch element b alone has the bits that it has inside the batch. */
@@ -50,14 +64,16 @@ static void batches(const char *kernel)
         for (flashc_dtype dtype = FLASHC_F32; dtype <= FLASHC_BF16; dtype++) {
             problem all, single;
             make(&all, kernel, shape, dtype);
-            problem_shape alone = shapes[shape];
+            problem_shape alone = shape_for(kernel, shapes[shape]);
             alone.batch = 1;
+            all.params.num_threads = 3;
             bool ran = run_problem(&all);
             for (int64_t b = 0; b < shapes[shape].batch && ran; b++) {
                 problem_plain(&single, &alone, dtype, 1);
                 flashc_tensor o = single.params.o, lse = single.params.lse;
                 single.params = all.params;
                 single.params.batch = 1;
+                single.params.num_threads = 8;
                 single.params.q.data = test_at(&all.params.q, b, 0, 0, 0);
                 single.params.k.data = test_at(&all.params.k, b, 0, 0, 0);
                 single.params.v.data = test_at(&all.params.v, b, 0, 0, 0);

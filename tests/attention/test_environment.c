@@ -27,7 +27,8 @@ static const problem_shape usual = {1, 4, 2, 130, 270, 80, 48};
 /* Equal seeds give equal problems, whose results must have equal bits. */
 static void make(problem *p, const char *kernel, int threads)
 {
-    problem_plain(p, &usual, FLASHC_F32, 31);
+    const problem_shape shape = shape_for(kernel, usual);
+    problem_plain(p, &shape, FLASHC_F32, 31);
     p->params.kernel = kernel;
     p->params.num_threads = threads;
 }

@@ -15,20 +15,35 @@ enum { POISONS = sizeof poisons / sizeof poisons[0] };
 
 static const problem_shape small = {1, 2, 1, 5, 1, 12, 9};
 
-/* A problem of three key tiles and a rest on this kernel, with at least two query blocks. */
+/* Run the tests on key tiles, or on the pieces that long keys are split in? */
+static bool on_pieces;
+
+/* A problem of three key tiles and a rest on this kernel, with at least two query blocks if the kernel takes as
+ * many; or of three key pieces and a rest, with few rows and threads that share the pieces. *block_n: the length
+ * of a tile, or of a piece. */
 static void three_tiles(problem *p, const char *kernel, flashc_dtype dtype, int64_t *block_n)
 {
     problem_shape shape = small;
     shape.seqlen_k = shape.seqlen_q = 1024;
+    shape = shape_for(kernel, shape);
     problem_plain(p, &shape, dtype, 1);
     p->params.kernel = kernel;
     flashc_explanation plan = plan_of(p);
     problem_free(p);
     *block_n = plan.block_n < 300 ? plan.block_n : 300;
-    shape.seqlen_k = 3 * *block_n + 2;
     shape.seqlen_q = plan.block_m < 100 ? plan.block_m + 3 : 103;
+    if (on_pieces) {
+        *block_n = kernel_piece(kernel, shape.head_dim, shape.head_dim_v);
+        shape.seqlen_q = 7;
+    }
+    shape.seqlen_k = 3 * *block_n + 2;
+    shape = shape_for(kernel, shape);
     problem_plain(p, &shape, dtype, 1);
     p->params.kernel = kernel;
+    if (on_pieces) {
+        p->params.num_threads = 2;
+        assert_int_equal(plan_of(p).piece_n, *block_n);
+    }
 }
 
 static void hide(problem *p, hiding how, int64_t i, int64_t j)
@@ -203,13 +218,26 @@ static void natural_infinity(const char *kernel)
     problem_free(&masked);
 }
 
+static void pieces(const char *kernel)
+{
+    on_pieces = true;
+    for (flashc_dtype dtype = FLASHC_F32; dtype <= FLASHC_BF16; dtype++)
+        for (hiding how = BY_MASK; how < HIDINGS; how++)
+            check_poison(kernel, dtype, how, true);
+    check_poison(kernel, FLASHC_F32, BY_MASK, false);
+    tile_patterns(kernel);
+    natural_infinity(kernel);
+    on_pieces = false;
+}
+
 int main(void)
 {
-    static kernel_check checks[] = {{poison}, {tile_patterns}, {natural_infinity}};
+    static kernel_check checks[] = {{poison}, {tile_patterns}, {natural_infinity}, {pieces}};
     const struct CMUnitTest tests[] = {
         {"hidden_keys_leave_no_trace", test_on_kernels, NULL, NULL, &checks[0]},
         {"every_pattern_of_hidden_tiles", test_on_kernels, NULL, NULL, &checks[1]},
         {"scores_of_minus_infinity_hide", test_on_kernels, NULL, NULL, &checks[2]},
+        {"the_same_over_split_keys", test_on_kernels, NULL, NULL, &checks[3]},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,7 +12,8 @@ static const problem_shape usual = {2, 4, 2, 70, 300, 20, 24};
 
 static void make(problem *p, const char *kernel)
 {
-    problem_plain(p, &usual, FLASHC_F32, 7);
+    const problem_shape shape = shape_for(kernel, usual);
+    problem_plain(p, &shape, FLASHC_F32, 7);
     p->params.kernel = kernel;
 }
 
@@ -36,21 +37,23 @@ static void special_value(const char *kernel, problem_tensor which, double value
         problem_add_bias(&clean, FLASHC_F32);
         problem_add_bias(&special, FLASHC_F32);
     }
-    test_set(problem_view(&special, which), 1, 1, 33, 5, value);
+    const int64_t queries = clean.params.seqlen_q, query = queries / 2;
+    const int64_t row = which == TENSOR_Q || which == TENSOR_BIAS ? query : 33;
+    test_set(problem_view(&special, which), 1, 1, row, 5, value);
     if (run_problem(&clean) && run_and_check(&special)) {
-        for (int64_t n = 0; n < 2 * 4 * 70 * 24; n++) {
-            int64_t c = n % 24, i = n / 24 % 70, h = n / 24 / 70 % 4, b = n / 24 / 70 / 4;
-            bool hit = b == 1 && h == 1 && i == 33;
+        for (int64_t n = 0; n < 2 * 4 * queries * 24; n++) {
+            int64_t c = n % 24, i = n / 24 % queries, h = n / 24 / queries % 4, b = n / 24 / queries / 4;
+            bool hit = b == 1 && h == 1 && i == query;
             if (which == TENSOR_K)
                 hit = b == 1 && h / 2 == 1;
             else if (which == TENSOR_V)
                 hit = b == 1 && h / 2 == 1 && c == 5;
             if (!hit && test_get_bits(&clean.params.o, b, h, i, c) != test_get_bits(&special.params.o, b, h, i, c))
-                fail_msg("%s: %g in %s[1][1][33][5] reaches o[%d][%d][%d][%d]", kernel, value,
+                fail_msg("%s: %g in row %lld of %s[1][1] reaches o[%d][%d][%d][%d]", kernel, value, (long long)row,
                          problem_tensor_name(which), (int)b, (int)h, (int)i, (int)c);
             if (!(hit && which != TENSOR_V) &&
                 test_get_bits(&clean.params.lse, b, h, i, 0) != test_get_bits(&special.params.lse, b, h, i, 0))
-                fail_msg("%s: %g in %s[1][1][33][5] reaches lse[%d][%d][%d]", kernel, value,
+                fail_msg("%s: %g in row %lld of %s[1][1] reaches lse[%d][%d][%d]", kernel, value, (long long)row,
                          problem_tensor_name(which), (int)b, (int)h, (int)i);
             /* No exp is small here, so that infinity stays infinity. */
             if (which == TENSOR_V && hit && isinf(value) && test_get(&special.params.o, b, h, i, c) != value)
@@ -79,7 +82,7 @@ static void hidden_bias(const char *kernel)
     make(&p, kernel);
     problem_add_mask(&p);
     problem_add_bias(&p, FLASHC_F32);
-    for (int64_t i = 0; i < 70; i++) {
+    for (int64_t i = 0; i < p.params.seqlen_q; i++) {
         test_set(&p.params.mask, 0, 0, i, 17, 0.0);
         test_set(&p.params.bias, 0, 0, i, 17, i % 2 == 0 ? (double)NAN : (double)INFINITY);
         test_set(&p.params.bias, 1, 2, i, 40, -(double)INFINITY);
@@ -87,7 +90,7 @@ static void hidden_bias(const char *kernel)
     }
     test_set(&p.params.k, 1, 1, 40, 3, (double)NAN);
     run_and_check(&p);
-    for (int64_t i = 0; i < 70; i++) {
+    for (int64_t i = 0; i < p.params.seqlen_q; i++) {
         assert_true(isfinite(test_get(&p.params.lse, 0, 0, i, 0)));
         assert_true(isfinite(test_get(&p.params.lse, 1, 2, i, 0)));
     }
@@ -97,12 +100,14 @@ static void hidden_bias(const char *kernel)
 /* Every alignment against a mask written out by hand. */
 static void positions(const char *kernel)
 {
-    static const int64_t offsets[] = {-71, -70, -69, -1, 0, 1, 63, 64, 229, 230, 231, 300, INT64_MIN, INT64_MAX};
+    static const int64_t offsets[] = {-71, -70, -69, -8, -7, -1, 0, 1, 63, 64, 229, 230, 231, 300, INT64_MIN,
+                                      INT64_MAX};
     for (int n = -2; n < (int)(sizeof offsets / sizeof offsets[0]); n++) {
         problem causal, masked;
         make(&causal, kernel);
         make(&masked, kernel);
-        int64_t offset = n == -2 ? 0 : n == -1 ? 230 : offsets[n];
+        const int64_t queries = causal.params.seqlen_q;
+        int64_t offset = n == -2 ? 0 : n == -1 ? 300 - queries : offsets[n];
         if (n >= 0)
             problem_add_causal(&causal, offset);
         causal.params.causal = 1;
@@ -110,11 +115,11 @@ static void positions(const char *kernel)
                                   : n == -1 ? FLASHC_ALIGN_BOTTOM_RIGHT
                                             : FLASHC_ALIGN_EXPLICIT;
         problem_add_mask(&masked);
-        for (int64_t e = 0; e < (int64_t)2 * 4 * 70 * 300; e++) {
-            int64_t j = e % 300, i = e / 300 % 70;
+        for (int64_t e = 0; e < (int64_t)2 * 4 * queries * 300; e++) {
+            int64_t j = e % 300, i = e / 300 % queries;
             /* Sums of such sizes fit into a double's 64-bit exponent range, if not exactly. */
             if ((double)j > (double)i + (double)offset)
-                test_set(&masked.params.mask, e / 300 / 70 / 4, e / 300 / 70 % 4, i, j, 0.0);
+                test_set(&masked.params.mask, e / 300 / queries / 4, e / 300 / queries % 4, i, j, 0.0);
         }
         oracle exact;
         char message[512];
@@ -135,7 +140,7 @@ static void positions(const char *kernel)
 static void grouped_and_broadcast(const char *kernel)
 {
     problem grouped, full;
-    problem_shape repeated = usual;
+    problem_shape repeated = shape_for(kernel, usual);
     repeated.num_heads_k = repeated.num_heads;
     make(&grouped, kernel);
     problem_plain(&full, &repeated, FLASHC_F32, 7);
@@ -152,7 +157,7 @@ static void grouped_and_broadcast(const char *kernel)
                 test_set(&full.params.k, n / 4, n % 4, j, d, test_get(&grouped.params.k, n / 4, n % 4 / 2, j, d));
             for (int64_t c = 0; c < 24; c++)
                 test_set(&full.params.v, n / 4, n % 4, j, c, test_get(&grouped.params.v, n / 4, n % 4 / 2, j, c));
-            for (int64_t i = 0; i < 70; i++)
+            for (int64_t i = 0; i < repeated.seqlen_q; i++)
                 test_set(&full.params.bias, n / 4, n % 4, i, j, sin((double)j));
         }
     }
@@ -271,7 +276,7 @@ static void empty_sizes(const char *kernel)
 {
     static const problem_shape shapes[] = {{0, 4, 2, 7, 9, 8, 8}, {1, 0, 2, 7, 9, 8, 8}, {1, 4, 2, 0, 9, 8, 8},
                                            {1, 4, 2, 7, 0, 8, 8}, {1, 4, 2, 7, 9, 8, 0}, {1, 4, 2, 0, 0, 8, 0},
-                                           {2, 1, 1, 300, 0, 1, 3}};
+                                           {2, 1, 1, 300, 0, 1, 3}, {1, 0, 0, 7, 9, 8, 8}};
     for (size_t n = 0; n < sizeof shapes / sizeof shapes[0]; n++) {
         for (int causal = 0; causal < 2; causal++) {
             problem p;

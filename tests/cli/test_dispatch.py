@@ -85,9 +85,28 @@ class Dispatch(unittest.TestCase):
                 if not kernel["available"]:
                     NOT_RUN.append(f"{name}: {kernel['unavailable']}")
                     continue
-                self.assertEqual(as_json("explain", "--seqlen-q", "64", "--kernel", name)["kernel"], name)
+                few = name.startswith("decode_")
+                rows = "4" if few else "64"
+                self.assertEqual(as_json("explain", "--seqlen-q", rows, "--kernel", name)["kernel"], name)
                 done = compare_with_the_model("--kernel", name)
-                self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+                if few:
+                    self.assertEqual(done.returncode, 1)
+                    self.assertRegex(done.stderr, r"takes at most \d+ query rows per K/V head")
+                    self.assertIn("found 331", done.stderr)
+                else:
+                    self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+
+    def test_few_rows_run_on_a_decode_kernel(self):
+        """Rows are queries times the heads of a group; explain says why a decode kernel was not taken."""
+        shape = ["--heads", "8", "--heads-k", "2", "--seqlen-k", "3000"]
+        few = as_json("explain", *shape, "--seqlen-q", "1")
+        many = as_json("explain", *shape, "--seqlen-q", "5")
+        self.assertTrue(few["kernel"].startswith("decode_"), few["kernel"])
+        self.assertTrue(many["kernel"].startswith("f32_"), many["kernel"])
+        self.assertRegex(many["refused"], r"(?m)^decode_\w+: at most \d+ query rows per K/V head$")
+        self.assertGreater(few["piece_n"], 0)
+        text = run("explain", *shape, "--seqlen-q", "1").stdout
+        self.assertIn(f"pieces     of {few['piece_n']} keys, merged in a fixed tree", text)
 
 
 def has_openblas():

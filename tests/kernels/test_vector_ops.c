@@ -22,6 +22,25 @@ static float *floats(size_t count)
     return p;
 }
 
+/* A row stride that both layouts take, for up to 48 rows of so many columns. */
+static int64_t leading(int64_t n_cols)
+{
+    const int64_t columns = flashc_round_up(n_cols, FLASHC_COLUMN_MULTIPLE);
+    return kernel->vector->rows_along ? columns : 48;
+}
+
+/* Where element (row, col) of a tile lies in the kernel's layout. */
+static int64_t at(int64_t ld, int64_t row, int64_t col)
+{
+    return row * flashc_row_step(kernel->vector, ld) + col * flashc_col_step(kernel->vector, ld);
+}
+
+/* Floats of such a tile of 48 rows. */
+static size_t tile_size(int64_t n_cols)
+{
+    return (size_t)(48 * flashc_round_up(n_cols, FLASHC_COLUMN_MULTIPLE));
+}
+
 static bool same_bits(float a, float b)
 {
     return flashc_bits_from_f32(a) == flashc_bits_from_f32(b);
@@ -44,7 +63,7 @@ static void test_load_converts_every_half(void **state)
                 for (uint32_t i = 0; i < 65536; i++)
                     halves[2 * i] = (uint16_t)i;
             const flashc_tile tile = {halves, (flashc_dtype)type, 256 * stride, stride};
-            kernel->vector->load(out, tile, 256, 256);
+            kernel->vector->load(out, 256, tile, 256, 256);
             for (uint32_t i = 0; i < 65536; i++) {
                 const float want = type == FLASHC_F16 ? flashc_f32_from_f16((uint16_t)i)
                                                       : flashc_f32_from_bf16((uint16_t)i);
@@ -64,6 +83,7 @@ static void test_store_rounds_like_numerics(void **state)
     (void)state;
     enum { LANES = 16, COLS = 4096 };
     float *acc = floats(LANES * COLS);
+    const int64_t ld = kernel->vector->rows_along ? COLS : LANES;
     uint16_t *out = malloc(LANES * COLS * sizeof *out);
     float one[FLASHC_MAX_BLOCK_M];
     for (int i = 0; i < FLASHC_MAX_BLOCK_M; i++)
@@ -73,7 +93,7 @@ static void test_store_rounds_like_numerics(void **state)
         for (int type = FLASHC_F16; type <= FLASHC_BF16; type++)
             for (int stride = 1; stride <= 1 + (round == 0); stride++) {
                 const int cols = COLS / stride;
-                for (int i = 0; i < LANES * cols; i++) {
+                for (int i = 0; i < LANES * COLS; i++) {
                     uint32_t bits = (uint32_t)test_rng_next(&rng);
                     if (i % 3 == 0) /* near a midpoint of the type's last kept bit */
                         bits = (bits & (type == FLASHC_F16 ? 0xffffe000u : 0xffff0000u)) +
@@ -85,10 +105,10 @@ static void test_store_rounds_like_numerics(void **state)
                 void *rows[LANES];
                 for (int r = 0; r < LANES; r++)
                     rows[r] = out + r * COLS;
-                kernel->vector->store_transposed(rows, (flashc_dtype)type, stride, acc, LANES, LANES, cols, one);
+                kernel->vector->store_rows(rows, (flashc_dtype)type, stride, acc, ld, LANES, cols, one);
                 for (int r = 0; r < LANES; r++)
                     for (int c = 0; c < cols; c++) {
-                        const float x = acc[c * LANES + r];
+                        const float x = acc[at(ld, r, c)];
                         const uint16_t got = out[r * COLS + c * stride];
                         const uint16_t want = type == FLASHC_F16 ? flashc_f16_from_f32(x) : flashc_bf16_from_f32(x);
                         const uint16_t infinity = type == FLASHC_F16 ? 0x7c00 : 0x7f80;
@@ -106,12 +126,12 @@ static void test_store_rounds_like_numerics(void **state)
 static void test_transposes_at_every_edge(void **state)
 {
     (void)state;
-    const int64_t ld = 48;
     for (int64_t n_rows = 1; n_rows <= 35; n_rows++)
         for (int64_t n_cols = 1; n_cols <= 35; n_cols++) {
+            const int64_t ld = leading(n_cols);
             guarded_buffer src = guarded_alloc((size_t)(n_rows * n_cols) * sizeof(float), false);
             guarded_buffer dst = guarded_alloc((size_t)(n_rows * n_cols) * sizeof(float), false);
-            float *tile = floats((size_t)(ld * n_cols)), factor[FLASHC_MAX_BLOCK_M] = {0};
+            float *tile = floats(tile_size(n_cols)), factor[FLASHC_MAX_BLOCK_M] = {0};
             const void *in[FLASHC_MAX_BLOCK_M];
             void *out[FLASHC_MAX_BLOCK_M];
             for (int64_t r = 0; r < n_rows; r++) {
@@ -122,12 +142,13 @@ static void test_transposes_at_every_edge(void **state)
                     ((float *)(void *)src.bytes)[r * n_cols + c] = (float)(100 * r + c);
             }
             const flashc_rows rows = {in, FLASHC_F32, 1};
-            kernel->vector->load_transposed(tile, ld, rows, n_rows, n_cols, 2.0f);
-            const int64_t lanes = flashc_round_up(n_rows, kernel->vector->vector_length);
-            for (int64_t c = 0; c < n_cols; c++)
+            kernel->vector->load_rows(tile, ld, rows, n_rows, n_cols, 2.0f);
+            const int64_t lanes = flashc_round_up(n_rows, kernel->vector->row_multiple);
+            for (int64_t c = 0; c < flashc_round_up(n_cols, kernel->vector->col_multiple); c++)
                 for (int64_t r = 0; r < lanes; r++)
-                    assert_true(tile[c * ld + r] == (r < n_rows ? 2.0f * (float)(100 * r + c) : 0.0f));
-            kernel->vector->store_transposed(out, FLASHC_F32, 1, tile, ld, n_rows, n_cols, factor);
+                    assert_true(tile[at(ld, r, c)] ==
+                                (r < n_rows && c < n_cols ? 2.0f * (float)(100 * r + c) : 0.0f));
+            kernel->vector->store_rows(out, FLASHC_F32, 1, tile, ld, n_rows, n_cols, factor);
             for (int64_t r = 0; r < n_rows; r++)
                 for (int64_t c = 0; c < n_cols; c++)
                     assert_true(((float *)out[r])[c] == 2.0f * (float)(100 * r + c) * factor[r]);
@@ -146,9 +167,10 @@ static void test_bool_loads_as_bias(void **state)
     for (int i = 0; i < 64; i++)
         mask[i] = (uint8_t)(i % 3 == 0 ? 0 : i * 5);
     const flashc_rows src = {rows, FLASHC_BOOL, 1};
-    kernel->vector->load_transposed(tile, 16, src, 1, 61, 1.0f);
+    const int64_t ld = kernel->vector->rows_along ? 64 : 16;
+    kernel->vector->load_rows(tile, ld, src, 1, 61, 1.0f);
     for (int i = 0; i < 61; i++)
-        assert_true(mask[i] ? tile[i * 16] == 0.0f : tile[i * 16] == -INFINITY);
+        assert_true(mask[i] ? tile[at(ld, 0, i)] == 0.0f : tile[at(ld, 0, i)] == -INFINITY);
 }
 
 /* exp through the softmax step: one key per lane against a max of 0, over the whole range down to
@@ -162,7 +184,8 @@ static void test_exp_error_and_underflow(void **state)
     float row_max[LANES] = {0}, row_sum[LANES] = {0}, correction[LANES];
     for (int i = 0; i < LANES * KEYS; i++)
         scores[i] = exact[i] = -100.0f * (float)i / (LANES * KEYS);
-    kernel->vector->softmax(scores, LANES, KEYS, LANES, row_max, row_sum, correction);
+    const int64_t ld = kernel->vector->rows_along ? KEYS : LANES;
+    kernel->vector->softmax(scores, ld, KEYS, LANES, row_max, row_sum, correction);
     double worst = 0;
     for (int i = 0; i < LANES * KEYS; i++) {
         const double want = exp((double)exact[i]);
@@ -190,27 +213,28 @@ static void test_softmax_step_special_values(void **state)
     enum { LANES = 16, KEYS = 3 };
     const float inf = INFINITY;
     /* lane: scores of three keys; expected new max, and what p of the first key must be */
-    float scores[KEYS * LANES], row_max[LANES], row_sum[LANES] = {0}, correction[LANES];
+    const int64_t ld = LANES; /* 16 columns rows along */
+    float scores[LANES * LANES], row_max[LANES], row_sum[LANES] = {0}, correction[LANES];
     for (int lane = 0; lane < LANES; lane++) {
         row_max[lane] = -inf;
         for (int key = 0; key < KEYS; key++)
-            scores[key * LANES + lane] = -inf;
+            scores[at(ld, lane, key)] = -inf;
     }
-    scores[1] = -3e38f;                                      /* lane 1: the only visible logit is huge and negative */
-    scores[2] = NAN, scores[2 + LANES] = 5.0f;               /* lane 2: NaN and a number */
-    scores[3] = inf, scores[3 + LANES] = 1.0f;               /* lane 3: +inf */
-    scores[4] = NAN;                                         /* lane 4: nothing but NaN */
-    row_max[5] = 10.0f, row_sum[5] = 2.0f, scores[5] = 9.0f; /* lane 5: the max stays */
-    row_max[6] = 1.0f, row_sum[6] = 2.0f, scores[6] = 3.0f;  /* lane 6: the max rises */
-    kernel->vector->softmax(scores, LANES, KEYS, LANES, row_max, row_sum, correction);
-    assert_true(row_max[0] == -inf && row_sum[0] == 0.0f && scores[0] == 0.0f && correction[0] == 0.0f);
-    assert_true(row_max[1] == -3e38f && row_sum[1] == 1.0f && scores[1] == 1.0f);
+    scores[at(ld, 1, 0)] = -3e38f; /* lane 1: the only visible logit is huge and negative */
+    scores[at(ld, 2, 0)] = NAN, scores[at(ld, 2, 1)] = 5.0f; /* lane 2: NaN and a number */
+    scores[at(ld, 3, 0)] = inf, scores[at(ld, 3, 1)] = 1.0f; /* lane 3: +inf */
+    scores[at(ld, 4, 0)] = NAN;                              /* lane 4: nothing but NaN */
+    row_max[5] = 10.0f, row_sum[5] = 2.0f, scores[at(ld, 5, 0)] = 9.0f; /* lane 5: the max stays */
+    row_max[6] = 1.0f, row_sum[6] = 2.0f, scores[at(ld, 6, 0)] = 3.0f;  /* lane 6: the max rises */
+    kernel->vector->softmax(scores, ld, KEYS, LANES, row_max, row_sum, correction);
+    assert_true(row_max[0] == -inf && row_sum[0] == 0.0f && scores[at(ld, 0, 0)] == 0.0f && correction[0] == 0.0f);
+    assert_true(row_max[1] == -3e38f && row_sum[1] == 1.0f && scores[at(ld, 1, 0)] == 1.0f);
     assert_true(isnan(row_sum[2]) && row_max[2] == 5.0f);
     assert_true(isnan(row_sum[3]));
     assert_true(isnan(row_sum[4]));
     assert_true(row_max[5] == 10.0f && correction[5] == 1.0f);
     assert_float_equal(row_sum[5], 2.0f + expf(-1.0f), 1e-6);
-    assert_true(row_max[6] == 3.0f && scores[6] == 1.0f);
+    assert_true(row_max[6] == 3.0f && scores[at(ld, 6, 0)] == 1.0f);
     assert_float_equal(row_sum[6], 2.0f * expf(-2.0f) + 1.0f, 1e-6);
 }
 
@@ -218,19 +242,20 @@ static void test_hide_and_bias(void **state)
 {
     (void)state;
     enum { LANES = 48, KEYS = 37 };
-    float *scores = floats(LANES * KEYS), *bias = floats(LANES * KEYS);
+    const int64_t ld = leading(KEYS);
+    float *scores = floats(tile_size(KEYS)), *bias = floats(tile_size(KEYS));
     int32_t first[LANES], last[LANES];
     for (int lane = 0; lane < LANES; lane++)
         first[lane] = lane % 7, last[lane] = lane - 5;
-    for (int i = 0; i < LANES * KEYS; i++) {
+    for (int i = 0; i < (int)tile_size(KEYS); i++) {
         scores[i] = i % 11 == 0 ? NAN : (float)i;
         bias[i] = i % 5 == 0 ? -INFINITY : 0.5f;
     }
-    kernel->vector->add_bias(scores, bias, LANES, KEYS, LANES);
-    kernel->vector->hide(scores, LANES, KEYS, LANES, first, last);
+    kernel->vector->add_bias(scores, bias, ld, KEYS, LANES);
+    kernel->vector->hide(scores, ld, KEYS, LANES, first, last);
     for (int key = 0; key < KEYS; key++)
         for (int lane = 0; lane < LANES; lane++) {
-            const int i = key * LANES + lane;
+            const int i = (int)at(ld, lane, key);
             if (key < first[lane] || key >= last[lane] || i % 5 == 0)
                 assert_true(scores[i] == -INFINITY);
             else if (i % 11 == 0)
@@ -245,65 +270,88 @@ static void test_hide_and_bias(void **state)
 static void test_all_finite_sees_valid_lanes_only(void **state)
 {
     (void)state;
-    enum { LD = 48, COLS = 5 };
-    float acc[LD * COLS] = {0};
+    enum { ROWS = 48, COLS = 5 };
+    const int64_t ld = leading(COLS);
+    float acc[ROWS * FLASHC_COLUMN_MULTIPLE] = {0};
     const float bad[] = {NAN, INFINITY, -INFINITY};
-    for (int n_rows = 1; n_rows <= LD; n_rows++)
+    for (int n_rows = 1; n_rows <= ROWS; n_rows++)
         for (int b = 0; b < 3; b++)
-            for (int lane = 0; lane < LD; lane++) {
-                acc[3 * LD + lane] = bad[b];
-                assert_int_equal(kernel->vector->all_finite(acc, LD, n_rows, COLS), lane >= n_rows);
-                acc[3 * LD + lane] = 3e38f;
+            for (int lane = 0; lane < ROWS; lane++) {
+                acc[at(ld, lane, 3)] = bad[b];
+                assert_int_equal(kernel->vector->all_finite(acc, ld, n_rows, COLS), lane >= n_rows);
+                acc[at(ld, lane, 3)] = 3e38f;
             }
+    if (kernel->vector->rows_along) {
+        acc[at(ld, 0, COLS)] = NAN; /* beyond the columns */
+        assert_true(kernel->vector->all_finite(acc, ld, 1, COLS));
+    }
 }
 
-/* Both products at every edge of the register block, K and V ending at a guard page. Bound: depth u sum |a b|. */
+/* K or V [n, depth] ending at a guard page, in a type and with rows as far apart as the kernel takes them. */
+static guarded_buffer make_tile(flashc_kv_tile *tile, flashc_dtype dtype, int64_t n, int64_t depth, test_rng *rng)
+{
+    const int64_t columns = flashc_round_up(depth, kernel->vector->col_multiple);
+    const size_t size = flashc_dtype_size(dtype);
+    guarded_buffer buffer = guarded_alloc((size_t)(n * columns) * size, false);
+    for (int64_t i = 0; i < n * columns; i++)
+        flashc_store_f32(buffer.bytes, dtype, i, i % columns < depth ? (float)test_rng_normal(rng) : 0.0f);
+    *tile = (flashc_kv_tile){.data = buffer.bytes, .dtype = dtype, .row_stride = columns};
+    return buffer;
+}
+
+/* Both products at every edge of the register block. Bound: depth u sum |a b|. */
+static void check_gemm(flashc_dtype dtype, int64_t depth, int64_t n, int64_t lanes, test_rng *rng)
+{
+    const int64_t large = depth > n ? depth : n, ld = leading(large);
+    flashc_kv_tile tile;
+    guarded_buffer buffer = make_tile(&tile, dtype, n, depth, rng);
+    float *b = floats(tile_size(large)), *c = floats(tile_size(large)), correction[48];
+    for (int64_t i = 0; i < (int64_t)tile_size(large); i++)
+        b[i] = (float)test_rng_normal(rng), c[i] = 1.0f;
+    for (int i = 0; i < 48; i++)
+        correction[i] = 0.5f;
+    kernel->gemm->qk(c, tile, b, ld, n, lanes, depth);
+    for (int64_t key = 0; key < n; key++)
+        for (int64_t lane = 0; lane < lanes; lane++) {
+            double want = 0, sum = 0;
+            for (int64_t k = 0; k < depth; k++) {
+                const double x = (double)flashc_load_f32(tile.data, dtype, key * tile.row_stride + k);
+                want += x * (double)b[at(ld, lane, k)];
+                sum += fabs(x * (double)b[at(ld, lane, k)]);
+            }
+            assert_true(fabs((double)c[at(ld, lane, key)] - want) <= U * (double)depth * sum * 2);
+        }
+    for (int64_t i = 0; i < (int64_t)tile_size(large); i++)
+        c[i] = 1.0f;
+    kernel->gemm->pv(c, tile, b, ld, n, lanes, depth, correction);
+    for (int64_t col = 0; col < depth; col++)
+        for (int64_t lane = 0; lane < lanes; lane++) {
+            double want = 0.5, sum = 0.5;
+            for (int64_t k = 0; k < n; k++) {
+                const double x = (double)flashc_load_f32(tile.data, dtype, k * tile.row_stride + col);
+                want += x * (double)b[at(ld, lane, k)];
+                sum += fabs(x * (double)b[at(ld, lane, k)]);
+            }
+            assert_true(fabs((double)c[at(ld, lane, col)] - want) <= U * (double)(n + 1) * sum * 2);
+        }
+    guarded_free(&buffer);
+    free(b);
+    free(c);
+}
+
 static void test_gemm(void **state)
 {
     (void)state;
     const int64_t depths[] = {1, 2, 7, 64, 129, 300};
     test_rng rng = {11};
-    const int64_t ld = 48;
-    for (size_t d = 0; d < sizeof depths / sizeof depths[0]; d++)
-        for (int64_t n = 1; n <= 19; n++)
-            for (int64_t lanes = kernel->vector->vector_length; lanes <= ld; lanes += kernel->vector->vector_length) {
-                const int64_t depth = depths[d], large = depth > n ? depth : n;
-                guarded_buffer tile = guarded_alloc((size_t)(n * depth) * sizeof(float), false);
-                float *a = (float *)(void *)tile.bytes;
-                float *b = floats((size_t)(large * ld)), *c = floats((size_t)(large * ld));
-                float correction[48];
-                for (int64_t i = 0; i < n * depth; i++)
-                    a[i] = (float)test_rng_normal(&rng);
-                for (int64_t i = 0; i < large * ld; i++)
-                    b[i] = (float)test_rng_normal(&rng), c[i] = 1.0f;
-                for (int i = 0; i < 48; i++)
-                    correction[i] = 0.5f;
-                kernel->gemm->qk(c, (flashc_f32_tile){.data = a, .ld = depth}, b, ld, n, lanes, depth);
-                for (int64_t key = 0; key < n; key++)
-                    for (int64_t lane = 0; lane < lanes; lane++) {
-                        double want = 0, sum = 0;
-                        for (int64_t k = 0; k < depth; k++) {
-                            want += (double)a[key * depth + k] * (double)b[k * ld + lane];
-                            sum += fabs((double)a[key * depth + k] * (double)b[k * ld + lane]);
-                        }
-                        assert_true(fabs((double)c[key * ld + lane] - want) <= U * (double)depth * sum * 2);
-                    }
-                for (int64_t i = 0; i < large * ld; i++)
-                    c[i] = 1.0f;
-                kernel->gemm->pv(c, (flashc_f32_tile){.data = a, .ld = depth}, b, ld, n, lanes, depth, correction);
-                for (int64_t col = 0; col < depth; col++)
-                    for (int64_t lane = 0; lane < lanes; lane++) {
-                        double want = 0.5, sum = 0.5;
-                        for (int64_t k = 0; k < n; k++) {
-                            want += (double)a[k * depth + col] * (double)b[k * ld + lane];
-                            sum += fabs((double)a[k * depth + col] * (double)b[k * ld + lane]);
-                        }
-                        assert_true(fabs((double)c[col * ld + lane] - want) <= U * (double)(n + 1) * sum * 2);
-                    }
-                guarded_free(&tile);
-                free(b);
-                free(c);
-            }
+    const int64_t step = kernel->vector->row_multiple, most = kernel->most_rows > 0 ? kernel->most_rows : 48;
+    for (flashc_dtype dtype = FLASHC_F32; dtype <= (kernel->reads_halves ? FLASHC_BF16 : FLASHC_F32); dtype++)
+        for (size_t d = 0; d < sizeof depths / sizeof depths[0]; d++)
+            for (int64_t n = 1; n <= 19; n++)
+                for (int64_t lanes = step; lanes <= most; lanes += step)
+                    check_gemm(dtype, depths[d], n, lanes, &rng);
+    if (kernel->reads_halves) /* several pieces of head_dim, whatever the vector length */
+        check_gemm(FLASHC_F32, 2 * FLASHC_QK_DEPTH * FLASHC_COLUMN_MULTIPLE + 3, 5, 3, &rng);
 }
 
 int main(void)

@@ -45,6 +45,54 @@ void test_on_kernels(void **state)
     for_each_kernel(wanted->check);
 }
 
+/* Explains a call of one head on tensors where nothing is: explain reads no data. */
+static flashc_status explain_shape(const char *kernel, int64_t rows, int64_t keys, int64_t head_dim,
+                                   int64_t head_dim_v, flashc_explanation *plan)
+{
+    flashc_attention_params p;
+    flashc_attention_params_init(&p, sizeof p);
+    p.kernel = kernel;
+    p.seqlen_q = rows;
+    p.seqlen_k = keys;
+    p.head_dim = head_dim;
+    p.head_dim_v = head_dim_v;
+    p.q = flashc_tensor_bhsd((void *)((uintptr_t)1 << 40), FLASHC_F32, 1, rows, head_dim);
+    p.k = flashc_tensor_bhsd((void *)((uintptr_t)2 << 40), FLASHC_F32, 1, keys, head_dim);
+    p.v = flashc_tensor_bhsd((void *)((uintptr_t)3 << 40), FLASHC_F32, 1, keys, head_dim_v);
+    p.o = flashc_tensor_bhsd((void *)((uintptr_t)4 << 40), FLASHC_F32, 1, rows, head_dim_v);
+    plan->struct_size = sizeof *plan;
+    return flashc_explain(&p, plan);
+}
+
+int64_t kernel_most_rows(const char *kernel)
+{
+    flashc_explanation plan;
+    if (explain_shape(kernel, 4096, 64, 64, 64, &plan) == FLASHC_OK)
+        return INT64_MAX;
+    int64_t rows = 0;
+    while (explain_shape(kernel, rows + 1, 64, 64, 64, &plan) == FLASHC_OK)
+        rows++;
+    return rows;
+}
+
+problem_shape shape_for(const char *kernel, problem_shape shape)
+{
+    int64_t group = shape.num_heads / shape.num_heads_k, most = kernel_most_rows(kernel) / group;
+    if (shape.seqlen_q > most)
+        shape.seqlen_q = most > 1 ? most : 1;
+    return shape;
+}
+
+int64_t kernel_piece(const char *kernel, int64_t head_dim, int64_t head_dim_v)
+{
+    flashc_explanation plan;
+    if (explain_shape(kernel, 1, 100000, head_dim, head_dim_v, &plan) != FLASHC_OK || plan.piece_n < 1) {
+        fprintf(stderr, "%s: a decode call over 100,000 keys is not split: %s\n", kernel, flashc_last_error());
+        exit(1);
+    }
+    return plan.piece_n;
+}
+
 flashc_explanation plan_of(const problem *p)
 {
     flashc_explanation plan = {.struct_size = sizeof plan};

@@ -21,6 +21,15 @@ typedef struct kernel_check {
 } kernel_check;
 void test_on_kernels(void **state);
 
+/* The most query rows per K/V head (seqlen_q * num_heads / num_heads_k) that the kernel takes; INT64_MAX if any. */
+int64_t kernel_most_rows(const char *kernel);
+
+/* The shape with seqlen_q cut down to what the kernel takes. */
+problem_shape shape_for(const char *kernel, problem_shape shape);
+
+/* The length of a key piece in a decode call of these dims on this kernel (flashc_explanation.piece_n). */
+int64_t kernel_piece(const char *kernel, int64_t head_dim, int64_t head_dim_v);
+
 /* The plan of the problem's call. Fails the test if there is none. */
 flashc_explanation plan_of(const problem *p);
 

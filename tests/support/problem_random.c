@@ -1,4 +1,5 @@
 /* Random problems. Every choice below is a draw from one generator, so a seed is a problem. */
+#include "support/kernels.h"
 #include "support/problem.h"
 
 #include <math.h>
@@ -87,10 +88,12 @@ static void limit_cost(flashc_attention_params *s)
 static void query_blocks(const problem *p, int64_t *block_m, int64_t *block_n)
 {
     flashc_attention_params s = p->params;
-    s.seqlen_q = s.seqlen_k = 1024;
+    const int64_t most_rows = kernel_most_rows(s.kernel);
+    s.seqlen_k = 1024;
+    s.seqlen_q = most_rows < 1024 ? most_rows : 1024;
     s.batch = s.num_heads = s.num_heads_k = 1;
     /* Addresses far apart where nothing is: explain reads no data. */
-    s.q = flashc_tensor_bhsd((void *)((uintptr_t)1 << 32), p->params.q.dtype, 1, 1024, s.head_dim);
+    s.q = flashc_tensor_bhsd((void *)((uintptr_t)1 << 32), p->params.q.dtype, 1, s.seqlen_q, s.head_dim);
     s.k = flashc_tensor_bhsd((void *)((uintptr_t)2 << 32), p->params.k.dtype, 1, 1024, s.head_dim);
     s.v = flashc_tensor_bhsd((void *)((uintptr_t)3 << 32), p->params.v.dtype, 1, 1024, s.head_dim_v);
     s.o = flashc_tensor_bhsd((void *)((uintptr_t)4 << 32), p->params.o.dtype, 1, 1024, s.head_dim_v);
@@ -111,6 +114,22 @@ static void query_blocks(const problem *p, int64_t *block_m, int64_t *block_n)
     /* Longer blocks would only cost time: their borders are tested by the fixed cases. */
     *block_m = plan.block_m < 160 ? plan.block_m : 160;
     *block_n = plan.block_n < 260 ? plan.block_n : 260;
+}
+
+/* Sometimes a few queries over two key pieces or more, whose length kernel_piece() knows. Returns the span that
+ * patterns of hidden keys go by. */
+static int64_t random_long_keys(problem *p, test_rng *rng, int64_t block_n)
+{
+    flashc_attention_params *s = &p->params;
+    if (!test_rng_chance(rng, 15))
+        return block_n;
+    s->head_dim = s->head_dim > 140 ? 128 : s->head_dim; /* data is slow to make, too */
+    s->head_dim_v = s->head_dim_v > 140 ? 64 : s->head_dim_v;
+    const int64_t piece = kernel_piece(s->kernel, s->head_dim, s->head_dim_v);
+    s->batch = s->batch > 2 ? 2 : s->batch;
+    s->seqlen_q = test_rng_int(rng, 1, test_rng_chance(rng, 80) ? 6 : 60);
+    s->seqlen_k = random_length(rng, piece, test_rng_int(rng, 2, 4));
+    return test_rng_chance(rng, 50) ? piece : block_n;
 }
 
 /* Chooses strides and makes the memory. broadcast: percent of axes with stride 0. */
@@ -306,6 +325,12 @@ void problem_random(problem *p, uint64_t seed, const char *kernel)
     query_blocks(p, &block_m, &block_n);
     s->seqlen_q = random_length(&rng, block_m, 2);
     s->seqlen_k = random_length(&rng, block_n, 3);
+    int64_t pattern_n = random_long_keys(p, &rng, block_n);
+    const int64_t most = kernel_most_rows(kernel), group = s->num_heads / s->num_heads_k;
+    if (group > most)
+        s->num_heads = s->num_heads_k * most;
+    if (s->seqlen_q > most / group)
+        s->seqlen_q = test_rng_int(&rng, 1, group > most ? 1 : most / group);
     limit_cost(s);
 
     for (problem_tensor which = TENSOR_Q; which <= TENSOR_V; which++) {
@@ -315,7 +340,7 @@ void problem_random(problem *p, uint64_t seed, const char *kernel)
     /* Broadcast along a summed axis makes all terms equal: nothing cancels, then. */
     p->zero_mean = strcmp(p->data_kind, "constant-sign") != 0 && (s->q.stride[3] != 0 || s->k.stride[3] != 0) &&
                    s->v.stride[2] != 0;
-    random_mask(p, block_n, &rng);
+    random_mask(p, pattern_n, &rng);
     random_bias(p, &rng);
     random_position(p, &rng);
     random_layout(p, TENSOR_O, s->o.dtype, 0, &rng);

@@ -1,0 +1,42 @@
+#include "attention/careful.h"
+
+#include "numerics.h"
+
+#include <math.h>
+
+bool flashc_careful_copy(flashc_kv_tile v, int64_t n_keys, int64_t n_cols, float *copy, int64_t ld)
+{
+    bool found = false;
+    for (int64_t key = 0; key < n_keys; key++)
+        for (int64_t d = 0; d < ld; d++) {
+            const float x = d < n_cols ? flashc_load_f32(v.data, v.dtype, key * v.row_stride + d) : 0.0f;
+            found = found || !isfinite(x);
+            copy[key * ld + d] = isfinite(x) ? x : 0.0f;
+        }
+    return found;
+}
+
+void flashc_careful_note_hidden(const float *scores, int64_t count, uint8_t *hidden)
+{
+    for (int64_t i = 0; i < count; i++)
+        hidden[i] = scores[i] == -INFINITY;
+}
+
+/* P may have underflowed to 0 where a row sees the element; the element itself is added, since 0 times infinity
+ * would be NaN. */
+void flashc_careful_add(const flashc_softmax_state *state, const flashc_tensor *tensor, int64_t batch, int64_t head,
+                        int64_t first_key, int64_t n_keys, const float *copy, int64_t copy_ld, const uint8_t *hidden,
+                        int64_t row_step, int64_t key_step)
+{
+    for (int64_t key = 0; key < n_keys; key++)
+        for (int64_t d = 0; d < state->head_dim_v; d++) {
+            if (copy[key * copy_ld + d] != 0.0f)
+                continue;
+            const float x = flashc_load_f32(flashc_element(tensor, batch, head, first_key + key, d), tensor->dtype, 0);
+            if (isfinite(x))
+                continue;
+            for (int64_t r = 0; r < state->rows; r++)
+                if (!hidden[r * row_step + key * key_step])
+                    state->acc[r * state->acc_row_stride + d * state->acc_col_stride] += x;
+        }
+}

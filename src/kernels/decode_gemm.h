@@ -1,0 +1,187 @@
+/*
+ * Q K^T and P V for few query rows, over the primitives that f32_tile.h lists. Part of decode_tile.h.
+ *
+ * Decode is bound by reading K and V, so each of their elements is loaded once for up to four query rows, in its own
+ * type, and from L1 or L2 for the rows beyond. Q K^T keeps VL dot products in VL registers (4 rows x VL/4
+ * keys, 2 x VL/2 or 1 x VL) and sums them across lanes together, 45 operations for 16 products with AVX-512. P V
+ * keeps ROW_ACCUMULATORS registers of O while it runs down the keys. Per key and four rows at head_dim 128, f32,
+ * AVX-512: 64 FMAs, in loops of 54 and 56 instructions (27 and 28 for 16 FMAs), some 15 for that sum, 4 of exp, and
+ * 48 that prefetch 1 KiB: 180 in all, about 60 cycles, where one core's share of the memory's bandwidth takes 100
+ * or more. bf16 has 16 shifts more and half the bytes.
+ */
+#ifndef FLASHC_DECODE_GEMM_H
+#define FLASHC_DECODE_GEMM_H
+
+#include "kernels/f32_copy.h"
+#include "kernels/f32_gemm.h"
+#include "kernels/kernel.h"
+
+/* One chain each for `rows` queries and `keys` keys; sum[r*stride + j] += q[r] . k[j] */
+V_INLINE void dot_registers(int rows, int keys, int stride, flashc_dtype dtype, const void *k, const int64_t start[4],
+                            const float *q, int64_t ld, int64_t depth, vec *sum)
+{
+    for (int64_t d = 0; d < depth; d += VL) {
+        vec kd[4];
+        for (int j = 0; j < keys; j++)
+            kd[j] = load_vector(k, dtype, start[j] + d);
+        for (int r = 0; r < rows; r++) {
+            const vec qd = v_load(q + r * ld + d);
+            for (int j = 0; j < keys; j++)
+                sum[r * stride + j] = v_fma(qd, kd[j], sum[r * stride + j]);
+        }
+    }
+}
+
+/* The step-th `keys` of the keys from first on; those beyond the last are the last again, and not used. */
+V_INLINE void dot_step(int rows, int keys, int step, flashc_dtype dtype, flashc_kv_tile k, int64_t column,
+                       int64_t first, int64_t n_keys, const float *q, int64_t ld, int64_t depth, vec sum[VL])
+{
+    int64_t start[4];
+    for (int j = 0; j < keys; j++)
+        start[j] = flashc_min(first + step * keys + j, n_keys - 1) * k.row_stride + column;
+    dot_registers(rows, keys, VL / rows, dtype, k.data, start, q, ld, depth, sum + step * keys);
+}
+
+/* VL scores: `rows` rows by VL / rows keys from first on. rows is 1, 2 or 4; all constants after inlining. */
+V_INLINE void dot_block(int rows, flashc_dtype dtype, flashc_kv_tile k, int64_t column, int64_t first, int64_t n_keys,
+                        const float *q, int64_t ld, int64_t depth, float *scores)
+{
+    enum { MOST_KEYS = 4 };
+    const int keys = VL / rows < MOST_KEYS ? VL / rows : MOST_KEYS, steps = VL / rows / keys;
+    vec sum[VL];
+    for (int i = 0; i < VL; i++)
+        sum[i] = v_set1(0.0f);
+    dot_step(rows, keys, 0, dtype, k, column, first, n_keys, q, ld, depth, sum);
+    if (steps > 1)
+        dot_step(rows, keys, 1, dtype, k, column, first, n_keys, q, ld, depth, sum);
+    if (steps > 2) {
+        dot_step(rows, keys, 2, dtype, k, column, first, n_keys, q, ld, depth, sum);
+        dot_step(rows, keys, 3, dtype, k, column, first, n_keys, q, ld, depth, sum);
+    }
+    float out[VL];
+    v_store(out, v_sum_each(sum));
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < VL / rows; j++) {
+            float *s = scores + r * ld + first + j;
+            *s = column == 0 ? out[r * (VL / rows) + j] : *s + out[r * (VL / rows) + j];
+        }
+}
+
+/* Scores of VL keys from first on and all rows: four rows at a time, then two, then one. */
+V_INLINE void dot_keys(flashc_dtype dtype, flashc_kv_tile k, int64_t column, int64_t first, int64_t n_keys,
+                       const float *q, int64_t ld, int64_t n_rows, int64_t depth, float *scores)
+{
+    int64_t row = 0;
+    for (; row + 4 <= n_rows; row += 4)
+        for (int64_t key = first; key < flashc_min(first + VL, n_keys); key += VL / 4)
+            dot_block(4, dtype, k, column, key, n_keys, q + row * ld, ld, depth, scores + row * ld);
+    for (; row + 2 <= n_rows; row += 2)
+        for (int64_t key = first; key < flashc_min(first + VL, n_keys); key += VL / 2)
+            dot_block(2, dtype, k, column, key, n_keys, q + row * ld, ld, depth, scores + row * ld);
+    if (row < n_rows)
+        dot_block(1, dtype, k, column, first, n_keys, q + row * ld, ld, depth, scores + row * ld);
+}
+
+V_INLINE void qk_typed(flashc_dtype dtype, float *scores, flashc_kv_tile k, const float *q, int64_t ld,
+                       int64_t n_keys, int64_t n_rows, int64_t head_dim)
+{
+    const int64_t columns = flashc_round_up(head_dim, VL);
+    prefetcher upcoming = prefetch_over(k.upcoming, n_keys / VL);
+    for (int64_t first = 0; first < n_keys; first += VL) {
+        prefetch_step(&upcoming);
+        for (int64_t column = 0; column < columns; column += FLASHC_QK_DEPTH * VL)
+            dot_keys(dtype, k, column, first, n_keys, q + column, ld, n_rows,
+                     flashc_min(columns - column, FLASHC_QK_DEPTH * VL), scores);
+    }
+}
+
+static void row_qk(float *scores, flashc_kv_tile k, const float *q, int64_t ld, int64_t n_keys, int64_t n_rows,
+                   int64_t head_dim)
+{
+    switch (k.dtype) {
+    case FLASHC_F32: qk_typed(FLASHC_F32, scores, k, q, ld, n_keys, n_rows, head_dim); return;
+    case FLASHC_F16: qk_typed(FLASHC_F16, scores, k, q, ld, n_keys, n_rows, head_dim); return;
+    case FLASHC_BF16: qk_typed(FLASHC_BF16, scores, k, q, ld, n_keys, n_rows, head_dim); return;
+    case FLASHC_BOOL: return;
+    }
+}
+
+/* Keys of V between two steps of the prefetcher. */
+enum { KEYS_PER_PREFETCH = 16 };
+
+/* acc[r][0 .. vecs) = acc * correction[r] + sum over keys of p[r][key] * V[key]; constants after inlining: rows and
+ * vecs, their product at most ROW_ACCUMULATORS, and dtype. */
+V_INLINE void pv_registers(int rows, int vecs, flashc_dtype dtype, flashc_kv_tile v, int64_t column, int64_t n_keys,
+                           const float *p, int64_t ld, float *acc, const float *correction, prefetcher *upcoming)
+{
+    vec sum[4][8];
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < vecs; j++)
+            sum[r][j] = v_set1(0.0f);
+    for (int64_t first = 0; first < n_keys; first += KEYS_PER_PREFETCH) {
+        prefetch_step(upcoming);
+        const int64_t end = flashc_min(first + KEYS_PER_PREFETCH, n_keys);
+        for (int64_t key = first; key < end; key++) {
+            vec pr[4];
+            for (int r = 0; r < rows; r++)
+                pr[r] = v_set1(p[r * ld + key]);
+            for (int j = 0; j < vecs; j++) {
+                const vec x = load_vector(v.data, dtype, key * v.row_stride + column + j * VL);
+                for (int r = 0; r < rows; r++)
+                    sum[r][j] = v_fma(pr[r], x, sum[r][j]);
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < vecs; j++) {
+            float *a = acc + r * ld + column + j * VL;
+            v_store(a, v_fma(v_load(a), v_set1(correction[r]), sum[r][j]));
+        }
+}
+
+/* Vectors of a strip: as many as the registers hold. */
+V_INLINE int strip_vecs(int rows)
+{
+    return ROW_ACCUMULATORS / rows < 8 ? ROW_ACCUMULATORS / rows : 8;
+}
+
+/* Such strips, then vector by vector. */
+V_INLINE void pv_rows(int rows, flashc_dtype dtype, flashc_kv_tile v, int64_t columns, int64_t n_keys, const float *p,
+                      int64_t ld, float *acc, const float *correction, prefetcher *upcoming)
+{
+    const int vecs = strip_vecs(rows);
+    int64_t column = 0;
+    for (; column + vecs * VL <= columns; column += vecs * VL)
+        pv_registers(rows, vecs, dtype, v, column, n_keys, p, ld, acc, correction, upcoming);
+    for (; column < columns; column += VL)
+        pv_registers(rows, 1, dtype, v, column, n_keys, p, ld, acc, correction, upcoming);
+}
+
+V_INLINE void pv_typed(flashc_dtype dtype, float *acc, flashc_kv_tile v, const float *p, int64_t ld, int64_t n_keys,
+                       int64_t n_rows, int64_t head_dim_v, const float *correction)
+{
+    const int64_t columns = flashc_round_up(head_dim_v, VL);
+    /* Over the strips of the first rows: later ones find V in L1 or L2. */
+    const int64_t strips = columns / (strip_vecs(n_rows >= 4 ? 4 : n_rows >= 2 ? 2 : 1) * VL);
+    prefetcher upcoming = prefetch_over(v.upcoming, flashc_max(1, strips) * flashc_ceil_div(n_keys, KEYS_PER_PREFETCH));
+    int64_t row = 0;
+    for (; row + 4 <= n_rows; row += 4)
+        pv_rows(4, dtype, v, columns, n_keys, p + row * ld, ld, acc + row * ld, correction + row, &upcoming);
+    for (; row + 2 <= n_rows; row += 2)
+        pv_rows(2, dtype, v, columns, n_keys, p + row * ld, ld, acc + row * ld, correction + row, &upcoming);
+    if (row < n_rows)
+        pv_rows(1, dtype, v, columns, n_keys, p + row * ld, ld, acc + row * ld, correction + row, &upcoming);
+}
+
+static void row_pv(float *acc, flashc_kv_tile v, const float *p, int64_t ld, int64_t n_keys, int64_t n_rows,
+                   int64_t head_dim_v, const float *correction)
+{
+    switch (v.dtype) {
+    case FLASHC_F32: pv_typed(FLASHC_F32, acc, v, p, ld, n_keys, n_rows, head_dim_v, correction); return;
+    case FLASHC_F16: pv_typed(FLASHC_F16, acc, v, p, ld, n_keys, n_rows, head_dim_v, correction); return;
+    case FLASHC_BF16: pv_typed(FLASHC_BF16, acc, v, p, ld, n_keys, n_rows, head_dim_v, correction); return;
+    case FLASHC_BOOL: return;
+    }
+}
+
+#endif
