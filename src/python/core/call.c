@@ -1,6 +1,8 @@
 #include "python/core/call.h"
 
+#include <float.h>
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -84,13 +86,44 @@ static int broadcast(const flashc_py_call *c, int tensor, flashc_tensor *out)
     return -1;
 }
 
-static int set_tensors(flashc_py_call *c, PyObject *const *args, int bshd)
+/* explain's output where the caller has none: packed, of a type given by name. The address is never used. */
+static int plan_output(flashc_py_call *c, PyObject *dtype)
+{
+    flashc_py_view *o = &c->view[O];
+    const flashc_py_view *q = &c->view[Q], *v = &c->view[V];
+    *o = (flashc_py_view){.name = tensor_name[O], .data = (void *)(uintptr_t)64, .ndim = q->ndim};
+    for (flashc_dtype i = FLASHC_F32; i <= FLASHC_BF16; i++)
+        if (PyUnicode_CompareWithASCIIString(dtype, flashc_dtype_name(i)) == 0)
+            o->dtype = i;
+    int64_t packed = 1;
+    for (int i = q->ndim - 1; i >= 0; i--) {
+        o->shape[i] = i == q->ndim - 1 && v->ndim > 0 ? v->shape[v->ndim - 1] : q->shape[i];
+        o->stride[i] = packed;
+        if (__builtin_mul_overflow(packed, o->shape[i], &packed)) {
+            char shape[256];
+            PyErr_Format(PyExc_ValueError, "q: expected an output of fewer than 2^63 elements, found %s",
+                         flashc_py_shape_text(shape, sizeof shape, q->shape, q->ndim));
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int set_tensors(flashc_py_call *c, PyObject *const *args, int bshd, bool plan_only)
 {
     flashc_attention_params *p = &c->params;
     int64_t q[4], k[4], v[4], o[4], lse[4];
     for (int i = 0; i < N_TENSORS; i++)
-        if (args[i] != Py_None && (i == O || i == LSE ? flashc_py_view_acquire_output : flashc_py_view_acquire)(
+        if (i == O && plan_only && PyUnicode_Check(args[O])) {
+            if (plan_output(c, args[O]) != 0)
+                return -1;
+        } else if ((args[i] != Py_None || i <= O) && (i == O || i == LSE ? flashc_py_view_acquire_output : flashc_py_view_acquire)(
                                       &c->view[i], args[i], tensor_name[i]) != 0)
+            return -1;
+    for (int i = 0; i < N_TENSORS; i++)
+        if (c->view[i].name && (i == MASK ? flashc_py_view_expect_dtype(&c->view[i], FLASHC_BOOL)
+                                : i == LSE ? flashc_py_view_expect_dtype(&c->view[i], FLASHC_F32)
+                                           : flashc_py_view_expect_float(&c->view[i])) != 0)
             return -1;
     const int rank = c->view[Q].ndim;
     if (rank < 2 || rank > 4) {
@@ -129,36 +162,56 @@ static int set_tensors(flashc_py_call *c, PyObject *const *args, int bshd)
 
 /* ---- the other arguments ---------------------------------------------------------------------------------------- */
 
+/* Replaces what a conversion raised: TypeError, or ValueError for a number out of range. An exception that says nothing about
+ * the argument (KeyboardInterrupt, MemoryError) stays. Returns -1. */
+static int wrong_argument(const char *name, const char *expected, PyObject *found)
+{
+    if (PyErr_Occurred() && (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError)))
+        return -1;
+    PyObject *type = PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError) ? PyExc_ValueError : PyExc_TypeError;
+    PyErr_Clear();
+    PyErr_Format(type, "%s: expected %s, found %R", name, expected, found);
+    return -1;
+}
+
 /* One int for every batch element, or a sequence of one each. */
 static int set_offsets(flashc_py_call *c, PyObject *align)
 {
-    const bool one = PyIndex_Check(align) && !PySequence_Check(align);
-    const Py_ssize_t n = one ? (Py_ssize_t)c->params.batch : PySequence_Size(align);
-    if (n < 0) {
+    static const char expected[] = "'top-left', 'bottom-right', a position (int) or one per batch element";
+    if (PyBool_Check(align))
+        return wrong_argument("align", expected, align);
+    Py_ssize_t n = PySequence_Check(align) ? PySequence_Size(align) : -1;
+    PyObject *one = NULL;
+    if (n < 0) { /* no sequence, or an array without axes */
         PyErr_Clear();
-        PyErr_Format(PyExc_TypeError, "align: expected 'top-left', 'bottom-right', an int or one int per batch element, "
-                     "found %R", align);
-        return -1;
+        n = (Py_ssize_t)c->params.batch;
+        one = PyNumber_Index(align);
+        if (!one)
+            return wrong_argument("align", expected, align);
     }
-    if (n != c->params.batch) {
+    if (n != c->params.batch) { /* not with one */
         PyErr_Format(PyExc_ValueError, "align: expected one position per batch element, %lld, found %zd",
                      (long long)c->params.batch, n);
         return -1;
     }
     c->offsets = malloc(((size_t)n + 1) * sizeof c->offsets[0]);
     if (!c->offsets) {
+        Py_XDECREF(one);
         PyErr_NoMemory();
         return -1;
     }
     for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *item = one ? Py_NewRef(align) : PySequence_GetItem(align, i);
-        PyObject *number = item ? PyNumber_Index(item) : NULL;
+        PyObject *item = one ? NULL : PySequence_GetItem(align, i);
+        PyObject *number = one ? Py_NewRef(one) : item ? PyNumber_Index(item) : NULL;
         c->offsets[i] = number ? PyLong_AsLongLong(number) : -1;
         Py_XDECREF(number);
         Py_XDECREF(item);
-        if (PyErr_Occurred())
-            return -1;
+        if (PyErr_Occurred()) {
+            Py_XDECREF(one);
+            return wrong_argument("align", expected, align);
+        }
     }
+    Py_XDECREF(one);
     c->params.alignment = FLASHC_ALIGN_EXPLICIT;
     c->params.offsets = c->offsets;
     return 0;
@@ -190,40 +243,34 @@ int flashc_py_call_set_workspace(flashc_py_call *c, PyObject *workspace)
 {
     if (workspace == Py_None)
         return 0;
-    if (PyObject_GetBuffer(workspace, &c->workspace, PyBUF_WRITABLE) != 0) {
-        PyErr_Clear();
-        PyErr_Format(PyExc_TypeError, "workspace: expected a writable contiguous buffer, found %S",
-                     (PyObject *)Py_TYPE(workspace));
-        return -1;
-    }
+    if (PyObject_GetBuffer(workspace, &c->workspace, PyBUF_WRITABLE) != 0)
+        return wrong_argument("workspace", "a writable contiguous buffer", (PyObject *)Py_TYPE(workspace));
     c->params.workspace = c->workspace.buf;
     c->params.workspace_size = (size_t)c->workspace.len;
     return 0;
 }
 
-static int wrong_argument(const char *name, const char *expected, PyObject *found)
-{
-    PyErr_Clear();
-    PyErr_Format(PyExc_TypeError, "%s: expected %s, found %R", name, expected, found);
-    return -1;
-}
-
-/* What attention and explain have in common. On failure (-1) there is an exception. Release in any case. */
-int flashc_py_call_build(flashc_py_call *c, PyObject *const *args)
+int flashc_py_call_build(flashc_py_call *c, PyObject *const *args, bool plan_only)
 {
     memset(c, 0, sizeof *c);
     flashc_attention_params *p = &c->params;
     flashc_attention_params_init(p, sizeof *p);
     const int bshd = PyObject_IsTrue(args[BSHD]);
     p->causal = PyObject_IsTrue(args[CAUSAL]);
-    if (bshd < 0 || p->causal < 0 || set_tensors(c, args, bshd) != 0 || set_alignment(c, args[ALIGN]) != 0)
+    if (p->causal < 0)
+        return wrong_argument("causal", "True or False", args[CAUSAL]);
+    if (bshd < 0 || set_tensors(c, args, bshd, plan_only) != 0 || set_alignment(c, args[ALIGN]) != 0)
         return -1;
     if (args[SCALE] != Py_None) {
         const double scale = PyFloat_AsDouble(args[SCALE]);
         if (PyErr_Occurred())
             return wrong_argument("scale", "a number", args[SCALE]);
         /* -inf is the C interface's word for the default; here that word is None. */
-        p->softmax_scale = scale == (double)FLASHC_SCALE_DEFAULT ? INFINITY : (float)scale;
+        if (!(fabs(scale) <= (double)FLT_MAX)) {
+            PyErr_Format(PyExc_ValueError, "scale: expected a finite float32 number, found %R", args[SCALE]);
+            return -1;
+        }
+        p->softmax_scale = (float)scale;
     }
     const long num_threads = PyLong_AsLong(args[NUM_THREADS]);
     if (PyErr_Occurred())
@@ -232,7 +279,12 @@ int flashc_py_call_build(flashc_py_call *c, PyObject *const *args)
     if (args[KERNEL] != Py_None) {
         if (!PyUnicode_Check(args[KERNEL]) || !(c->kernel = PyUnicode_AsUTF8String(args[KERNEL])))
             return wrong_argument("kernel", "a name of flashc.kernels()", args[KERNEL]);
-        p->kernel = PyBytes_AsString(c->kernel);
+        char *kernel;
+        if (PyBytes_AsStringAndSize(c->kernel, &kernel, NULL) != 0) { /* a null character inside */
+            PyErr_Format(PyExc_ValueError, "kernel: expected a name of flashc.kernels(), found %R", args[KERNEL]);
+            return -1;
+        }
+        p->kernel = kernel;
     }
     return 0;
 }

@@ -17,8 +17,9 @@ typedef struct {
     Py_buffer workspace;
 } flashc_py_call;
 
-/* Fills *call from the arguments up to N_EXPLAIN. Returns 0, or -1 with an exception. Release in any case. */
-int flashc_py_call_build(flashc_py_call *call, PyObject *const *args);
+/* Fills *call from the arguments up to N_EXPLAIN. Returns 0, or -1 with an exception. Release in any case.
+ * plan_only: the argument O may be "f32", "f16" or "bf16" instead of an array, which is then not there to be written. */
+int flashc_py_call_build(flashc_py_call *call, PyObject *const *args, bool plan_only);
 
 /* Takes the argument workspace. Returns 0, or -1 with an exception. */
 int flashc_py_call_set_workspace(flashc_py_call *call, PyObject *workspace);
