@@ -8,8 +8,9 @@ import numpy.typing as npt
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": BFLOAT16}
 
-# flashc.h: |O - exact| <= u (8 + 4A + 2(n + T)) sum p|v| + half an ulp + underflow, |LSE - exact| <= u (16 max(1, |LSE|, A)
-# + 2(n + T)), with u = 2^-24. T is at most n.
+# flashc.h, with u = 2^-24; T is at most n:
+#   |O - exact|   <= u (8 + 4A + 2(n + T)) sum p|v| + half an ulp + underflow
+#   |LSE - exact| <= u (16 max(1, |LSE|, A) + 2(n + T))
 U = 2.0**-24
 O_CONSTANT, O_PER_LOGIT, LSE_PER_LOGIT, PER_CHAIN_STEP = 8, 4, 16, 2
 SMALLEST_NORMAL, SUBNORMAL_STEP = 2.0**-126, 2.0**-149
@@ -32,7 +33,7 @@ class Exact(NamedTuple):
 
 def attention(q: Array, k: Array, v: Array, *, scale: float | None = None, offsets: list[int] | None = None,
               mask: Array | None = None, bias: Array | None = None) -> Exact:
-    """q, k, v: [batch, heads, rows, dim] of any type; offsets: causal, the position of query 0 of each batch element."""
+    """q, k, v: [batch, heads, rows, dim], any type; offsets: causal, the position of query 0 of each batch element."""
     q, k, v = (a.astype(np.float64) for a in (q, k, v))
     group = q.shape[1] // k.shape[1] if k.shape[1] else 1
     k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
@@ -81,7 +82,8 @@ def check(o: Array, exact: Exact, lse: Array | None = None, note: object = "") -
     assert o.shape == exact.o.shape, (o.shape, exact.o.shape, note)
     error = abs(o.astype(np.float64) - exact.o)
     outside = ~(error <= o_bound(exact, o.dtype))
-    assert not outside.any(), f"{outside.sum()} of {o.size} outside the bound, the first at {np.argwhere(outside)[0]}; {note}"
+    where = np.argwhere(outside)[:3].tolist()
+    assert not where, f"{outside.sum()} of {o.size} outside the bound, the first at {where}; {note}"
     assert (np.asarray(o)[np.isneginf(exact.lse)] == 0).all(), f"rows without keys must be 0; {note}"
     if lse is None:
         return

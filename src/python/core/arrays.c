@@ -34,7 +34,7 @@ static int number(PyObject *object, const char *name, double *value)
     return -1;
 }
 
-/* compare(a, b, rtol, atol) -> (equal, mismatches, worst, max_abs_error, max_abs_index), indices into the flat arrays */
+/* compare(a, b, rtol, atol) -> (equal, mismatches, worst, max_abs_error, max_abs_index): indices of flat arrays */
 PyObject *flashc_py_compare(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
@@ -59,8 +59,8 @@ PyObject *flashc_py_compare(PyObject *module, PyObject *const *args, Py_ssize_t 
     if (!none)
         return NULL;
     Py_DECREF(none);
-    return Py_BuildValue("(NLLdL)", PyBool_FromLong(r.equal), (long long)r.mismatches, (long long)r.worst, r.max_abs_error,
-                         (long long)r.max_abs_index);
+    return Py_BuildValue("(NLLdL)", PyBool_FromLong(r.equal), (long long)r.mismatches, (long long)r.worst,
+                         r.max_abs_error, (long long)r.max_abs_index);
 }
 
 /* is_softmax(y, tolerance) -> bool; a negative tolerance is the type's default */

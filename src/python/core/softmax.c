@@ -71,7 +71,8 @@ PyObject *flashc_py_merge_states(PyObject *module, PyObject *const *args, Py_ssi
                   check_packed_f32(&out[1], &out[0], 1);
     for (Py_ssize_t i = 0; checked == 0 && i < 2 * n; i++) {
         const int is_lse = i >= n;
-        checked = flashc_py_view_acquire(&views[i], PyTuple_GetItem(args[is_lse], i % n), is_lse ? "lse_parts" : "o_parts") ||
+        checked = flashc_py_view_acquire(&views[i], PyTuple_GetItem(args[is_lse], i % n),
+                                         is_lse ? "lse_parts" : "o_parts") ||
                   check_packed_f32(&views[i], &out[0], is_lse);
         parts[i] = views[i].data;
     }
@@ -140,7 +141,8 @@ PyObject *flashc_py_state_update(PyObject *module, PyObject *const *args, Py_ssi
     if (checked == 0 && v->name)
         checked = flashc_py_view_expect_dtype(v, FLASHC_F32) || flashc_py_view_as_rows(v, &v_rows, &v_cols, &v_stride);
     if (checked == 0 && (rows != state.rows || v_cols != state.head_dim_v || (v->name && v_rows != n))) {
-        PyErr_Format(PyExc_ValueError, "scores, v: expected [%lld, n] and [n, %lld], found [%lld, %lld] and [%lld, %lld]",
+        PyErr_Format(PyExc_ValueError,
+                     "scores, v: expected [%lld, n] and [n, %lld], found [%lld, %lld] and [%lld, %lld]",
                      (long long)state.rows, (long long)state.head_dim_v, (long long)rows, (long long)n,
                      (long long)v_rows, (long long)v_cols);
         checked = -1;
@@ -148,7 +150,8 @@ PyObject *flashc_py_state_update(PyObject *module, PyObject *const *args, Py_ssi
     flashc_status status = FLASHC_OK;
     if (checked == 0) {
         Py_BEGIN_ALLOW_THREADS
-        status = flashc_softmax_state_update(&state, n, scores->data, scores_stride, v->name ? v->data : NULL, v_stride);
+        status = flashc_softmax_state_update(&state, n, scores->data, scores_stride, v->name ? v->data : NULL,
+                                             v_stride);
         Py_END_ALLOW_THREADS
     }
     return flashc_py_finish(views, 5, checked, status);

@@ -15,23 +15,24 @@ char *flashc_py_shape_text(char *text, size_t size, const int64_t *shape, int nd
     return text;
 }
 
-/* TypeError "q: expected ..., found float64": the object's own dtype where it has one, else what its protocol told, else
- * its class. */
+/* TypeError "q: expected ..., found float64": the object's own dtype where it has one, else what its protocol told,
+ * else its class. */
 int flashc_py_view_wrong_type(const char *name, PyObject *object, const char *found)
 {
     PyErr_Clear();
     PyObject *dtype = PyObject_GetAttrString(object, "dtype");
     if (!dtype && found) {
         PyErr_Clear();
-        PyErr_Format(PyExc_TypeError, "%s: expected elements of type float32, float16, bfloat16 or (a mask) bool, found %s",
-                     name, found);
+        PyErr_Format(PyExc_TypeError,
+                     "%s: expected elements of type float32, float16, bfloat16 or (a mask) bool, found %s", name,
+                     found);
         return -1;
     }
     if (!dtype) {
         PyErr_Clear();
         PyErr_Format(PyExc_TypeError,
-                     "%s: expected an array (NumPy, torch, DLPack or buffer protocol), found an object of type %S", name,
-                     (PyObject *)Py_TYPE(object));
+                     "%s: expected an array (NumPy, torch, DLPack or buffer protocol), found an object of type %S",
+                     name, (PyObject *)Py_TYPE(object));
         return -1;
     }
     PyErr_Format(PyExc_TypeError, "%s: expected elements of type float32, float16, bfloat16 or (a mask) bool, found %S",
@@ -54,8 +55,9 @@ static int refuse_lazy_negation(PyObject *object, const char *name)
     Py_XDECREF(answer);
     if (!negated)
         return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected a tensor whose memory holds its values, found one that torch negates lazily; "
-                 "pass resolve_neg()", name);
+    PyErr_Format(PyExc_ValueError,
+                 "%s: expected a tensor whose memory holds its values, found one that torch negates lazily; pass "
+                 "resolve_neg()", name);
     return -1;
 }
 
@@ -137,8 +139,9 @@ int flashc_py_view_as_rows(const flashc_py_view *view, int64_t *rows, int64_t *c
     }
     if (fits || *rows == 0)
         return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected a contiguous last axis and one constant row stride, found shape %s with "
-                 "strides %s (elements); pass a contiguous copy", view->name,
+    PyErr_Format(PyExc_ValueError,
+                 "%s: expected a contiguous last axis and one constant row stride, found shape %s with strides "
+                 "%s (elements); pass a contiguous copy", view->name,
                  flashc_py_shape_text(shape, sizeof shape, view->shape, view->ndim),
                  flashc_py_shape_text(strides, sizeof strides, view->stride, view->ndim));
     return -1;

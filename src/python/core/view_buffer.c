@@ -79,8 +79,9 @@ int flashc_py_view_from_buffer(flashc_py_view *view, PyObject *object)
     else
         return wrong_format(view, object);
     if (foreign && view->dtype != FLASHC_BOOL) {
-        PyErr_Format(PyExc_ValueError, "%s: expected the machine's byte order, found the other (format %s); convert it, "
-                     "e.g. a.astype(a.dtype.newbyteorder('='))", view->name, buffer->format);
+        PyErr_Format(PyExc_ValueError,
+                     "%s: expected the machine's byte order, found the other (format %s); convert it, e.g. "
+                     "a.astype(a.dtype.newbyteorder('='))", view->name, buffer->format);
         return -1;
     }
     if (buffer->ndim > FLASHC_PY_MAX_NDIM) {
@@ -98,7 +99,8 @@ int flashc_py_view_from_buffer(flashc_py_view *view, PyObject *object)
         const Py_ssize_t stride = buffer->strides ? buffer->strides[i] : packed;
         packed *= buffer->shape[i];
         if (stride % size != 0 && buffer->shape[i] > 1) {
-            PyErr_Format(PyExc_ValueError, "%s: expected strides of whole elements (%zd bytes), found %zd bytes on axis %d",
+            PyErr_Format(PyExc_ValueError,
+                         "%s: expected strides of whole elements (%zd bytes), found %zd bytes on axis %d",
                          view->name, size, stride, i);
             return -1;
         }

@@ -1,5 +1,5 @@
-/* The protocols a view is filled by, each in a file of its own. view->name is set; on failure (-1) there is an exception and
- * the caller releases the view. */
+/* The protocols a view is filled by, each in a file of its own. view->name is set; on failure (-1) there is an
+ * exception and the caller releases the view. */
 #ifndef FLASHC_PYTHON_VIEW_SOURCES_H
 #define FLASHC_PYTHON_VIEW_SOURCES_H
 

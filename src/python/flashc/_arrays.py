@@ -20,7 +20,7 @@ _DTYPES = {
 
 
 def dtype_name(dtype: Any, argument: str) -> str:
-    """"float32", "float16" or "bfloat16" of a string, a NumPy dtype or type, or another library's (torch.float32)."""
+    """"float32", "float16" or "bfloat16" of a string, a NumPy dtype or type, or another library's dtype."""
     name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", dtype)
     try:
         return _DTYPES[str(name).rpartition(".")[2]]

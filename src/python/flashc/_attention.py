@@ -100,7 +100,8 @@ def attention(
 
     Returns
     -------
-    o, or (o, lse): out itself, or new arrays of q's kind (a plain buffer or DLPack object gives NumPy). A row without visible keys is 0.
+    o, or (o, lse): out itself, or new arrays of q's kind (a plain buffer or DLPack object gives NumPy). A row
+    without visible keys is 0.
 
     Raises
     ------
@@ -161,8 +162,8 @@ def explain(
     num_threads: int = 0,
     kernel: str | None = None,
 ) -> Explanation:
-    """What attention() would run for these arguments, and why faster kernels were refused. Reads no element of any array
-    and makes none.
+    """What attention() would run for these arguments, and why faster kernels were refused. Reads no element and
+    makes no array.
 
     Shapes without memory behind them do: numpy.broadcast_to(numpy.float32(0), shape).
     """

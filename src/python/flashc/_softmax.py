@@ -18,9 +18,9 @@ _TRACE_FIELDS = (
 def softmax(x: Any, *, out: Any = None, return_lse: bool = False) -> Any:
     """Softmax over the last axis.
 
-    x: [..., n], float32, float16 or bfloat16, contiguous last axis, rows at one constant stride. -inf leaves an element out;
-    a row of nothing but -inf gives zeros. out: x's shape and type, may be x. Returns out or a new y of x's kind, or (y, lse) with
-    lse [...] float32, the natural log of the sum of exp.
+    x: [..., n], float32, float16 or bfloat16, contiguous last axis, rows at one constant stride. -inf leaves an
+    element out; a row of nothing but -inf gives zeros. out: x's shape and type, may be x. Returns out or a new y of
+    x's kind, or (y, lse) with lse [...] float32, the natural log of the sum of exp.
     """
     x, kind = kind_of(x, "x")
     kind.check(x, out)

@@ -12,6 +12,7 @@ from oracle import BFLOAT16
 
 F = np.float32
 Q, K, V = np.zeros((2, 4, 5, 8), F), np.zeros((2, 2, 7, 8), F), np.zeros((2, 2, 7, 6), F)
+LSE = Q[..., 0].copy()
 RELEASED = memoryview(bytearray(4))
 RELEASED.release()
 
@@ -30,8 +31,8 @@ def attention(**changed: Any) -> Callable[[], Any]:
 NO_ARRAYS = {"list": [[1.0]], "None": None, "float": 1.0, "str": "abc", "object": object(), "dict": {}}
 WRONG_TYPES = {
     "float64": np.zeros(4), "int32": np.zeros(4, np.int32), "uint16": np.zeros(4, np.uint16),
-    "complex64": np.zeros(4, np.complex64), "object": np.zeros(4, object), "<U3": np.zeros(4, "U3"), "|V2": np.zeros(4, "V2"),
-    "int8": np.zeros(4, np.int8), "datetime64": np.zeros(4, "M8[s]"),
+    "complex64": np.zeros(4, np.complex64), "object": np.zeros(4, object), "<U3": np.zeros(4, "U3"),
+    "|V2": np.zeros(4, "V2"), "int8": np.zeros(4, np.int8), "datetime64": np.zeros(4, "M8[s]"),
     "'d'": memoryview(array.array("d", [0.0])), "'B'": bytearray(4),
 }
 
@@ -80,7 +81,8 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     (attention(out=np.zeros((2, 4, 6), F)), ValueError, "out", ("expected 4 axes", "found 3")),
     (attention(mask=np.zeros((2, 7), bool)), ValueError, "mask", ("broadcasts to [2, 4, 5, 7]", "found [2, 7]")),
     (attention(mask=np.zeros((1, 2, 4, 5, 7), bool)), ValueError, "mask", ("broadcasts to", "found [1, 2, 4, 5, 7]")),
-    (attention(bias=np.zeros((4, 2, 5, 7), F)), ValueError, "bias", ("broadcasts to [2, 4, 5, 7]", "found [4, 2, 5, 7]")),
+    (attention(bias=np.zeros((4, 2, 5, 7), F)), ValueError, "bias",
+     ("broadcasts to [2, 4, 5, 7]", "found [4, 2, 5, 7]")),
     (attention(bias=np.zeros((5, 0), F)), ValueError, "bias", ("broadcasts to", "found [5, 0]")),
     # the other arguments
     (attention(layout="sbhd"), ValueError, "layout", ("'bhsd' or 'bshd'", "found 'sbhd'")),
@@ -132,11 +134,12 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     (lambda: flashc.merge_states(None, []), TypeError, "o_parts", ("sequence of arrays", "found None")),
     (lambda: flashc.merge_states([Q], 3), TypeError, "lse_parts", ("sequence of arrays", "found 3")),
     (lambda: flashc.merge_states([], []), ValueError, "o_parts", ("at least one", "found none")),
-    (lambda: flashc.merge_states([Q, Q], [Q[..., 0].copy()]), ValueError, "lse_parts", ("as many as o_parts, 2", "found 1")),
+    (lambda: flashc.merge_states([Q, Q], [LSE]), ValueError, "lse_parts", ("as many as o_parts, 2", "found 1")),
     (lambda: flashc.merge_states([Q], [Q[..., 0]]), ValueError, "lse_parts", ("C-contiguous",)),
-    (lambda: flashc.merge_states([Q], [Q]), ValueError, "lse_parts", ("expected shape [2, 4, 5]", "found [2, 4, 5, 8]")),
-    (lambda: flashc.merge_states([Q.astype("f2")], [Q[..., 0].copy()]), TypeError, "o_parts", ("type f32", "found f16")),
-    (lambda: flashc.merge_states([Q, [1]], [Q[..., 0].copy()] * 2), TypeError, "o_parts", ("expected an array", "list")),
+    (lambda: flashc.merge_states([Q], [Q]), ValueError, "lse_parts",
+     ("expected shape [2, 4, 5]", "found [2, 4, 5, 8]")),
+    (lambda: flashc.merge_states([Q.astype("f2")], [LSE]), TypeError, "o_parts", ("type f32", "found f16")),
+    (lambda: flashc.merge_states([Q, [1]], [LSE] * 2), TypeError, "o_parts", ("expected an array", "list")),
     (lambda: flashc.SoftmaxState(-1), ValueError, "rows", ("0 or more", "found -1")),
     (lambda: flashc.SoftmaxState(2.0), TypeError, "rows", ("expected an int", "found 2.0")),  # type: ignore[arg-type]
     (lambda: flashc.SoftmaxState(2, -3), ValueError, "head_dim_v", ("0 or more", "found -3")),
