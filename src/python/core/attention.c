@@ -51,7 +51,12 @@ PyObject *flashc_py_attention(PyObject *module, PyObject *const *args, Py_ssize_
     if (flashc_py_check_count("attention", count, N_ATTENTION) != 0)
         return NULL;
     flashc_py_call c;
-    if (flashc_py_call_build(&c, args) != 0 || flashc_py_call_set_workspace(&c, args[WORKSPACE]) != 0) {
+    if (flashc_py_call_build(&c, args, false) != 0 || flashc_py_call_set_workspace(&c, args[WORKSPACE]) != 0) {
+        flashc_py_call_release(&c);
+        return NULL;
+    }
+    if (args[PROGRESS] != Py_None && !PyCallable_Check(args[PROGRESS])) {
+        PyErr_Format(PyExc_TypeError, "progress: expected a function, found %R", args[PROGRESS]);
         flashc_py_call_release(&c);
         return NULL;
     }
@@ -62,10 +67,10 @@ PyObject *flashc_py_attention(PyObject *module, PyObject *const *args, Py_ssize_
     w.thread = PyEval_SaveThread();
     const flashc_status status = flashc_attention_fwd(&c.params);
     PyEval_RestoreThread(w.thread);
+    if (!w.raised && status != FLASHC_OK)
+        flashc_py_raise(status); /* before the release, which may run code that calls flashc */
     flashc_py_call_release(&c);
-    if (w.raised)
-        return NULL;
-    return status == FLASHC_OK ? Py_NewRef(Py_None) : flashc_py_raise(status);
+    return w.raised || status != FLASHC_OK ? NULL : Py_NewRef(Py_None);
 }
 
 PyObject *flashc_py_explain(PyObject *module, PyObject *const *args, Py_ssize_t count)
@@ -75,14 +80,14 @@ PyObject *flashc_py_explain(PyObject *module, PyObject *const *args, Py_ssize_t 
         return NULL;
     flashc_py_call c;
     flashc_explanation e = {.struct_size = sizeof e};
-    const int built = flashc_py_call_build(&c, args);
+    const int built = flashc_py_call_build(&c, args, true);
     const flashc_status status = built == 0 ? flashc_explain(&c.params, &e) : FLASHC_OK;
-    flashc_py_call_release(&c);
-    if (built != 0)
-        return NULL;
     if (status != FLASHC_OK)
-        return flashc_py_raise(status);
-    return Py_BuildValue("(ssLLLLLKds)", e.kernel, e.gemm, (long long)e.block_m, (long long)e.block_n,
-                         (long long)e.rows_per_item, (long long)e.num_items, (long long)e.num_threads,
+        flashc_py_raise(status);
+    flashc_py_call_release(&c);
+    if (built != 0 || status != FLASHC_OK)
+        return NULL;
+    return Py_BuildValue("(ssLLLLLLKds)", e.kernel, e.gemm, (long long)e.block_m, (long long)e.block_n,
+                         (long long)e.rows_per_item, (long long)e.piece_n, (long long)e.num_items, (long long)e.num_threads,
                          (unsigned long long)e.workspace_size, e.flops, e.refused);
 }

@@ -1,53 +1,19 @@
-/* The functions of flashc.h's sections 3 and 4 on Python arrays: checks shapes, calls, nothing else. */
-#include "python/core/module.h"
-#include "python/core/view.h"
+/* The functions of flashc.h's section 3 on Python arrays: checks shapes, calls, nothing else. */
+#include "python/core/arguments.h"
 
 #include <stdlib.h>
-
-/* Acquires `n` views from the first arguments; a name that begins with '+' is an output, and None is allowed for a
- * name that ends with '?'. On failure nothing stays acquired. */
-typedef struct {
-    const char *name;
-    bool output, optional;
-} argument;
-
-static int acquire_all(flashc_py_view *views, PyObject *const *args, const argument *arguments, int n)
-{
-    for (int i = 0; i < n; i++) {
-        views[i].name = NULL;
-        if (args[i] == Py_None && arguments[i].optional)
-            continue;
-        if ((arguments[i].output ? flashc_py_view_acquire_output : flashc_py_view_acquire)(&views[i], args[i],
-                                                                                        arguments[i].name) == 0)
-            continue;
-        while (i-- > 0)
-            flashc_py_view_release(&views[i]);
-        return -1;
-    }
-    return 0;
-}
-
-/* Releases the views and turns (no exception, status) into a result: None or NULL. */
-static PyObject *finish(flashc_py_view *views, int n, int checked, flashc_status status)
-{
-    for (int i = 0; i < n; i++)
-        flashc_py_view_release(&views[i]);
-    if (checked != 0)
-        return NULL;
-    return status == FLASHC_OK ? Py_NewRef(Py_None) : flashc_py_raise(status);
-}
 
 /* softmax(x, y, lse or None) */
 PyObject *flashc_py_softmax(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    static const argument arguments[] = {{"x", false, false}, {"out", true, false}, {"lse", true, true}};
+    static const flashc_py_argument arguments[] = {{"x", false, false}, {"out", true, false}, {"lse", true, true}};
     flashc_py_view views[3];
-    if (flashc_py_check_count("softmax", count, 3) != 0 || acquire_all(views, args, arguments, 3) != 0)
+    if (flashc_py_check_count("softmax", count, 3) != 0 || flashc_py_acquire_all(views, args, arguments, 3) != 0)
         return NULL;
     const flashc_py_view *x = &views[0], *y = &views[1], *lse = &views[2];
     int64_t rows = 0, cols = 0, x_stride = 0, y_rows, y_cols, y_stride = 0, n_lse;
-    int checked = flashc_py_view_as_rows(x, &rows, &cols, &x_stride);
+    int checked = flashc_py_view_expect_float(x) || flashc_py_view_as_rows(x, &rows, &cols, &x_stride);
     if (checked == 0)
         checked = flashc_py_view_expect_shape_of(y, x, 0) || flashc_py_view_expect_dtype(y, x->dtype) ||
                   flashc_py_view_as_rows(y, &y_rows, &y_cols, &y_stride);
@@ -61,7 +27,7 @@ PyObject *flashc_py_softmax(PyObject *module, PyObject *const *args, Py_ssize_t 
                                 lse->name ? lse->data : NULL);
         Py_END_ALLOW_THREADS
     }
-    return finish(views, 3, checked, status);
+    return flashc_py_finish(views, 3, checked, status);
 }
 
 /* An f32 array that must be packed, with `like`'s shape less `dropped` axes. */
@@ -76,15 +42,17 @@ static int check_packed_f32(const flashc_py_view *view, const flashc_py_view *li
 PyObject *flashc_py_merge_states(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    static const argument outputs[] = {{"o", true, false}, {"lse", true, false}};
+    static const flashc_py_argument outputs[] = {{"o", true, false}, {"lse", true, false}};
     if (flashc_py_check_count("merge_states", count, 4) != 0)
         return NULL;
-    const Py_ssize_t n = PyTuple_Size(args[0]);
-    if (n < 0)
+    if (!PyTuple_Check(args[0]) || !PyTuple_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "o_parts, lse_parts: expected two tuples");
         return NULL;
+    }
+    const Py_ssize_t n = PyTuple_Size(args[0]);
     if (n < 1 || PyTuple_Size(args[1]) != n) {
-        PyErr_Clear();
-        PyErr_Format(PyExc_ValueError, "lse_parts: expected as many as o_parts, %zd, and at least one", n);
+        PyErr_Format(PyExc_ValueError, "lse_parts: expected as many as o_parts, %zd, and at least one, found %zd", n,
+                     PyTuple_Size(args[1]));
         return NULL;
     }
     flashc_py_view *views = calloc(2 * (size_t)n + 2, sizeof *views);
@@ -97,13 +65,14 @@ PyObject *flashc_py_merge_states(PyObject *module, PyObject *const *args, Py_ssi
     flashc_py_view *out = &views[2 * n];
     flashc_status status = FLASHC_OK;
     int64_t rows = 0, cols = 0, stride;
-    int checked = acquire_all(out, args + 2, outputs, 2);
+    int checked = flashc_py_acquire_all(out, args + 2, outputs, 2);
     if (checked == 0)
         checked = flashc_py_view_as_rows(&out[0], &rows, &cols, &stride) || check_packed_f32(&out[0], &out[0], 0) ||
                   check_packed_f32(&out[1], &out[0], 1);
     for (Py_ssize_t i = 0; checked == 0 && i < 2 * n; i++) {
         const int is_lse = i >= n;
-        checked = flashc_py_view_acquire(&views[i], PyTuple_GetItem(args[is_lse], i % n), is_lse ? "lse_parts" : "o_parts") ||
+        checked = flashc_py_view_acquire(&views[i], PyTuple_GetItem(args[is_lse], i % n),
+                                         is_lse ? "lse_parts" : "o_parts") ||
                   check_packed_f32(&views[i], &out[0], is_lse);
         parts[i] = views[i].data;
     }
@@ -112,7 +81,7 @@ PyObject *flashc_py_merge_states(PyObject *module, PyObject *const *args, Py_ssi
         status = flashc_merge_partials(n, rows, cols, parts, parts + n, out[0].data, out[1].data);
         Py_END_ALLOW_THREADS
     }
-    PyObject *result = finish(views, (int)(2 * n + 2), checked, status);
+    PyObject *result = flashc_py_finish(views, (int)(2 * n + 2), checked, status);
     free(views);
     free(parts);
     return result;
@@ -141,22 +110,28 @@ static int state_of(const flashc_py_view *views, flashc_softmax_state *state)
 PyObject *flashc_py_state_init(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    static const argument arguments[] = {STATE_ARGUMENTS};
+    static const flashc_py_argument arguments[] = {STATE_ARGUMENTS};
     flashc_py_view views[STATE_ARRAYS];
-    if (flashc_py_check_count("state_init", count, 3) != 0 || acquire_all(views, args, arguments, 3) != 0)
+    if (flashc_py_check_count("state_init", count, 3) != 0 || flashc_py_acquire_all(views, args, arguments, 3) != 0)
         return NULL;
     flashc_softmax_state state;
     const int checked = state_of(views, &state);
-    return finish(views, 3, checked, checked == 0 ? flashc_softmax_state_init(&state) : FLASHC_OK);
+    flashc_status status = FLASHC_OK;
+    if (checked == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        status = flashc_softmax_state_init(&state);
+        Py_END_ALLOW_THREADS
+    }
+    return flashc_py_finish(views, 3, checked, status);
 }
 
 /* state_update(row_max, row_sum, acc, scores [rows, n], v [n, head_dim_v] or None) */
 PyObject *flashc_py_state_update(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    static const argument arguments[] = {STATE_ARGUMENTS, {"scores", false, false}, {"v", false, true}};
+    static const flashc_py_argument arguments[] = {STATE_ARGUMENTS, {"scores", false, false}, {"v", false, true}};
     flashc_py_view views[5];
-    if (flashc_py_check_count("state_update", count, 5) != 0 || acquire_all(views, args, arguments, 5) != 0)
+    if (flashc_py_check_count("state_update", count, 5) != 0 || flashc_py_acquire_all(views, args, arguments, 5) != 0)
         return NULL;
     const flashc_py_view *scores = &views[3], *v = &views[4];
     flashc_softmax_state state;
@@ -166,7 +141,8 @@ PyObject *flashc_py_state_update(PyObject *module, PyObject *const *args, Py_ssi
     if (checked == 0 && v->name)
         checked = flashc_py_view_expect_dtype(v, FLASHC_F32) || flashc_py_view_as_rows(v, &v_rows, &v_cols, &v_stride);
     if (checked == 0 && (rows != state.rows || v_cols != state.head_dim_v || (v->name && v_rows != n))) {
-        PyErr_Format(PyExc_ValueError, "scores, v: expected [%lld, n] and [n, %lld], found [%lld, %lld] and [%lld, %lld]",
+        PyErr_Format(PyExc_ValueError,
+                     "scores, v: expected [%lld, n] and [n, %lld], found [%lld, %lld] and [%lld, %lld]",
                      (long long)state.rows, (long long)state.head_dim_v, (long long)rows, (long long)n,
                      (long long)v_rows, (long long)v_cols);
         checked = -1;
@@ -174,42 +150,52 @@ PyObject *flashc_py_state_update(PyObject *module, PyObject *const *args, Py_ssi
     flashc_status status = FLASHC_OK;
     if (checked == 0) {
         Py_BEGIN_ALLOW_THREADS
-        status = flashc_softmax_state_update(&state, n, scores->data, scores_stride, v->name ? v->data : NULL, v_stride);
+        status = flashc_softmax_state_update(&state, n, scores->data, scores_stride, v->name ? v->data : NULL,
+                                             v_stride);
         Py_END_ALLOW_THREADS
     }
-    return finish(views, 5, checked, status);
+    return flashc_py_finish(views, 5, checked, status);
 }
 
 /* state_merge(row_max, row_sum, acc, from_row_max, from_row_sum, from_acc) */
 PyObject *flashc_py_state_merge(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    static const argument arguments[] = {STATE_ARGUMENTS, STATE_ARGUMENTS};
+    static const flashc_py_argument arguments[] = {STATE_ARGUMENTS, STATE_ARGUMENTS};
     flashc_py_view views[2 * STATE_ARRAYS];
-    if (flashc_py_check_count("state_merge", count, 6) != 0 || acquire_all(views, args, arguments, 6) != 0)
+    if (flashc_py_check_count("state_merge", count, 6) != 0 || flashc_py_acquire_all(views, args, arguments, 6) != 0)
         return NULL;
     flashc_softmax_state into, from;
     const int checked = state_of(views, &into) || state_of(views + 3, &from);
-    return finish(views, 6, checked, checked == 0 ? flashc_softmax_state_merge(&into, &from) : FLASHC_OK);
+    flashc_status status = FLASHC_OK;
+    if (checked == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        status = flashc_softmax_state_merge(&into, &from);
+        Py_END_ALLOW_THREADS
+    }
+    return flashc_py_finish(views, 6, checked, status);
 }
 
 /* state_finish(row_max, row_sum, acc, o or None, lse) */
 PyObject *flashc_py_state_finish(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    static const argument arguments[] = {STATE_ARGUMENTS, {"o", true, true}, {"lse", true, false}};
+    static const flashc_py_argument arguments[] = {STATE_ARGUMENTS, {"o", true, true}, {"lse", true, false}};
     flashc_py_view views[5];
-    if (flashc_py_check_count("state_finish", count, 5) != 0 || acquire_all(views, args, arguments, 5) != 0)
+    if (flashc_py_check_count("state_finish", count, 5) != 0 || flashc_py_acquire_all(views, args, arguments, 5) != 0)
         return NULL;
     flashc_softmax_state state;
     int checked = state_of(views, &state) || check_packed_f32(&views[4], &views[2], 1);
     if (checked == 0 && views[3].name)
         checked = check_packed_f32(&views[3], &views[2], 0);
     flashc_status status = FLASHC_OK;
-    if (checked == 0)
+    if (checked == 0) {
+        Py_BEGIN_ALLOW_THREADS
         status = flashc_softmax_state_finish(&state, views[3].name ? views[3].data : NULL, state.head_dim_v,
                                              views[4].data);
-    return finish(views, 5, checked, status);
+        Py_END_ALLOW_THREADS
+    }
+    return flashc_py_finish(views, 5, checked, status);
 }
 
 /* trace(x, steps): x n contiguous doubles, steps a writable buffer of n flashc_trace_step. */
@@ -217,84 +203,30 @@ PyObject *flashc_py_trace(PyObject *module, PyObject *const *args, Py_ssize_t co
 {
     (void)module;
     Py_buffer x, steps;
-    if (flashc_py_check_count("trace", count, 2) != 0 || PyObject_GetBuffer(args[0], &x, PyBUF_SIMPLE) != 0)
+    if (flashc_py_check_count("trace", count, 2) != 0)
         return NULL;
+    if (PyObject_GetBuffer(args[0], &x, PyBUF_SIMPLE) != 0) {
+        PyErr_SetString(PyExc_TypeError, "x: expected a contiguous buffer of float64");
+        return NULL;
+    }
     if (PyObject_GetBuffer(args[1], &steps, PyBUF_WRITABLE) != 0) {
+        PyErr_SetString(PyExc_TypeError, "steps: expected a contiguous buffer that can be written");
         PyBuffer_Release(&x);
         return NULL;
     }
     const int64_t n = x.len / (Py_ssize_t)sizeof(double);
     flashc_status status = FLASHC_OK;
     const bool fits = steps.len == n * (Py_ssize_t)sizeof(flashc_trace_step);
-    if (fits)
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS
         status = flashc_softmax_trace(n, x.buf, steps.buf);
-    else
+        Py_END_ALLOW_THREADS
+    } else {
         PyErr_Format(PyExc_ValueError, "steps: expected %zd bytes a step for %lld steps, found %zd bytes",
                      sizeof(flashc_trace_step), (long long)n, steps.len);
+    }
+    PyObject *result = flashc_py_finish(NULL, 0, fits ? 0 : -1, status);
     PyBuffer_Release(&x);
     PyBuffer_Release(&steps);
-    return finish(NULL, 0, fits ? 0 : -1, status);
-}
-
-/* convert(dst, src) */
-PyObject *flashc_py_convert(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    (void)module;
-    static const argument arguments[] = {{"dst", true, false}, {"x", false, false}};
-    flashc_py_view views[2];
-    if (flashc_py_check_count("convert", count, 2) != 0 || acquire_all(views, args, arguments, 2) != 0)
-        return NULL;
-    int64_t n = 0;
-    const int checked = flashc_py_view_as_flat(&views[0], &n) || flashc_py_view_as_flat(&views[1], &n) ||
-                        flashc_py_view_expect_shape_of(&views[0], &views[1], 0);
-    flashc_status status = FLASHC_OK;
-    if (checked == 0)
-        status = flashc_convert(views[0].data, views[0].dtype, views[1].data, views[1].dtype, n);
-    return finish(views, 2, checked, status);
-}
-
-/* compare(a, b, rtol, atol) -> (equal, mismatches, worst, max_abs_error, max_abs_index), indices into the flat arrays */
-PyObject *flashc_py_compare(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    (void)module;
-    static const argument arguments[] = {{"a", false, false}, {"b", false, false}};
-    flashc_py_view views[2];
-    if (flashc_py_check_count("compare", count, 4) != 0 || acquire_all(views, args, arguments, 2) != 0)
-        return NULL;
-    int64_t n = 0;
-    const double rtol = PyFloat_AsDouble(args[2]), atol = PyFloat_AsDouble(args[3]);
-    const int checked = PyErr_Occurred() || flashc_py_view_as_flat(&views[0], &n) || flashc_py_view_as_flat(&views[1], &n) ||
-                        flashc_py_view_expect_shape_of(&views[0], &views[1], 0);
-    flashc_compare_report r = {0};
-    flashc_status status = FLASHC_OK;
-    if (!checked)
-        status = flashc_compare(n, views[0].data, views[0].dtype, views[1].data, views[1].dtype, rtol, atol, &r);
-    PyObject *none = finish(views, 2, checked, status);
-    if (!none)
-        return NULL;
-    Py_DECREF(none);
-    return Py_BuildValue("(NLLdL)", PyBool_FromLong(r.equal), (long long)r.mismatches, (long long)r.worst, r.max_abs_error,
-                         (long long)r.max_abs_index);
-}
-
-/* is_softmax(y, tolerance) -> bool; a negative tolerance is the type's default */
-PyObject *flashc_py_is_softmax(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    (void)module;
-    static const argument arguments[] = {{"y", false, false}};
-    flashc_py_view y[1];
-    if (flashc_py_check_count("is_softmax", count, 2) != 0 || acquire_all(y, args, arguments, 1) != 0)
-        return NULL;
-    int64_t rows = 0, cols = 0, stride = 0;
-    int valid = 0;
-    const double tolerance = PyFloat_AsDouble(args[1]);
-    const int checked = PyErr_Occurred() || flashc_py_view_as_rows(y, &rows, &cols, &stride);
-    flashc_status status = FLASHC_OK;
-    if (!checked)
-        status = flashc_is_softmax(rows, cols, y->data, stride, y->dtype, tolerance, &valid, NULL);
-    PyObject *none = finish(y, 1, checked, status);
-    if (!none)
-        return NULL;
-    Py_DECREF(none);
-    return PyBool_FromLong(valid);
+    return result;
 }

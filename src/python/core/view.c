@@ -15,21 +15,49 @@ char *flashc_py_shape_text(char *text, size_t size, const int64_t *shape, int nd
     return text;
 }
 
-/* TypeError "q: expected ..., found float64": the object's own dtype where it has one, else its class. */
-int flashc_py_view_wrong_type(const char *name, PyObject *object)
+/* TypeError "q: expected ..., found float64": the object's own dtype where it has one, else what its protocol told,
+ * else its class. */
+int flashc_py_view_wrong_type(const char *name, PyObject *object, const char *found)
 {
     PyErr_Clear();
     PyObject *dtype = PyObject_GetAttrString(object, "dtype");
+    if (!dtype && found) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_TypeError,
+                     "%s: expected elements of type float32, float16, bfloat16 or (a mask) bool, found %s", name,
+                     found);
+        return -1;
+    }
     if (!dtype) {
         PyErr_Clear();
         PyErr_Format(PyExc_TypeError,
-                     "%s: expected an array (NumPy, torch, DLPack or buffer protocol), found an object of type %S", name,
-                     (PyObject *)Py_TYPE(object));
+                     "%s: expected an array (NumPy, torch, DLPack or buffer protocol), found an object of type %S",
+                     name, (PyObject *)Py_TYPE(object));
         return -1;
     }
     PyErr_Format(PyExc_TypeError, "%s: expected elements of type float32, float16, bfloat16 or (a mask) bool, found %S",
                  name, dtype);
     Py_DECREF(dtype);
+    return -1;
+}
+
+/* torch's lazy negation (x.conj().imag): DLPack gives the memory, which holds the values with the other sign. */
+static int refuse_lazy_negation(PyObject *object, const char *name)
+{
+    static PyObject *method;
+    if (!method && !(method = PyUnicode_InternFromString("is_neg")))
+        return -1;
+    PyObject *answer = PyObject_CallMethodObjArgs(object, method, NULL);
+    if (!answer && !PyErr_ExceptionMatches(PyExc_Exception))
+        return -1;
+    PyErr_Clear(); /* no tensor of torch's */
+    const bool negated = answer == Py_True;
+    Py_XDECREF(answer);
+    if (!negated)
+        return 0;
+    PyErr_Format(PyExc_ValueError,
+                 "%s: expected a tensor whose memory holds its values, found one that torch negates lazily; pass "
+                 "resolve_neg()", name);
     return -1;
 }
 
@@ -48,6 +76,8 @@ int flashc_py_view_acquire(flashc_py_view *view, PyObject *object, const char *n
             result = flashc_py_view_from_dlpack(view, object);
         else if (result == 1)
             result = 0;
+        if (result == 0)
+            result = refuse_lazy_negation(object, name);
     }
     if (result != 0)
         flashc_py_view_release(view);
@@ -75,10 +105,20 @@ void flashc_py_view_release(flashc_py_view *view)
     Py_CLEAR(view->capsule);
 }
 
+/* Shapes that an object only claims to have. */
+static int too_large(const flashc_py_view *view)
+{
+    char shape[256];
+    PyErr_Format(PyExc_ValueError, "%s: expected fewer than 2^63 elements, found shape %s", view->name,
+                 flashc_py_shape_text(shape, sizeof shape, view->shape, view->ndim));
+    return -1;
+}
+
 int flashc_py_view_as_rows(const flashc_py_view *view, int64_t *rows, int64_t *cols, int64_t *row_stride)
 {
     char shape[256], strides[256];
     const int last = view->ndim - 1;
+    int64_t expected;
     if (last < 0) {
         PyErr_Format(PyExc_ValueError, "%s: expected at least one axis, found a scalar", view->name);
         return -1;
@@ -92,14 +132,16 @@ int flashc_py_view_as_rows(const flashc_py_view *view, int64_t *rows, int64_t *c
             if (*rows == 1)
                 *row_stride = view->stride[i];
             else
-                fits = fits && view->stride[i] == *row_stride * *rows;
-            *rows *= view->shape[i];
+                fits = fits && !__builtin_mul_overflow(*row_stride, *rows, &expected) && view->stride[i] == expected;
+            if (__builtin_mul_overflow(*rows, view->shape[i], rows))
+                return too_large(view);
         }
     }
     if (fits || *rows == 0)
         return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected a contiguous last axis and one constant row stride, found shape %s with "
-                 "strides %s (elements); pass a contiguous copy", view->name,
+    PyErr_Format(PyExc_ValueError,
+                 "%s: expected a contiguous last axis and one constant row stride, found shape %s with strides "
+                 "%s (elements); pass a contiguous copy", view->name,
                  flashc_py_shape_text(shape, sizeof shape, view->shape, view->ndim),
                  flashc_py_shape_text(strides, sizeof strides, view->stride, view->ndim));
     return -1;
@@ -111,7 +153,8 @@ int flashc_py_view_as_flat(const flashc_py_view *view, int64_t *n)
     bool fits = true;
     for (int i = view->ndim - 1; i >= 0; i--) {
         fits = fits && (view->shape[i] == 1 || view->stride[i] == packed);
-        packed *= view->shape[i];
+        if (__builtin_mul_overflow(packed, view->shape[i], &packed))
+            return too_large(view);
     }
     *n = packed;
     if (fits || packed == 0)
@@ -124,8 +167,16 @@ int flashc_py_view_expect_dtype(const flashc_py_view *view, flashc_dtype dtype)
 {
     if (view->dtype == dtype)
         return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected type %s, found %s", view->name, flashc_dtype_name(dtype),
+    PyErr_Format(PyExc_TypeError, "%s: expected elements of type %s, found %s", view->name, flashc_dtype_name(dtype),
                  flashc_dtype_name(view->dtype));
+    return -1;
+}
+
+int flashc_py_view_expect_float(const flashc_py_view *view)
+{
+    if (view->dtype != FLASHC_BOOL)
+        return 0;
+    PyErr_Format(PyExc_TypeError, "%s: expected elements of type float32, float16 or bfloat16, found bool", view->name);
     return -1;
 }
 

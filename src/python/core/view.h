@@ -44,8 +44,11 @@ int flashc_py_view_as_rows(const flashc_py_view *view, int64_t *rows, int64_t *c
 /* The number of elements of a C-contiguous view. Returns 0, or -1 with ValueError. */
 int flashc_py_view_as_flat(const flashc_py_view *view, int64_t *n);
 
-/* Raises ValueError and returns -1 if the view has another type. */
+/* Raises TypeError and returns -1 if the view has another type. */
 int flashc_py_view_expect_dtype(const flashc_py_view *view, flashc_dtype dtype);
+
+/* Raises TypeError and returns -1 if the view holds no numbers (bool). */
+int flashc_py_view_expect_float(const flashc_py_view *view);
 
 /* Raises ValueError and returns -1 if the view is not of the other's shape without its last `dropped` axes. */
 int flashc_py_view_expect_shape_of(const flashc_py_view *view, const flashc_py_view *other, int dropped);

@@ -15,6 +15,19 @@ static bool is_numpy_bfloat16(PyObject *object)
     return is;
 }
 
+/* dtype.byteorder: '=', '<' or '>'. */
+static PyObject *bfloat16_byte_order(PyObject *object)
+{
+    PyObject *dtype = PyObject_GetAttrString(object, "dtype");
+    PyObject *order = dtype ? PyObject_GetAttrString(dtype, "byteorder") : NULL;
+    Py_XDECREF(dtype);
+    if (order && !PyUnicode_Check(order)) {
+        PyErr_SetString(PyExc_TypeError, "dtype.byteorder: expected text");
+        Py_CLEAR(order);
+    }
+    return order;
+}
+
 static int get_buffer(flashc_py_view *view, PyObject *object, bool *bfloat16)
 {
     *bfloat16 = false;
@@ -24,12 +37,24 @@ static int get_buffer(flashc_py_view *view, PyObject *object, bool *bfloat16)
         return -1;
     PyErr_Clear();
     if (!is_numpy_bfloat16(object))
-        return flashc_py_view_wrong_type(view->name, object);
+        return flashc_py_view_wrong_type(view->name, object, NULL);
     *bfloat16 = true;
-    PyObject *bits = PyObject_CallMethod(object, "view", "s", "uint16");
+    /* In the array's own byte order, so that a foreign one is seen below. */
+    PyObject *order = bfloat16_byte_order(object);
+    PyObject *bits_type = order ? PyUnicode_FromFormat("%Uu2", order) : NULL;
+    PyObject *bits = bits_type ? PyObject_CallMethod(object, "view", "O", bits_type) : NULL;
     const int result = bits ? PyObject_GetBuffer(bits, &view->buffer, PyBUF_RECORDS_RO) : -1;
     Py_XDECREF(bits); /* the buffer holds it */
+    Py_XDECREF(bits_type);
+    Py_XDECREF(order);
     return result;
+}
+
+static int wrong_format(const flashc_py_view *view, PyObject *object)
+{
+    char found[64];
+    PyOS_snprintf(found, sizeof found, "a buffer of format '%.32s'", view->buffer.format ? view->buffer.format : "B");
+    return flashc_py_view_wrong_type(view->name, object, found);
 }
 
 int flashc_py_view_from_buffer(flashc_py_view *view, PyObject *object)
@@ -41,9 +66,9 @@ int flashc_py_view_from_buffer(flashc_py_view *view, PyObject *object)
     const Py_buffer *buffer = &view->buffer;
     const char *format = buffer->format ? buffer->format : "B";
     const bool foreign = format[0] == foreign_order || (format[0] == '!' && foreign_order == '>');
-    if (strchr("@=<>!", format[0]))
+    if (format[0] != '\0' && strchr("@=<>!", format[0]))
         format++;
-    if (bfloat16)
+    if (bfloat16 && strcmp(format, "H") == 0)
         view->dtype = FLASHC_BF16;
     else if (strcmp(format, "f") == 0)
         view->dtype = FLASHC_F32;
@@ -52,10 +77,11 @@ int flashc_py_view_from_buffer(flashc_py_view *view, PyObject *object)
     else if (strcmp(format, "?") == 0)
         view->dtype = FLASHC_BOOL;
     else
-        return flashc_py_view_wrong_type(view->name, object);
+        return wrong_format(view, object);
     if (foreign && view->dtype != FLASHC_BOOL) {
-        PyErr_Format(PyExc_ValueError, "%s: expected the machine's byte order, found the other (format %s); convert it, "
-                     "e.g. a.astype(a.dtype.newbyteorder('='))", view->name, buffer->format);
+        PyErr_Format(PyExc_ValueError,
+                     "%s: expected the machine's byte order, found the other (format %s); convert it, e.g. "
+                     "a.astype(a.dtype.newbyteorder('='))", view->name, buffer->format);
         return -1;
     }
     if (buffer->ndim > FLASHC_PY_MAX_NDIM) {
@@ -66,14 +92,20 @@ int flashc_py_view_from_buffer(flashc_py_view *view, PyObject *object)
     view->data = buffer->buf;
     view->read_only = buffer->readonly;
     view->ndim = buffer->ndim;
-    for (int i = 0; i < buffer->ndim; i++) {
-        if (buffer->strides[i] % buffer->itemsize != 0 && buffer->shape[i] > 1) {
-            PyErr_Format(PyExc_ValueError, "%s: expected strides of whole elements (%zd bytes), found %zd bytes on axis %d",
-                         view->name, buffer->itemsize, buffer->strides[i], i);
+    const Py_ssize_t size = (Py_ssize_t)flashc_dtype_size(view->dtype);
+    Py_ssize_t packed = size;
+    for (int i = buffer->ndim - 1; i >= 0; i--) {
+        /* ctypes gives no strides, although it is asked for them. */
+        const Py_ssize_t stride = buffer->strides ? buffer->strides[i] : packed;
+        packed *= buffer->shape[i];
+        if (stride % size != 0 && buffer->shape[i] > 1) {
+            PyErr_Format(PyExc_ValueError,
+                         "%s: expected strides of whole elements (%zd bytes), found %zd bytes on axis %d",
+                         view->name, size, stride, i);
             return -1;
         }
         view->shape[i] = buffer->shape[i];
-        view->stride[i] = buffer->strides[i] / buffer->itemsize;
+        view->stride[i] = stride / size;
     }
     return 0;
 }

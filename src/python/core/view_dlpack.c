@@ -2,16 +2,20 @@
 #include "python/core/dlpack.h"
 #include "python/core/view_sources.h"
 
-/* Replaces the exception of an array's own library, which does not name the argument: ValueError with its first line. */
+/* Replaces the exception of an array's own library, which does not name the argument: ValueError with the first
+ * line of it. */
 static int cannot_read(const char *name)
 {
+    if (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError))
+        return -1; /* KeyboardInterrupt and its like go through */
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     PyObject *text = value ? PyObject_Str(value) : NULL;
     PyObject *lines = text ? PyUnicode_Splitlines(text, 0) : NULL;
     PyObject *line = lines && PyList_Size(lines) > 0 ? PyList_GetItem(lines, 0) : NULL;
-    PyErr_Clear();
-    PyErr_Format(PyExc_ValueError, "%s: expected a dense array in the CPU's memory, found one whose library says: %S", name,
+    PyErr_Clear(); /* of an exception that cannot tell its text */
+    PyErr_Format(PyExc_ValueError,
+                 "%s: expected a dense array in the CPU's memory, found one whose library says: %S", name,
                  line ? line : Py_None);
     Py_XDECREF(lines);
     Py_XDECREF(text);
@@ -24,8 +28,9 @@ static int cannot_read(const char *name)
 static int from_dl_tensor(flashc_py_view *view, const dl_tensor *tensor, PyObject *object)
 {
     if (tensor->device.type != DL_CPU && tensor->device.type != DL_CUDA_HOST && tensor->device.type != DL_ROCM_HOST) {
-        PyErr_Format(PyExc_ValueError, "%s: expected an array in the CPU's memory, found one on device type %d (DLPack)",
-                     view->name, (int)tensor->device.type);
+        PyErr_Format(PyExc_ValueError,
+                     "%s: expected an array in the CPU's memory, found one on device type %d (DLPack)", view->name,
+                     (int)tensor->device.type);
         return -1;
     }
     if (tensor->dtype.lanes == 1 && tensor->dtype.code == DL_FLOAT && tensor->dtype.bits == 32)
@@ -36,20 +41,29 @@ static int from_dl_tensor(flashc_py_view *view, const dl_tensor *tensor, PyObjec
         view->dtype = FLASHC_BF16;
     else if (tensor->dtype.lanes == 1 && tensor->dtype.code == DL_BOOL && tensor->dtype.bits == 8)
         view->dtype = FLASHC_BOOL;
-    else
-        return flashc_py_view_wrong_type(view->name, object);
-    if (tensor->ndim > FLASHC_PY_MAX_NDIM) {
-        PyErr_Format(PyExc_ValueError, "%s: expected at most %d axes, found %d", view->name, FLASHC_PY_MAX_NDIM,
+    else {
+        char found[64];
+        PyOS_snprintf(found, sizeof found, "DLPack type code %d of %d bits, %d lanes", tensor->dtype.code,
+                      tensor->dtype.bits, tensor->dtype.lanes);
+        return flashc_py_view_wrong_type(view->name, object, found);
+    }
+    if (tensor->ndim < 0 || tensor->ndim > FLASHC_PY_MAX_NDIM) {
+        PyErr_Format(PyExc_ValueError, "%s: expected 0 to %d axes, found %d", view->name, FLASHC_PY_MAX_NDIM,
                      (int)tensor->ndim);
         return -1;
     }
     view->ndim = tensor->ndim;
-    view->data = (char *)tensor->data + tensor->byte_offset;
+    view->data = tensor->data ? (char *)tensor->data + tensor->byte_offset : NULL;
     int64_t packed = 1;
     for (int i = view->ndim - 1; i >= 0; i--) {
         view->shape[i] = tensor->shape[i];
         view->stride[i] = tensor->strides ? tensor->strides[i] : packed;
-        packed *= tensor->shape[i];
+        if (tensor->shape[i] < 0 || __builtin_mul_overflow(packed, tensor->shape[i], &packed)) {
+            PyErr_Format(PyExc_ValueError,
+                         "%s: expected sizes from 0 with fewer than 2^63 elements in all, found %lld on axis %d",
+                         view->name, (long long)tensor->shape[i], i);
+            return -1;
+        }
     }
     return 0;
 }
@@ -100,9 +114,10 @@ static PyObject *dlpack_capsule(PyObject *object)
 int flashc_py_view_from_dlpack(flashc_py_view *view, PyObject *object)
 {
     PyObject *capsule = dlpack_capsule(object);
-    if (!capsule) {
-        return PyErr_ExceptionMatches(PyExc_AttributeError) ? flashc_py_view_wrong_type(view->name, object) : cannot_read(view->name);
-    }
+    if (!capsule && PyErr_ExceptionMatches(PyExc_AttributeError))
+        return flashc_py_view_wrong_type(view->name, object, NULL);
+    if (!capsule)
+        return cannot_read(view->name);
     /* A capsule that nobody renames frees its tensor itself when it goes: holding it is holding the memory. */
     int result = -1;
     if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {

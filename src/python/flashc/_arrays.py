@@ -13,17 +13,17 @@ from . import _core
 
 # Every name of an element type that is understood, and the one name used inside.
 _DTYPES = {
-    "f32": "float32", "float32": "float32", "float": "float32",
-    "f16": "float16", "float16": "float16", "half": "float16",
+    "f32": "float32", "float32": "float32",
+    "f16": "float16", "float16": "float16",
     "bf16": "bfloat16", "bfloat16": "bfloat16",
 }
 
 
 def dtype_name(dtype: Any, argument: str) -> str:
-    """"float32", "float16" or "bfloat16" of a string, a NumPy dtype or type, or a torch dtype."""
-    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", str(dtype))
+    """"float32", "float16" or "bfloat16" of a string, a NumPy dtype or type, or another library's dtype."""
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", dtype)
     try:
-        return _DTYPES[name.removeprefix("torch.")]
+        return _DTYPES[str(name).rpartition(".")[2]]
     except KeyError:
         raise TypeError(f"{argument}: expected float32, float16 or bfloat16, found {dtype!r}") from None
 
@@ -63,7 +63,7 @@ class _NumPy:
         return array
 
     def check(self, *arrays: Any) -> None:
-        pass
+        _check_torch(arrays)
 
 
 class _Torch:
@@ -74,18 +74,13 @@ class _Torch:
 
     def empty(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
         dtype = like.dtype if dtype is None else getattr(self._torch, dtype_name(dtype, "out_dtype"))
-        return self._torch.empty(shape, dtype=dtype)
+        return self._torch.empty(shape, dtype=dtype, device="cpu")  # whatever torch.set_default_device() says
 
     def result(self, like: Any, array: Any) -> Any:
         return array
 
     def check(self, *arrays: Any) -> None:
-        if not self._torch.is_grad_enabled():
-            return
-        for array in arrays:
-            if getattr(array, "requires_grad", False):
-                raise RuntimeError("flashc is forward only: expected tensors that need no gradient, found one with "
-                                   "requires_grad=True; detach() it, or call under torch.no_grad()")
+        _check_torch(arrays)
 
 
 class _Namespace:
@@ -103,7 +98,18 @@ class _Namespace:
         return namespace.asarray(array) if array.dtype.name == "bfloat16" else namespace.from_dlpack(array)
 
     def check(self, *arrays: Any) -> None:
-        pass
+        _check_torch(arrays)
+
+
+def _check_torch(arrays: tuple[Any, ...]) -> None:
+    """Raises for torch tensors that need a gradient, whatever the kind of the others."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.is_grad_enabled():
+        return
+    for array in arrays:
+        if isinstance(array, torch.Tensor) and array.requires_grad:
+            raise RuntimeError("flashc is forward only: expected tensors that need no gradient, found one with "
+                               "requires_grad=True; detach() it, or call under torch.no_grad()")
 
 
 _kind_of_type: dict[type, Kind] = {}
@@ -138,12 +144,20 @@ def _numpy_view(array: Any, argument: str) -> Any:
     import numpy
 
     if hasattr(array, "__dlpack__"):
-        return numpy.from_dlpack(array)
+        try:
+            return numpy.from_dlpack(array)
+        except MemoryError:
+            raise
+        except Exception as error:  # of any library
+            raise ValueError(f"{argument}: expected a dense array that NumPy can read in the CPU's memory, found "
+                             f"{type(array)}: {error}") from error
     try:
         return numpy.asarray(memoryview(array))
     except TypeError:
         raise TypeError(f"{argument}: expected an array (NumPy, torch, DLPack or buffer protocol), found an object of type "
                         f"{type(array)}") from None
+    except ValueError as error:  # a memoryview that was released
+        raise ValueError(f"{argument}: expected readable memory, found {type(array)}: {error}") from error
 
 
 class Comparison(NamedTuple):
@@ -175,7 +189,11 @@ def is_softmax(y: Any, *, tolerance: float | None = None) -> bool:
     y: [..., n], float32, float16 or bfloat16, contiguous last axis. tolerance: of the sum; None is the element type's
     default (flashc.h states it).
     """
-    return _core.is_softmax(y, -1.0 if tolerance is None else tolerance)
+    if tolerance is None:
+        tolerance = -1.0
+    elif tolerance < 0:
+        raise ValueError(f"tolerance: expected None or a number from 0, found {tolerance!r}")
+    return _core.is_softmax(y, tolerance)
 
 
 def convert(x: Any, dtype: Any) -> Any:
@@ -185,6 +203,6 @@ def convert(x: Any, dtype: Any) -> Any:
     """
     x, kind = kind_of(x, "x")
     kind.check(x)
-    out = kind.empty(x, tuple(x.shape), dtype)
+    out = kind.empty(x, tuple(x.shape), dtype_name(dtype, "dtype"))
     _core.convert(out, x)
     return kind.result(x, out)

@@ -6,28 +6,34 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from . import _core
-from ._arrays import Kind, kind_of
+from ._arrays import Kind, dtype_name, kind_of
 
 _BSHD = {"bhsd": False, "bshd": True}
+_SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
-def _prepare(q: Any, v: Any, layout: str, out: Any, out_dtype: Any) -> tuple[Any, Kind, Any, bool]:
-    """q as an array, its kind, the output to fill, and whether the layout is bshd."""
+def _is_bshd(layout: str) -> bool:
     try:
-        bshd = _BSHD[layout]
+        return _BSHD[layout]
     except (KeyError, TypeError):
         raise ValueError(f"layout: expected 'bhsd' or 'bshd', found {layout!r}") from None
-    q, kind = kind_of(q, "q")
-    if out is None:
-        shape = q.shape
-        if not 2 <= len(shape) <= 4:
-            raise ValueError(f"q: expected 2, 3 or 4 axes, found {len(shape)}: {list(shape)}")
-        # A v without a shape is refused by the extension module, with the reason.
-        v_shape = getattr(v, "shape", shape) or shape
-        out = kind.empty(q, (*shape[:-1], v_shape[-1]), out_dtype)
-    elif out_dtype is not None:
+
+
+def _new_output(q: Any, v: Any, kind: Kind, out_dtype: Any) -> Any:
+    """What attention() fills: q's shape with v's last axis."""
+    shape = q.shape
+    if not 2 <= len(shape) <= 4:
+        raise ValueError(f"q: expected 2, 3 or 4 axes, found {len(shape)}: {list(shape)}")
+    try:
+        head_dim_v = v.shape[-1]
+    except (AttributeError, IndexError, TypeError):
+        head_dim_v = (kind_of(v, "v")[0].shape or shape)[-1]  # no axes: the extension module says so
+    return kind.empty(q, (*shape[:-1], head_dim_v), out_dtype)
+
+
+def _check_one_type(out: Any, out_dtype: Any) -> None:
+    if out is not None and out_dtype is not None:
         raise ValueError("out_dtype: expected None together with out, which has a type of its own")
-    return q, kind, out, bshd
 
 
 def _lse_shape(shape: Sequence[int], bshd: bool) -> tuple[int, ...]:
@@ -94,20 +100,24 @@ def attention(
 
     Returns
     -------
-    o, or (o, lse): arrays of q's kind (a plain buffer or DLPack object gives NumPy). A row without visible keys is 0.
+    o, or (o, lse): out itself, or new arrays of q's kind (a plain buffer or DLPack object gives NumPy). A row
+    without visible keys is 0.
 
     Raises
     ------
     TypeError, ValueError, MemoryError: see `flashc`. RuntimeError: a torch tensor that needs a gradient. KeyboardInterrupt:
     Ctrl-C, within the time of a work item; rows of out are then whole or untouched.
     """
-    q, kind, out, bshd = _prepare(q, v, layout, out, out_dtype)
-    kind.check(q, k, v, bias)
+    bshd = _is_bshd(layout)
+    _check_one_type(out, out_dtype)
+    q, kind = kind_of(q, "q")
+    kind.check(q, k, v, bias, out)
+    o = _new_output(q, v, kind, out_dtype) if out is None else out
     lse = kind.empty(q, _lse_shape(q.shape, bshd), "float32") if return_lse else None
-    _core.attention(q, k, v, out, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel, progress, workspace)
-    if return_lse:
-        return kind.result(q, out), kind.result(q, lse)
-    return kind.result(q, out)
+    _core.attention(q, k, v, o, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel, progress, workspace)
+    if out is None:
+        o = kind.result(q, o)
+    return (o, kind.result(q, lse)) if return_lse else o
 
 
 class Explanation(NamedTuple):
@@ -123,6 +133,8 @@ class Explanation(NamedTuple):
     """keys per tile"""
     rows_per_item: int
     """query rows that share each loaded key tile"""
+    piece_n: int
+    """keys are split at multiples of this, by shape alone, and partial results merged in a fixed tree; 0: not split"""
     num_items: int
     """work items: units of scheduling"""
     num_threads: int
@@ -152,11 +164,16 @@ def explain(
     num_threads: int = 0,
     kernel: str | None = None,
 ) -> Explanation:
-    """What attention() would run for these arguments, and why faster kernels were refused. Reads no element of any array.
+    """What attention() would run for these arguments, and why faster kernels were refused. Reads no element and
+    makes no array.
 
     Shapes without memory behind them do: numpy.broadcast_to(numpy.float32(0), shape).
     """
-    q, kind, out, bshd = _prepare(q, v, layout, out, out_dtype)
-    lse = kind.empty(q, _lse_shape(q.shape, bshd), "float32") if return_lse else None
-    *plan, refused = _core.explain(q, k, v, out, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel)
-    return Explanation(*plan, dict(line.split(": ", 1) for line in refused.splitlines()))
+    bshd = _is_bshd(layout)
+    _check_one_type(out, out_dtype)
+    q, _ = kind_of(q, "q")
+    if out is None:  # an output is planned for, not made
+        out = _SHORT[dtype_name(q.dtype, "q") if out_dtype is None else dtype_name(out_dtype, "out_dtype")]
+    plan = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel)
+    refused = (line.partition(": ") for line in plan[-1].splitlines())
+    return Explanation(*plan[:-1], {name: reason for name, _, reason in refused})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,19 +18,26 @@ _TRACE_FIELDS = (
 def softmax(x: Any, *, out: Any = None, return_lse: bool = False) -> Any:
     """Softmax over the last axis.
 
-    x: [..., n], float32, float16 or bfloat16, contiguous last axis, rows at one constant stride. -inf leaves an element out;
-    a row of nothing but -inf gives zeros. out: x's shape and type, may be x. Returns y of x's kind, or (y, lse) with
-    lse [...] float32, the natural log of the sum of exp.
+    x: [..., n], float32, float16 or bfloat16, contiguous last axis, rows at one constant stride. -inf leaves an
+    element out; a row of nothing but -inf gives zeros. out: x's shape and type, may be x. Returns out or a new y of
+    x's kind, or (y, lse) with lse [...] float32, the natural log of the sum of exp.
     """
     x, kind = kind_of(x, "x")
-    kind.check(x)
-    if out is None:
-        out = kind.empty(x, tuple(x.shape), None)
+    kind.check(x, out)
+    y = kind.empty(x, tuple(x.shape), None) if out is None else out
     lse = kind.empty(x, tuple(x.shape[:-1]), "float32") if return_lse else None
-    _core.softmax(x, out, lse)
+    _core.softmax(x, y, lse)
+    y = kind.result(x, y) if out is None else out
     if return_lse:
-        return kind.result(x, out), kind.result(x, lse)
-    return kind.result(x, out)
+        return y, kind.result(x, lse)
+    return y
+
+
+def _parts(parts: Sequence[Any], argument: str) -> tuple[Any, ...]:
+    try:
+        return tuple(parts)
+    except TypeError:
+        raise TypeError(f"{argument}: expected a sequence of arrays, found {parts!r}") from None
 
 
 def merge_states(o_parts: Sequence[Any], lse_parts: Sequence[Any]) -> tuple[Any, Any]:
@@ -38,14 +46,25 @@ def merge_states(o_parts: Sequence[Any], lse_parts: Sequence[Any]) -> tuple[Any,
     o_parts: arrays [..., head_dim_v], lse_parts: arrays [...] (natural log), float32, C-contiguous; at least one of each. A row
     whose lse is -inf is the identity, whatever its o holds. Returns (o, lse) of the kind of o_parts[0].
     """
-    if len(o_parts) == 0:
+    o_tuple, lse_tuple = _parts(o_parts, "o_parts"), _parts(lse_parts, "lse_parts")
+    if not o_tuple:
         raise ValueError("o_parts: expected at least one array, found none")
-    first, kind = kind_of(o_parts[0], "o_parts")
-    kind.check(*o_parts, *lse_parts)
+    first, kind = kind_of(o_tuple[0], "o_parts")
+    kind.check(*o_tuple, *lse_tuple)
     o = kind.empty(first, tuple(first.shape), "float32")
     lse = kind.empty(first, tuple(first.shape[:-1]), "float32")
-    _core.merge_states(tuple(o_parts), tuple(lse_parts), o, lse)
+    _core.merge_states(o_tuple, lse_tuple, o, lse)
     return kind.result(first, o), kind.result(first, lse)
+
+
+def _size(size: int, argument: str) -> int:
+    try:
+        value = operator.index(size)
+    except TypeError:
+        raise TypeError(f"{argument}: expected an int, found {size!r}") from None
+    if value < 0:
+        raise ValueError(f"{argument}: expected 0 or more, found {value}")
+    return value
 
 
 class SoftmaxState:
@@ -58,6 +77,7 @@ class SoftmaxState:
     def __init__(self, rows: int, head_dim_v: int = 0) -> None:
         import numpy
 
+        rows, head_dim_v = _size(rows, "rows"), _size(head_dim_v, "head_dim_v")
         self.row_max = numpy.empty(rows, numpy.float32)
         self.row_sum = numpy.empty(rows, numpy.float32)
         self.acc = numpy.empty((rows, head_dim_v), numpy.float32)
@@ -68,10 +88,14 @@ class SoftmaxState:
 
     def update(self, scores: Any, v: Any = None) -> None:
         """Takes n more keys: scores [rows, n] float32, natural units, -inf hides; v [n, head_dim_v] float32."""
+        if v is None and self.acc.shape[1] != 0:
+            raise ValueError(f"v: expected [n, {self.acc.shape[1]}], found None")
         _core.state_update(*self._arrays(), scores, v)
 
     def merge(self, other: SoftmaxState) -> None:
         """Takes the keys of another state, which stays as it is."""
+        if not isinstance(other, SoftmaxState):
+            raise TypeError(f"other: expected a SoftmaxState, found an object of type {type(other)}")
         _core.state_merge(*self._arrays(), *other._arrays())
 
     def finish(self) -> tuple[Any, Any]:
@@ -92,7 +116,10 @@ def trace(x: Any) -> Any:
     """
     import numpy
 
-    x = numpy.ascontiguousarray(x, numpy.float64)
+    try:
+        x = numpy.asarray(x).astype(numpy.float64, order="C", casting="same_kind", copy=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"x: expected a sequence of numbers, found {type(x)}: {error}") from None
     if x.ndim != 1:
         raise ValueError(f"x: expected 1 axis, found {x.ndim}: {list(x.shape)}")
     steps = numpy.empty(len(x), [(name, numpy.float64) for name in _TRACE_FIELDS])

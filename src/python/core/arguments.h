@@ -1,0 +1,18 @@
+/* Arguments that are arrays, for the functions that take nothing but a few of them. */
+#ifndef FLASHC_PYTHON_ARGUMENTS_H
+#define FLASHC_PYTHON_ARGUMENTS_H
+
+#include "python/core/view.h"
+
+typedef struct {
+    const char *name;
+    bool output, optional; /* optional: may be None */
+} flashc_py_argument;
+
+/* Acquires `n` views from the first arguments. On failure (-1) nothing stays acquired. */
+int flashc_py_acquire_all(flashc_py_view *views, PyObject *const *args, const flashc_py_argument *arguments, int n);
+
+/* Releases the views and turns (checked: 0, or -1 with an exception; status) into a result: None or NULL. */
+PyObject *flashc_py_finish(flashc_py_view *views, int n, int checked, flashc_status status);
+
+#endif

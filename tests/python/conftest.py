@@ -1,0 +1,1 @@
+"""Puts this folder on the import path, for the support modules and for the folders below."""
