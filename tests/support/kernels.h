@@ -8,6 +8,8 @@
 
 enum { MAX_KERNELS = 64 };
 
+/* The environment variable FLASHC_TEST_KERNELS keeps the walk to the kernels whose names contain it. */
+
 /* Fills names with the kernels that run here and returns their number (at least 1, or the test
  * program exits with a message). The first call prints "not run: NAME: reason" for the others. */
 int runnable_kernels(const char *names[MAX_KERNELS]);
