@@ -155,6 +155,15 @@ class OldDlpack(Dlpack):
         return self.a.__dlpack__()
 
 
+class RefusingDlpack(Dlpack):
+    """Knows the word max_version, not what it asks for (array_api_strict with NumPy 1)."""
+
+    def __dlpack__(self, *, max_version: Any = None, **_: Any) -> Any:
+        if max_version is not None:
+            raise NotImplementedError("max_version")
+        return self.a.__dlpack__()
+
+
 def as_ctypes(a: Any) -> Any:
     made: Any = ctypes.c_float
     for n in reversed(a.shape):
@@ -194,6 +203,11 @@ def test_protocols(kind: str) -> None:
     assert written.tobytes() == expected.tobytes()
     y = flashc.softmax(make(q))
     assert type(y) is np.ndarray and y.tobytes() == flashc.softmax(q).tobytes()
+
+
+def test_dlpack_that_refuses_versions() -> None:
+    q = normal(np.random.default_rng(6), (5, 8))
+    assert flashc.attention(q, RefusingDlpack(q), q).tobytes() == flashc.attention(q, q, q).tobytes()
 
 
 def test_bool_masks_of_other_protocols() -> None:

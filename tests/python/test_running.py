@@ -48,8 +48,8 @@ def test_progress_may_raise() -> None:
         flashc.attention(LONG, LONG, LONG, out=out, num_threads=1, progress=progress)
     rows = (out == 7).all(axis=-1)
     assert 0 < rows.sum() < rows.size
-    whole = flashc.attention(LONG[:1], LONG[:1], LONG[:1])[0]
-    assert all((head == whole)[~row].all() for head, row in zip(out, rows, strict=True)), "a row was left half done"
+    whole = flashc.attention(LONG, LONG, LONG)
+    assert (out == whole)[~rows].all(), "a row was left half done"
     assert flashc.attention(Q, Q, Q).shape == Q.shape
 
 
@@ -212,5 +212,5 @@ def test_disabled_cpu_features() -> None:
                 assert kernel.unavailable is not None and kernel.unavailable in str(error), (kernel, error)
     """, FLASHC_DISABLE_CPU_FEATURES=",".join(flashc.info().cpu_features))
     features, kernel, available = out.split("\n")[:3]
-    assert features == "" and kernel.startswith("f32_generic")
-    assert all(name.startswith("f32_generic") for name in available.split(","))
+    assert features == "" and "generic" in kernel
+    assert all("generic" in name for name in available.split(","))

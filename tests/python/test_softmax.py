@@ -25,7 +25,7 @@ def exact_softmax(x: Any) -> tuple[Any, Any]:
 def check_softmax(y: Any, x: Any, lse: Any = None) -> None:
     """flashc.h: u (8 + 4 max|x| + 2 (128 + cols/128)) relative, plus half an ulp of the type."""
     p, exact_lse = exact_softmax(x)
-    finite = np.where(np.isfinite(x), x, 0).astype(np.float64)
+    finite = np.where(np.isfinite(x), x.astype(np.float64), 0)
     largest = abs(finite).max(axis=-1, keepdims=True, initial=0)
     relative = U * (8 + 4 * largest + 2 * (128 + x.shape[-1] / 128))
     bound = p * (relative + 2 * HALF_ULP[y.dtype]) + SMALLEST_STEP[y.dtype] + SMALLEST_WEIGHT

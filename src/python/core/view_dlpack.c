@@ -101,7 +101,9 @@ static PyObject *dlpack_capsule(PyObject *object)
     PyObject *no_arguments = PyTuple_New(0);
     PyObject *keywords = Py_BuildValue("{s(ii)}", "max_version", DL_MAJOR_VERSION, 0);
     PyObject *capsule = no_arguments && keywords ? PyObject_Call(method, no_arguments, keywords) : NULL;
-    if (!capsule && no_arguments && PyErr_ExceptionMatches(PyExc_TypeError)) { /* a producer older than max_version */
+    const bool too_old = !capsule && no_arguments && (PyErr_ExceptionMatches(PyExc_TypeError) ||
+                                                      PyErr_ExceptionMatches(PyExc_NotImplementedError));
+    if (too_old) { /* for max_version */
         PyErr_Clear();
         capsule = PyObject_CallObject(method, NULL);
     }
