@@ -50,7 +50,9 @@ def clean(tmp_path: pathlib.Path) -> pathlib.Path:
     """The python of a new environment that has NumPy and nothing else."""
     run(sys.executable, "-m", "venv", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
-    run(python, "-m", "pip", "install", "-q", "numpy")
+    done = subprocess.run([python, "-m", "pip", "install", "-q", "numpy"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"not run: NumPy cannot be installed from PyPI here: {done.stderr.strip().splitlines()[-1]}")
     return python
 
 
