@@ -10,7 +10,7 @@ import pytest
 
 README = (pathlib.Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 # A block, then its output, indented by four.
-BLOCKS = re.findall(r"```python\n(.*?)```\n\n((?:    .*\n)+)", README, re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```\n\n((?:    [^\n]*\n)+)", README, re.DOTALL)
 
 
 def test_the_blocks_were_found() -> None:
