@@ -37,9 +37,6 @@ class Kind(Protocol):
     def result(self, like: Any, array: Any) -> Any:
         """What the caller gets for a filled array of `empty`."""
 
-    def check(self, *arrays: Any) -> None:
-        """Raises for arrays that flashc must not read."""
-
 
 class _NumPy:
     def __init__(self) -> None:
@@ -62,9 +59,6 @@ class _NumPy:
     def result(self, like: Any, array: Any) -> Any:
         return array
 
-    def check(self, *arrays: Any) -> None:
-        _check_torch(arrays)
-
 
 class _Torch:
     def __init__(self) -> None:
@@ -78,9 +72,6 @@ class _Torch:
 
     def result(self, like: Any, array: Any) -> Any:
         return array
-
-    def check(self, *arrays: Any) -> None:
-        _check_torch(arrays)
 
 
 class _Namespace:
@@ -97,12 +88,9 @@ class _Namespace:
         # NumPy has no DLPack export of bfloat16: there asarray, which copies.
         return namespace.asarray(array) if array.dtype.name == "bfloat16" else namespace.from_dlpack(array)
 
-    def check(self, *arrays: Any) -> None:
-        _check_torch(arrays)
 
-
-def _check_torch(arrays: tuple[Any, ...]) -> None:
-    """Raises for torch tensors that need a gradient, whatever the kind of the others."""
+def refuse_gradients(*arrays: Any) -> None:
+    """Raises for torch tensors that need a gradient."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.is_grad_enabled():
         return
@@ -202,7 +190,7 @@ def convert(x: Any, dtype: Any) -> Any:
     x: C-contiguous, float32, float16 or bfloat16. dtype: "float32", "float16", "bfloat16", or NumPy's or torch's object.
     """
     x, kind = kind_of(x, "x")
-    kind.check(x)
+    refuse_gradients(x)
     out = kind.empty(x, tuple(x.shape), dtype_name(dtype, "dtype"))
     _core.convert(out, x)
     return kind.result(x, out)

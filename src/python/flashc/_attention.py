@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from . import _core
-from ._arrays import Kind, dtype_name, kind_of
+from ._arrays import Kind, dtype_name, kind_of, refuse_gradients
 
 _BSHD = {"bhsd": False, "bshd": True}
 _SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
@@ -111,7 +111,7 @@ def attention(
     bshd = _is_bshd(layout)
     _check_one_type(out, out_dtype)
     q, kind = kind_of(q, "q")
-    kind.check(q, k, v, bias, out)
+    refuse_gradients(q, k, v, bias, out)
     o = _new_output(q, v, kind, out_dtype) if out is None else out
     lse = kind.empty(q, _lse_shape(q.shape, bshd), "float32") if return_lse else None
     _core.attention(q, k, v, o, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel, progress, workspace)

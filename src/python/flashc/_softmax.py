@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import _core
-from ._arrays import kind_of
+from ._arrays import kind_of, refuse_gradients
 
 # flashc_trace_step, all of them float64.
 _TRACE_FIELDS = (
@@ -23,7 +23,7 @@ def softmax(x: Any, *, out: Any = None, return_lse: bool = False) -> Any:
     x's kind, or (y, lse) with lse [...] float32, the natural log of the sum of exp.
     """
     x, kind = kind_of(x, "x")
-    kind.check(x, out)
+    refuse_gradients(x, out)
     y = kind.empty(x, tuple(x.shape), None) if out is None else out
     lse = kind.empty(x, tuple(x.shape[:-1]), "float32") if return_lse else None
     _core.softmax(x, y, lse)
@@ -50,7 +50,7 @@ def merge_states(o_parts: Sequence[Any], lse_parts: Sequence[Any]) -> tuple[Any,
     if not o_tuple:
         raise ValueError("o_parts: expected at least one array, found none")
     first, kind = kind_of(o_tuple[0], "o_parts")
-    kind.check(*o_tuple, *lse_tuple)
+    refuse_gradients(*o_tuple, *lse_tuple)
     o = kind.empty(first, tuple(first.shape), "float32")
     lse = kind.empty(first, tuple(first.shape[:-1]), "float32")
     _core.merge_states(o_tuple, lse_tuple, o, lse)
