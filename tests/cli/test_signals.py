@@ -14,6 +14,12 @@ ANSWER_WITHIN = 0.5  # seconds
 LONG = [1 << 16, 128]
 
 
+def default_signals():
+    """Shells start background jobs with some signals ignored, and programs inherit that."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class SignalTest(CliTest):
     def setUp(self):
         super().setUp()
@@ -24,7 +30,7 @@ class SignalTest(CliTest):
         self.long_call = [*COMMAND, 'attention', '-q', 'x.npy', '-k', 'x.npy', '-v', 'x.npy', '--kernel', 'f32_generic']
 
     def start(self, args, **kwargs):
-        process = subprocess.Popen(args, cwd=self.folder, **kwargs)
+        process = subprocess.Popen(args, cwd=self.folder, **{'preexec_fn': default_signals, **kwargs})
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         return process

@@ -44,7 +44,7 @@ for command, rest in lines:
             problems.append(f"flashc-run {command} has no option {option}")
 if commands < 10:
     problems.append(f"only {commands} command lines of flashc-run found: is this still README's form?")
-for script in set(re.findall(r"`?(scripts/[a-z0-9_]+|\.ci/run)", readme)):
+for script in set(re.findall(r"`?(scripts/[a-z0-9_]+(?:\.py)?|\.ci/run)", readme)):
     if not (source / script).exists():
         problems.append(f"{script} does not exist")
 
