@@ -180,7 +180,8 @@ typedef struct flashc_attention_params {
     int64_t head_dim, head_dim_v;          /* 0 after init; to set */
 
     flashc_tensor q, k, v; /* f32, f16 or bf16, each its own */
-    flashc_tensor o;       /* output; f32, f16 or bf16, the caller's choice; must not overlap itself */
+    flashc_tensor o;       /* output; f32, f16 or bf16, the caller's choice; must not overlap itself, and share no
+                              element with an input (refused where it begins at the same address) */
     flashc_tensor lse;     /* output; f32; optional */
 
     float softmax_scale;        /* any finite value, 0 and negatives too; FLASHC_SCALE_DEFAULT after init */

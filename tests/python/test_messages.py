@@ -197,3 +197,9 @@ def test_memory_that_cannot_be_had() -> None:
     q = np.broadcast_to(F(0), (2**20, 2**20, 4, 8))
     with pytest.raises(MemoryError):
         flashc.attention(q, q, q)
+
+
+def test_a_mask_of_numbers_is_told_from_a_bias() -> None:
+    for mask in (np.ones((4, 4), np.int64), np.ones((4, 4), np.float32)):
+        with pytest.raises(TypeError, match=r"mask: expected elements of type bool \(values to be added are a bias\)"):
+            flashc.attention(Q, Q, Q, mask=mask)

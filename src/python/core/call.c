@@ -22,11 +22,11 @@ static int wrong_argument(const char *name, const char *expected, PyObject *foun
 static int set_offsets(flashc_py_call *c, PyObject *align)
 {
     static const char expected[] = "'top-left', 'bottom-right', a position (int) or one per batch element";
-    if (PyBool_Check(align))
+    if (PyBool_Check(align) || PyDict_Check(align))
         return wrong_argument("align", expected, align);
-    Py_ssize_t n = PySequence_Check(align) ? PySequence_Size(align) : -1;
+    Py_ssize_t n = PyObject_Size(align);
     PyObject *one = NULL;
-    if (n < 0) { /* no sequence, or an array without axes */
+    if (n < 0) { /* a number, or an array without axes */
         PyErr_Clear();
         n = (Py_ssize_t)c->params.batch;
         one = PyNumber_Index(align);
@@ -45,7 +45,9 @@ static int set_offsets(flashc_py_call *c, PyObject *align)
         return -1;
     }
     for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *item = one ? NULL : PySequence_GetItem(align, i);
+        PyObject *index = one ? NULL : PyLong_FromSsize_t(i); /* by object: a tensor is no sequence of the C API's */
+        PyObject *item = index ? PyObject_GetItem(align, index) : NULL;
+        Py_XDECREF(index);
         PyObject *number = one ? Py_NewRef(one) : item ? PyNumber_Index(item) : NULL;
         c->offsets[i] = number ? PyLong_AsLongLong(number) : -1;
         Py_XDECREF(number);

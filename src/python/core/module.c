@@ -16,6 +16,15 @@ int flashc_py_check_count(const char *function, Py_ssize_t count, Py_ssize_t exp
     return -1;
 }
 
+/* version() -> str. Not out of info(), which loads OpenBLAS to tell its build. */
+static PyObject *version(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module, (void)args;
+    if (flashc_py_check_count("version", count, 0) != 0)
+        return NULL;
+    return PyUnicode_FromString(flashc_version());
+}
+
 /* kernels() -> [(name, description, reason or None)] */
 static PyObject *kernels(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -65,6 +74,7 @@ static PyMethodDef methods[] = {
     ROW("is_softmax", flashc_py_is_softmax),
     ROW("kernels", kernels),
     ROW("info", info),
+    ROW("version", version),
     {NULL, NULL, 0, NULL},
 };
 

@@ -19,25 +19,22 @@ char *flashc_py_shape_text(char *text, size_t size, const int64_t *shape, int nd
  * else its class. */
 int flashc_py_view_wrong_type(const char *name, PyObject *object, const char *found)
 {
+    const char *expected = strcmp(name, "mask") == 0 ? "bool (values to be added are a bias)"
+                                                     : "float32, float16 or bfloat16";
     PyErr_Clear();
     PyObject *dtype = PyObject_GetAttrString(object, "dtype");
-    if (!dtype && found) {
-        PyErr_Clear();
-        PyErr_Format(PyExc_TypeError,
-                     "%s: expected elements of type float32, float16, bfloat16 or (a mask) bool, found %s", name,
-                     found);
+    if (dtype) {
+        PyErr_Format(PyExc_TypeError, "%s: expected elements of type %s, found %S", name, expected, dtype);
+        Py_DECREF(dtype);
         return -1;
     }
-    if (!dtype) {
-        PyErr_Clear();
+    PyErr_Clear();
+    if (found)
+        PyErr_Format(PyExc_TypeError, "%s: expected elements of type %s, found %s", name, expected, found);
+    else
         PyErr_Format(PyExc_TypeError,
                      "%s: expected an array (NumPy, torch, DLPack or buffer protocol), found an object of type %S",
                      name, (PyObject *)Py_TYPE(object));
-        return -1;
-    }
-    PyErr_Format(PyExc_TypeError, "%s: expected elements of type float32, float16, bfloat16 or (a mask) bool, found %S",
-                 name, dtype);
-    Py_DECREF(dtype);
     return -1;
 }
 
@@ -167,7 +164,8 @@ int flashc_py_view_expect_dtype(const flashc_py_view *view, flashc_dtype dtype)
 {
     if (view->dtype == dtype)
         return 0;
-    PyErr_Format(PyExc_TypeError, "%s: expected elements of type %s, found %s", view->name, flashc_dtype_name(dtype),
+    PyErr_Format(PyExc_TypeError, "%s: expected elements of type %s%s, found %s", view->name, flashc_dtype_name(dtype),
+                 strcmp(view->name, "mask") == 0 ? " (values to be added are a bias)" : "",
                  flashc_dtype_name(view->dtype));
     return -1;
 }

@@ -97,7 +97,7 @@ int flashc_py_view_from_buffer(flashc_py_view *view, PyObject *object)
     for (int i = buffer->ndim - 1; i >= 0; i--) {
         /* ctypes gives no strides, although it is asked for them. */
         const Py_ssize_t stride = buffer->strides ? buffer->strides[i] : packed;
-        packed *= buffer->shape[i];
+        packed = (Py_ssize_t)((size_t)packed * (size_t)buffer->shape[i]); /* used only where it fits */
         if (stride % size != 0 && buffer->shape[i] > 1) {
             PyErr_Format(PyExc_ValueError,
                          "%s: expected strides of whole elements (%zd bytes), found %zd bytes on axis %d",

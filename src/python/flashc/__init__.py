@@ -5,7 +5,8 @@
     >>> o = flashc.attention(q, k, v, causal=True, align="top-left")
 
 Arrays are NumPy arrays (bfloat16 through ml_dtypes), torch CPU tensors, or anything with DLPack or the buffer protocol;
-they are read and written where they lie, whatever their strides. Results are of the same kind as the first array.
+attention() reads and writes them where they lie, whatever their
+strides; the other functions want contiguous rows. Results are of the same kind as the first array.
 `flashc.torch` has a drop-in for torch's scaled_dot_product_attention, `flashc.transformers` registers flashc with
 Hugging Face transformers; neither is imported from here.
 
@@ -15,12 +16,13 @@ from any number of threads at once on different outputs, and releases the GIL wh
 bounds are those of flashc.h.
 """
 
+from . import _core
 from ._arrays import Comparison, compare, convert, is_softmax
 from ._attention import Explanation, attention, explain
 from ._softmax import SoftmaxState, merge_states, softmax, trace
 from ._system import Info, Kernel, info, kernels
 
-__version__ = info().version
+__version__ = _core.version()
 
 __all__ = [
     "Comparison",

@@ -89,15 +89,20 @@ class _Namespace:
         return namespace.asarray(array) if array.dtype.name == "bfloat16" else namespace.from_dlpack(array)
 
 
-def refuse_gradients(*arrays: Any) -> None:
-    """Raises for torch tensors that need a gradient."""
+def refuse_gradients(**arrays: Any) -> None:
+    """Raises for torch tensors that need a gradient, backward or forward; the keywords name them."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.is_grad_enabled():
+    if torch is None:
         return
-    for array in arrays:
-        if isinstance(array, torch.Tensor) and array.requires_grad:
-            raise RuntimeError("flashc is forward only: expected tensors that need no gradient, found one with "
-                               "requires_grad=True; detach() it, or call under torch.no_grad()")
+    forward_ad, backward = torch.autograd.forward_ad, torch.is_grad_enabled()
+    forward = forward_ad._current_level >= 0
+    if not backward and not forward:
+        return
+    for name, array in arrays.items():
+        if isinstance(array, torch.Tensor) and (
+                backward and array.requires_grad or forward and forward_ad.unpack_dual(array).tangent is not None):
+            raise RuntimeError(f"{name}: flashc is forward only; expected a tensor that needs no gradient, found one that "
+                               "does (use torch.no_grad(), torch.inference_mode() or detach())")
 
 
 _kind_of_type: dict[type, Kind] = {}
@@ -179,7 +184,7 @@ def is_softmax(y: Any, *, tolerance: float | None = None) -> bool:
     """
     if tolerance is None:
         tolerance = -1.0
-    elif tolerance < 0:
+    elif not isinstance(tolerance, str) and tolerance < 0:
         raise ValueError(f"tolerance: expected None or a number from 0, found {tolerance!r}")
     return _core.is_softmax(y, tolerance)
 
@@ -190,7 +195,7 @@ def convert(x: Any, dtype: Any) -> Any:
     x: C-contiguous, float32, float16 or bfloat16. dtype: "float32", "float16", "bfloat16", or NumPy's or torch's object.
     """
     x, kind = kind_of(x, "x")
-    refuse_gradients(x)
+    refuse_gradients(x=x)
     out = kind.empty(x, tuple(x.shape), dtype_name(dtype, "dtype"))
     _core.convert(out, x)
     return kind.result(x, out)

@@ -76,7 +76,7 @@ def attention(
     causal, align:
         causal shows query i the keys j <= i + offset; align says the offset and has no default, since frameworks
         disagree: "top-left" (0: torch's is_causal), "bottom-right" (seqlen_k - seqlen_q: FlashAttention, KV caches), or
-        the position of query 0: an int, or one int per batch element.
+        the position of query 0: an int, or one int per batch element. Without causal it changes nothing.
     mask:
         bool, True = visible. Broadcasts to [batch, num_heads, seqlen_q, seqlen_k] as NumPy does, whatever the layout.
     bias:
@@ -84,7 +84,8 @@ def attention(
     layout:
         "bhsd" as above, or "bshd": [batch, seqlen, heads, dim] and [seqlen, heads, dim].
     out:
-        Array to fill instead of a new one, q's shape with v's last axis, any of the three types.
+        Array to fill instead of a new one, q's shape with v's last axis, any of the three types. It must share no
+        element with q, k, v, mask or bias: that is checked only where it begins at the same address.
     out_dtype:
         Element type of a new output: "float32", "float16", "bfloat16", or NumPy's or torch's object. None is q's.
     return_lse:
@@ -111,7 +112,7 @@ def attention(
     bshd = _is_bshd(layout)
     _check_one_type(out, out_dtype)
     q, kind = kind_of(q, "q")
-    refuse_gradients(q, k, v, bias, out)
+    refuse_gradients(q=q, k=k, v=v, bias=bias, out=out)
     o = _new_output(q, v, kind, out_dtype) if out is None else out
     lse = kind.empty(q, _lse_shape(q.shape, bshd), "float32") if return_lse else None
     _core.attention(q, k, v, o, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel, progress, workspace)

@@ -23,7 +23,7 @@ def softmax(x: Any, *, out: Any = None, return_lse: bool = False) -> Any:
     x's kind, or (y, lse) with lse [...] float32, the natural log of the sum of exp.
     """
     x, kind = kind_of(x, "x")
-    refuse_gradients(x, out)
+    refuse_gradients(x=x, out=out)
     y = kind.empty(x, tuple(x.shape), None) if out is None else out
     lse = kind.empty(x, tuple(x.shape[:-1]), "float32") if return_lse else None
     _core.softmax(x, y, lse)
@@ -44,13 +44,15 @@ def merge_states(o_parts: Sequence[Any], lse_parts: Sequence[Any]) -> tuple[Any,
     """Merges attention results over disjoint keys into exact attention over their union, in a fixed binary tree.
 
     o_parts: arrays [..., head_dim_v], lse_parts: arrays [...] (natural log), float32, C-contiguous; at least one of each. A row
-    whose lse is -inf is the identity, whatever its o holds. Returns (o, lse) of the kind of o_parts[0].
+    whose lse is -inf is the identity, whatever its o holds. Returns (o, lse) of the kind of o_parts[0]. The axes of lse are
+    those of o: of attention in layout "bshd", whose lse is [batch, heads, seqlen], swap two axes of one of them first.
     """
     o_tuple, lse_tuple = _parts(o_parts, "o_parts"), _parts(lse_parts, "lse_parts")
     if not o_tuple:
         raise ValueError("o_parts: expected at least one array, found none")
     first, kind = kind_of(o_tuple[0], "o_parts")
-    refuse_gradients(*o_tuple, *lse_tuple)
+    for o_part, lse_part in zip(o_tuple, lse_tuple):
+        refuse_gradients(o_parts=o_part, lse_parts=lse_part)
     o = kind.empty(first, tuple(first.shape), "float32")
     lse = kind.empty(first, tuple(first.shape[:-1]), "float32")
     _core.merge_states(o_tuple, lse_tuple, o, lse)

@@ -18,9 +18,8 @@ except ImportError as error:
 import math
 from typing import NoReturn
 
-from torch.autograd import forward_ad
-
 from flashc import _core
+from flashc._arrays import refuse_gradients
 
 __all__ = ["scaled_dot_product_attention"]
 
@@ -214,17 +213,6 @@ def _fake(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, 
     return _new_output(query, value, lead)
 
 
-def _refuse_gradients(*tensors: torch.Tensor | None) -> None:
-    for name, x in zip(("query", "key", "value", "attn_mask"), tensors):
-        if x is None:
-            continue
-        backward = x.requires_grad and torch.is_grad_enabled()
-        if backward or forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
-            raise RuntimeError(f"{name}: flashc is forward only; expected a tensor that needs no gradient, "
-                               "found one that does (use torch.no_grad(), torch.inference_mode() or "
-                               "detach())")
-
-
 def _is_plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
               attn_mask: torch.Tensor | None) -> bool:
     """Whether these are dense CPU tensors and the dispatcher has nothing left to do with them."""
@@ -237,8 +225,7 @@ def _is_plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
 def _autograd(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None,
               enable_gqa=False):
     """Refuses gradients, then computes."""
-    if torch.is_grad_enabled() or forward_ad._current_level >= 0:
-        _refuse_gradients(query, key, value, attn_mask)
+    refuse_gradients(query=query, key=key, value=value, attn_mask=attn_mask)
     # A second way through the dispatcher costs as much again as the first.
     if _is_plain(query, key, value, attn_mask):
         return _compute(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)

@@ -10,8 +10,8 @@ encoders, decoders and cross attention; grouped-query attention without repeatin
 dynamic and static KV caches, decoding included; sliding windows and other patterns that transformers
 expresses as a mask; 4-D masks of the user's, bool (True = visible) or float (added).
 
-Refused by an error that names the argument: training (gradients, dropout), logit soft-capping, attention
-sinks, position biases, top-k sparse attention, paged caches, packed sequences without a mask, returned
+Refused by an error that names the argument: training (gradients, dropout), logit soft-capping (Gemma 2),
+attention sinks, position biases (T5), top-k sparse attention, paged caches, packed sequences without a mask, returned
 attention weights.
 """
 from __future__ import annotations

@@ -167,3 +167,17 @@ def test_no_reference_is_kept() -> None:
         run_all()
     gc.collect()
     assert all(abs(b - a) < 100 for a, b in zip(before, (sys.getrefcount(t) for t in (*tensors, mask)), strict=True))
+
+
+def test_positions_may_be_a_tensor():
+    q, k = torch.randn(2, 1, 3, 8), torch.randn(2, 1, 9, 8)
+    expected = flashc.attention(q, k, k, causal=True, align=[1, 5])
+    assert torch.equal(flashc.attention(q, k, k, causal=True, align=torch.tensor([1, 5])), expected)
+
+
+def test_forward_mode_gradients_are_refused():
+    x = torch.randn(4, 8)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, x)
+        with pytest.raises(RuntimeError, match="^k: flashc is forward only"):
+            flashc.attention(x, dual, x)
