@@ -27,7 +27,7 @@ typedef struct item {
     int64_t likely_next_row; /* first row of the item that this thread takes next, if it is of this head; or < 0 */
     bool careful;
     float *partial; /* the state that this piece is made in */
-    float *qt, *scores, *bias, *bias_scratch, *k_tile, *v_tile, *correction;
+    float *qt, *scores, *k_tile, *v_tile, *correction;
     uint8_t *hidden;
 } item;
 
@@ -52,8 +52,6 @@ static item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t 
             plan->runs > 1 ? -1 : (first_block - plan->num_threads * plan->blocks_per_item) * plan->block.block_m,
         .qt = (float *)(void *)(slot + s->qt),
         .scores = (float *)(void *)(slot + s->scores),
-        .bias = (float *)(void *)(slot + s->bias),
-        .bias_scratch = (float *)(void *)(slot + s->bias_scratch),
         .k_tile = (float *)(void *)(slot + s->k_tile),
         .v_tile = (float *)(void *)(slot + s->v_tile),
         .hidden = (uint8_t *)(slot + s->hidden),
@@ -112,13 +110,10 @@ static void run_tile(const item *it, int64_t i, const flashc_row_block *block, f
     const int64_t lanes = flashc_round_up(block->n_rows, vector->row_multiple);
     const flashc_softmax_state state = block_state(it, i);
 
-    const bool has_bias = flashc_mask_has_bias(p);
-    if (has_bias &&
-        !flashc_mask_load_bias(p, block, vector, ld, first_key, n_keys, it->bias, it->bias_scratch))
+    if (flashc_mask_hides_tile(p, block, first_key, n_keys))
         return;
     gemm->qk(it->scores, k, block_queries(it, i), ld, n_keys, lanes, p->head_dim);
-    if (has_bias)
-        vector->add_bias(it->scores, it->bias, ld, n_keys, lanes);
+    flashc_mask_add(p, block, vector, ld, first_key, n_keys, it->scores);
     flashc_mask_hide_by_position(p, block, vector, ld, lanes, first_key, n_keys, it->scores);
     if (v_has_non_finite)
         flashc_careful_note_hidden(it->scores, flashc_plan_tile_floats(it->plan, n_keys), it->hidden);

@@ -1,8 +1,8 @@
 /*
  * Which keys can a query see? The one place that knows, in two steps: a key range for a span of
  * queries, then, for one tile, whether it is hidden, fully visible or in between, and what is hidden in it.
- * Positions (causal) become per-row limits; the boolean mask and the bias become one additive tile in
- * which -inf hides.
+ * Positions (causal) become per-row limits; the bias and the boolean mask (0 or -inf) are added to the scores from
+ * where they lie, and -inf hides.
  */
 #ifndef FLASHC_MASK_H
 #define FLASHC_MASK_H
@@ -36,17 +36,13 @@ int64_t flashc_mask_key_end(const flashc_problem *p, int64_t batch, int64_t quer
 /* Fills key_end and key_full. */
 void flashc_mask_resolve_block(const flashc_problem *p, flashc_row_block *block);
 
-/* Do mask or bias give this problem an additive tile? */
-static inline bool flashc_mask_has_bias(const flashc_problem *p)
-{
-    return p->mask.data || p->bias.data;
-}
+/* Does the mask alone, or the bias alone, hide all of keys first_key .. + n_keys from all rows of the block? Then
+ * nothing else of the tile need be touched. Looks no further than to the first element that does not hide. */
+bool flashc_mask_hides_tile(const flashc_problem *p, const flashc_row_block *block, int64_t first_key, int64_t n_keys);
 
-/* Loads mask and bias of keys first_key .. first_key + n_keys as one additive tile, -inf =
- * hidden. scratch has the tile's size; it is used only if there are both. Returns false if the tile hides
- * everything: then nothing else of it need be touched. */
-bool flashc_mask_load_bias(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
-                           int64_t ld, int64_t first_key, int64_t n_keys, float *bias, float *scratch);
+/* Adds bias and mask to the scores of these keys; hidden ones become -inf. */
+void flashc_mask_add(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
+                     int64_t ld, int64_t first_key, int64_t n_keys, float *scores);
 
 /* Hides the keys of a tile that are beyond each row's position. */
 void flashc_mask_hide_by_position(const flashc_problem *p, const flashc_row_block *block,

@@ -165,8 +165,6 @@ static void lay_out_scratch(flashc_plan *plan, const flashc_problem *p)
     s->partials = take(&s->size, plan->partial_floats * (flashc_plan_cuts_keys(plan, p) ? FLASHC_TREE_LEVELS : 1),
                        sizeof(float));
     s->scores = take(&s->size, tile, sizeof(float));
-    s->bias = take(&s->size, flashc_mask_has_bias(p) ? tile : 0, sizeof(float));
-    s->bias_scratch = take(&s->size, p->mask.data && p->bias.data ? tile : 0, sizeof(float));
     const bool k_in_place = flashc_cache_in_place(&p->k, plan->kernel, p->head_dim);
     s->k_tile = take(&s->size, k_in_place ? 0 : n * flashc_round_up(p->head_dim, col_multiple), sizeof(float));
     /* Also the careful pass's copy of V. */

@@ -14,10 +14,7 @@ static void row_load_rows(float *dst, int64_t ld, flashc_rows src, int64_t n_row
     const vec scale = v_set1(factor);
     for (int64_t row = 0; row < n_rows; row++)
         for (int64_t col = 0; col < n_cols; col += VL) {
-            const int64_t cols = flashc_min(VL, n_cols - col);
-            const vec x = cols == VL && src.col_stride == 1
-                              ? load_vector(src.row[row], src.dtype, col)
-                              : load_elements(src.row[row], src.dtype, col * src.col_stride, src.col_stride, cols);
+            const vec x = load_row(src, row, col, flashc_min(VL, n_cols - col));
             v_store(dst + row * ld + col, v_mul(x, scale));
         }
 }
@@ -36,14 +33,11 @@ static void row_store_rows(void *const *dst, flashc_dtype dtype, int64_t col_str
         }
 }
 
-static void row_add_bias(float *scores, const float *bias, int64_t ld, int64_t n_keys, int64_t n_rows)
+static void row_add_rows(float *scores, int64_t ld, flashc_rows bias, int64_t n_rows, int64_t n_keys)
 {
     for (int64_t row = 0; row < n_rows; row++)
-        for (int64_t key = 0; key < n_keys; key += VL) {
-            float *s = scores + row * ld + key;
-            const vec b = v_load(bias + row * ld + key);
-            v_store(s, v_hide_if_neg_inf(v_add(v_load(s), b), b));
-        }
+        for (int64_t key = 0; key < n_keys; key += VL)
+            add_vector(scores + row * ld + key, load_row(bias, row, key, flashc_min(VL, n_keys - key)));
 }
 
 static void row_hide(float *scores, int64_t ld, int64_t n_keys, int64_t n_rows, const int32_t *first,
@@ -132,7 +126,7 @@ static bool row_all_finite(const float *acc, int64_t ld, int64_t n_rows, int64_t
                    .col_multiple = VL,                                                                                 \
                    .load_rows = row_load_rows,                                                                         \
                    .load = tile_load,                                                                                  \
-                   .add_bias = row_add_bias,                                                                           \
+                   .add_rows = row_add_rows,                                                                           \
                    .hide = row_hide,                                                                                   \
                    .softmax = row_softmax,                                                                             \
                    .all_finite = row_all_finite,                                                                       \

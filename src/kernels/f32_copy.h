@@ -28,6 +28,14 @@ V_INLINE vec load_elements(const void *src, flashc_dtype dtype, int64_t index, i
     return v_load(element);
 }
 
+/* count <= VL elements of one row; the rest of the vector is 0. */
+V_INLINE vec load_row(flashc_rows src, int64_t row, int64_t col, int64_t count)
+{
+    return count == VL && src.col_stride == 1
+               ? load_vector(src.row[row], src.dtype, col)
+               : load_elements(src.row[row], src.dtype, col * src.col_stride, src.col_stride, count);
+}
+
 static void tile_load(float *dst, int64_t ld, flashc_tile src, int64_t n_rows, int64_t n_cols)
 {
     for (int64_t row = 0; row < n_rows; row++) {

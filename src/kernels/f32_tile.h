@@ -23,6 +23,7 @@
 #ifndef FLASHC_F32_TILE_H
 #define FLASHC_F32_TILE_H
 
+#include "kernels/f32_bias.h"
 #include "kernels/f32_copy.h"
 #include "kernels/f32_gemm.h"
 #include "kernels/kernel.h"
@@ -59,16 +60,6 @@ static void tile_softmax(float *scores, int64_t ld, int64_t n_keys, int64_t lane
     }
 }
 
-static void tile_add_bias(float *scores, const float *bias, int64_t ld, int64_t n_keys, int64_t lanes)
-{
-    for (int64_t key = 0; key < n_keys; key++)
-        for (int64_t lane = 0; lane < lanes; lane += VL) {
-            float *s = scores + key * ld + lane;
-            vec b = v_load(bias + key * ld + lane);
-            v_store(s, v_hide_if_neg_inf(v_add(v_load(s), b), b));
-        }
-}
-
 static bool tile_all_finite(const float *acc, int64_t ld, int64_t n_rows, int64_t n_cols)
 {
     /* 0 * x is 0 for finite x and NaN otherwise, and NaN stays in the sum. */
@@ -102,7 +93,7 @@ static void tile_hide(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, 
                    .col_multiple = 1,                                                                                  \
                    .load_rows = tile_load_rows,                                                                        \
                    .load = tile_load,                                                                                  \
-                   .add_bias = tile_add_bias,                                                                          \
+                   .add_rows = tile_add_rows,                                                                          \
                    .hide = tile_hide,                                                                                  \
                    .softmax = tile_softmax,                                                                            \
                    .all_finite = tile_all_finite,                                                                      \

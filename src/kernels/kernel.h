@@ -69,15 +69,16 @@ typedef struct flashc_vector_ops {
     int row_multiple; /* lanes across: the vector length; rows along: 1 */
     int col_multiple; /* lanes across: 1; rows along: the vector length. Of the columns of K and V tiles */
 
-    /* dst[row][col] = factor * src[row][col]; rows up to the next multiple of row_multiple, and columns up to
-     * col_multiple's, become 0. FLASHC_BOOL loads as a bias: 0 where true, -inf where false. */
+    /* dst[row][col] = factor * src[row][col] of a float type; rows up to the next multiple of row_multiple, and
+     * columns up to col_multiple's, become 0. */
     void (*load_rows)(float *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor);
 
     /* A plain array, whatever the layout: dst[row*ld + col] = src[row][col], 0 for n_cols <= col < ld. */
     void (*load)(float *dst, int64_t ld, flashc_tile src, int64_t n_rows, int64_t n_cols);
 
-    /* scores = bias == -inf ? -inf : scores + bias (a hidden key stays hidden, also where NaN). */
-    void (*add_bias)(float *scores, const float *bias, int64_t ld, int64_t n_keys, int64_t lanes);
+    /* scores = bias == -inf ? -inf : scores + bias (a hidden key is hidden also where its score is NaN), the bias
+     * straight from its own rows. FLASHC_BOOL is a bias of 0 where true, -inf where false. */
+    void (*add_rows)(float *scores, int64_t ld, flashc_rows bias, int64_t n_rows, int64_t n_keys);
 
     /* scores[row][key] = -inf unless first[row] <= key < last[row]. */
     void (*hide)(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, const int32_t *first, const int32_t *last);

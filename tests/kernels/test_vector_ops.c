@@ -158,21 +158,6 @@ static void test_transposes_at_every_edge(void **state)
         }
 }
 
-static void test_bool_loads_as_bias(void **state)
-{
-    (void)state;
-    uint8_t mask[64];
-    float tile[64 * 16];
-    const void *rows[1] = {mask};
-    for (int i = 0; i < 64; i++)
-        mask[i] = (uint8_t)(i % 3 == 0 ? 0 : i * 5);
-    const flashc_rows src = {rows, FLASHC_BOOL, 1};
-    const int64_t ld = kernel->vector->rows_along ? 64 : 16;
-    kernel->vector->load_rows(tile, ld, src, 1, 61, 1.0f);
-    for (int i = 0; i < 61; i++)
-        assert_true(mask[i] ? tile[at(ld, 0, i)] == 0.0f : tile[at(ld, 0, i)] == -INFINITY);
-}
-
 /* exp through the softmax step: one key per lane against a max of 0, over the whole range down to
  * where it must be exactly zero. 3 u: rounding of f and of the polynomial's last steps; 0.03 u per unit of
  * |x| for ln2 in one f32. */
@@ -238,33 +223,87 @@ static void test_softmax_step_special_values(void **state)
     assert_float_equal(row_sum[6], 2.0f * expf(-2.0f) + 1.0f, 1e-6);
 }
 
-static void test_hide_and_bias(void **state)
+static void test_hide(void **state)
 {
     (void)state;
     enum { LANES = 48, KEYS = 37 };
     const int64_t ld = leading(KEYS);
-    float *scores = floats(tile_size(KEYS)), *bias = floats(tile_size(KEYS));
+    float *scores = floats(tile_size(KEYS));
     int32_t first[LANES], last[LANES];
     for (int lane = 0; lane < LANES; lane++)
         first[lane] = lane % 7, last[lane] = lane - 5;
-    for (int i = 0; i < (int)tile_size(KEYS); i++) {
+    for (int i = 0; i < (int)tile_size(KEYS); i++)
         scores[i] = i % 11 == 0 ? NAN : (float)i;
-        bias[i] = i % 5 == 0 ? -INFINITY : 0.5f;
-    }
-    kernel->vector->add_bias(scores, bias, ld, KEYS, LANES);
     kernel->vector->hide(scores, ld, KEYS, LANES, first, last);
     for (int key = 0; key < KEYS; key++)
         for (int lane = 0; lane < LANES; lane++) {
             const int i = (int)at(ld, lane, key);
-            if (key < first[lane] || key >= last[lane] || i % 5 == 0)
+            if (key < first[lane] || key >= last[lane])
                 assert_true(scores[i] == -INFINITY);
             else if (i % 11 == 0)
                 assert_true(isnan(scores[i]));
             else
-                assert_true(scores[i] == (float)i + 0.5f);
+                assert_true(scores[i] == (float)i);
         }
     free(scores);
-    free(bias);
+}
+
+/* Element i of a bias: hides, changes nothing, or adds; NaN and +inf are values like others. */
+static float bias_value(int64_t i, flashc_dtype dtype)
+{
+    if (i % 5 == 0)
+        return -INFINITY;
+    if (dtype == FLASHC_BOOL || i % 7 == 0)
+        return 0.0f;
+    return i % 13 == 0 ? NAN : i % 17 == 0 ? INFINITY : 0.5f * (float)(i % 64);
+}
+
+/* One shape: rows that end at guard pages, with elements so far apart; or one row that all share. */
+static void check_add_rows(flashc_dtype dtype, int64_t n_rows, int64_t n_keys, int64_t col_stride, bool shared)
+{
+    const int64_t ld = leading(n_keys), width = (n_keys - 1) * col_stride + 1;
+    const int64_t elements = shared ? width : n_rows * width;
+    const size_t size = flashc_dtype_size(dtype);
+    guarded_buffer buffer = guarded_alloc((size_t)elements * size, false);
+    const void *row[FLASHC_MAX_BLOCK_M];
+    for (int64_t r = 0; r < n_rows; r++)
+        row[r] = buffer.bytes + (size_t)(shared ? 0 : r * width) * size;
+    for (int64_t i = 0; i < elements; i++) {
+        const float value = bias_value(i, dtype);
+        if (dtype == FLASHC_BOOL)
+            buffer.bytes[i] = value == 0.0f ? (uint8_t)(1 + i % 255) : 0;
+        else
+            flashc_store_f32(buffer.bytes, dtype, i, value);
+    }
+    float *scores = floats(tile_size(n_keys));
+    for (int64_t i = 0; i < (int64_t)tile_size(n_keys); i++)
+        scores[i] = i % 11 == 0 ? NAN : (float)i;
+    const flashc_rows rows = {.row = row, .dtype = dtype, .col_stride = col_stride};
+    kernel->vector->add_rows(scores, ld, rows, n_rows, n_keys);
+    for (int64_t r = 0; r < n_rows; r++)
+        for (int64_t key = 0; key < n_keys; key++) {
+            const int64_t i = at(ld, r, key);
+            const float b = bias_value((shared ? 0 : r * width) + key * col_stride, dtype);
+            const float want = b == -INFINITY ? b : (i % 11 == 0 ? NAN : (float)i) + b;
+            if (isnan(want) ? !isnan(scores[i]) : scores[i] != want)
+                fail_msg("%s: type %d, %d x %d, elements %d apart, shared %d: [%d][%d] is %g, expected %g",
+                         kernel->name, (int)dtype, (int)n_rows, (int)n_keys, (int)col_stride, shared, (int)r, (int)key,
+                         (double)scores[i], (double)want);
+        }
+    free(scores);
+    guarded_free(&buffer);
+}
+
+static void test_add_rows(void **state)
+{
+    (void)state;
+    const flashc_dtype dtypes[] = {FLASHC_F32, FLASHC_F16, FLASHC_BF16, FLASHC_BOOL};
+    const int64_t most = 48, keys[] = {1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 50};
+    for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++)
+        for (int64_t n_rows = 1; n_rows <= most; n_rows++)
+            for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++)
+                for (int variant = 0; variant < 4; variant++)
+                    check_add_rows(dtypes[d], n_rows, keys[k], 1 + variant / 2 * 2, variant % 2 == 1);
 }
 
 static void test_all_finite_sees_valid_lanes_only(void **state)
@@ -360,10 +399,10 @@ int main(void)
         cmocka_unit_test(test_load_converts_every_half),
         cmocka_unit_test(test_store_rounds_like_numerics),
         cmocka_unit_test(test_transposes_at_every_edge),
-        cmocka_unit_test(test_bool_loads_as_bias),
         cmocka_unit_test(test_exp_error_and_underflow),
         cmocka_unit_test(test_softmax_step_special_values),
-        cmocka_unit_test(test_hide_and_bias),
+        cmocka_unit_test(test_hide),
+        cmocka_unit_test(test_add_rows),
         cmocka_unit_test(test_all_finite_sees_valid_lanes_only),
         cmocka_unit_test(test_gemm),
     };
