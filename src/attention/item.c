@@ -144,6 +144,10 @@ static void name_upcoming(const item *it, int64_t i, const flashc_row_block *blo
         k->upcoming = flashc_upcoming_keys(*k, block_n, left, p->head_dim, i, it->n_blocks);
         v->upcoming = flashc_upcoming_keys(*v, block_n, left, p->head_dim_v, i, it->n_blocks);
     }
+    const flashc_upcoming bias =
+        flashc_upcoming_bias(p, block, key, flashc_min(block_n, block->key_end - key));
+    if (bias.n_rows > 0)
+        k->upcoming = bias; /* needed before the next keys, and harder to foresee */
 }
 
 /* The key tiles begin .. end of an item whose keys go on until run_end. Returns false if told to end. */

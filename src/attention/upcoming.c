@@ -27,3 +27,16 @@ flashc_upcoming flashc_upcoming_rows(const flashc_problem *p, const flashc_tenso
         .row_bytes = n_cols * element_size,
     };
 }
+
+flashc_upcoming flashc_upcoming_bias(const flashc_problem *p, const flashc_row_block *block, int64_t first_key,
+                                     int64_t n_keys)
+{
+    const flashc_tensor *t = p->bias.data ? &p->bias : &p->mask;
+    if (!t->data || t->stride[2] == 0)
+        return (flashc_upcoming){.row = NULL};
+    flashc_upcoming rows =
+        flashc_upcoming_rows(p, t, n_keys, block->batch, block->head_k, block->first_row, block->n_rows);
+    if (rows.n_rows > 0)
+        rows.row += first_key * (int64_t)flashc_dtype_size(t->dtype);
+    return rows;
+}

@@ -9,6 +9,7 @@
 #ifndef FLASHC_UPCOMING_H
 #define FLASHC_UPCOMING_H
 
+#include "attention/mask.h"
 #include "attention/plan.h"
 #include "attention/problem.h"
 
@@ -21,5 +22,10 @@ flashc_upcoming flashc_upcoming_keys(flashc_kv_tile tile, int64_t n_keys, int64_
  * the rows are then not evenly spaced. */
 flashc_upcoming flashc_upcoming_rows(const flashc_problem *p, const flashc_tensor *tensor, int64_t n_cols,
                                      int64_t batch, int64_t head, int64_t first_row, int64_t n_rows);
+
+/* The bias, or else the mask, of keys first_key .. + n_keys: it is added right after Q K^T, and its rows lie too far
+ * apart for the hardware to foresee. None if there is neither, if heads are stacked, or if the queries share a row. */
+flashc_upcoming flashc_upcoming_bias(const flashc_problem *p, const flashc_row_block *block, int64_t first_key,
+                                     int64_t n_keys);
 
 #endif
