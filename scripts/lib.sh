@@ -64,7 +64,7 @@ build_wheel() {
     local venv=${1:-.venv}
     rm -rf "$ROOT/build/wheel"
     PATH="$ROOT/$venv/bin:$PATH" "$ROOT/$venv/bin/python" -m pip wheel -q --disable-pip-version-check \
-        --no-build-isolation --no-deps -Cbuild-dir="$ROOT/build/python${venv#.venv}" -w "$ROOT/build/wheel" "$ROOT"
+        --no-build-isolation --no-deps --config-settings=build-dir="$ROOT/build/python${venv#.venv}" -w "$ROOT/build/wheel" "$ROOT"
 }
 
 # run_pytest VENV [PYTEST ARGUMENT...]: installs the wheel into the environment and runs. Sets PASSED, FAILED and
