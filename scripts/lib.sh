@@ -59,6 +59,22 @@ run_tests() {
     return "$status"
 }
 
+# environment_has VENV WANTED: was this virtual environment made, whole, for these requirements?
+environment_has() {
+    [[ $(cat "$1/installed.txt" 2>/dev/null) == "$2" ]] && "$1/bin/python" -c '' 2>/dev/null
+}
+
+# new_environment VENV: empty, in place of what was there. Whoever fills it notes the requirements in installed.txt.
+new_environment() {
+    rm -rf "$1"
+    python3 -m venv "$1" || die "python3 -m venv failed"
+}
+
+# install_wheel VENV: the wheel of build_wheel, also over another of the same version.
+install_wheel() {
+    "$1/bin/python" -m pip install -q --disable-pip-version-check --no-deps --force-reinstall "$ROOT"/build/wheel/*.whl
+}
+
 # build_wheel [VENV]: the Python package of the source tree, as build/wheel/*.whl, by the tools of .venv or VENV.
 build_wheel() {
     local venv=${1:-.venv}
@@ -73,8 +89,7 @@ run_pytest() {
     local venv=$ROOT/$1 log=$ROOT/build/pytest$1.xml status=0 counts
     shift
     PASSED=0 FAILED=0 SKIPPED=0
-    "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --force-reinstall \
-        "$ROOT"/build/wheel/*.whl || return 1
+    install_wheel "$venv" || return 1
     rm -f "$log"
     (cd "$ROOT" && "$venv/bin/python" -B -m pytest -q -rs -p no:cacheprovider --junit-xml="$log" "$@") || status=$?
     counts=$(count_pytest "$log") || return 1

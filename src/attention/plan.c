@@ -162,8 +162,8 @@ static void lay_out_scratch(flashc_plan *plan, const flashc_problem *p)
     const int64_t tile = flashc_plan_tile_floats(plan, n), col_multiple = plan->kernel->vector->col_multiple;
     *s = (flashc_scratch_layout){.size = 0};
     s->qt = take(&s->size, plan->blocks_per_item * flashc_plan_tile_floats(plan, p->head_dim), sizeof(float));
-    s->partials = take(&s->size, plan->partial_floats * (flashc_plan_cuts_keys(plan, p) ? FLASHC_TREE_LEVELS : 1),
-                       sizeof(float));
+    const int64_t levels = flashc_plan_cuts_keys(plan, p->seqlen_k) ? FLASHC_TREE_LEVELS : 1;
+    s->partials = take(&s->size, plan->partial_floats * levels, sizeof(float));
     s->scores = take(&s->size, tile, sizeof(float));
     const bool k_in_place = flashc_cache_in_place(&p->k, plan->kernel, p->head_dim);
     s->k_tile = take(&s->size, k_in_place ? 0 : n * flashc_round_up(p->head_dim, col_multiple), sizeof(float));
@@ -221,7 +221,7 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
     const int64_t block_bytes = (p->head_dim + p->head_dim_v) * plan->block.block_m * (int64_t)sizeof(float);
     int64_t most = flashc_min(in_place ? MAX_BLOCKS_IN_PLACE : MAX_BLOCKS_CONVERTED, FLASHC_HALF_L2 / block_bytes);
     most = flashc_min(most, plan->row_blocks * heads / TARGET_ITEMS);
-    if (flashc_plan_cuts_keys(plan, p))
+    if (flashc_plan_cuts_keys(plan, p->seqlen_k))
         most = 1; /* an item holds a partial state per level of the tree */
     plan->blocks_per_item = flashc_max(1, flashc_min(most, plan->row_blocks));
     plan->row_items = flashc_ceil_div(plan->row_blocks, plan->blocks_per_item);

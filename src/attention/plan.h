@@ -61,9 +61,9 @@ static inline int64_t flashc_plan_tile_floats(const flashc_plan *plan, int64_t n
 }
 
 /* Are there pieces? */
-static inline bool flashc_plan_cuts_keys(const flashc_plan *plan, const flashc_problem *p)
+static inline bool flashc_plan_cuts_keys(const flashc_plan *plan, int64_t seqlen_k)
 {
-    return plan->piece_keys < p->seqlen_k;
+    return plan->piece_keys < seqlen_k;
 }
 
 /* FLASHC_ERR_UNSUPPORTED or _ARGUMENT if the named kernel does not fit, _MEMORY if the workspace is beyond
