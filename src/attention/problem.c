@@ -2,101 +2,10 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* The struct as it was in the first release: nothing shorter can have been compiled. */
 enum { FIRST_STRUCT_SIZE = sizeof(flashc_attention_params) };
-
-typedef enum { INPUT, OUTPUT } direction;
-
-/* One tensor argument with its place in the call, for checks and messages. */
-typedef struct argument {
-    const char *name;
-    const flashc_tensor *tensor;
-    int64_t size[4];
-    direction direction;
-} argument;
-
-static bool is_empty(const argument *a)
-{
-    return a->size[0] == 0 || a->size[1] == 0 || a->size[2] == 0 || a->size[3] == 0;
-}
-
-/* Every byte offset of the view must fit, with its sign, in int64. */
-static flashc_status check_strides(const argument *a)
-{
-    int64_t low = 0, high = 0, bytes = (int64_t)flashc_dtype_size(a->tensor->dtype);
-    for (int axis = 0; axis < 4; axis++) {
-        int64_t extent;
-        bool overflow = __builtin_mul_overflow(a->size[axis] - 1, a->tensor->stride[axis], &extent) ||
-                        __builtin_mul_overflow(extent, bytes, &extent);
-        int64_t *end = !overflow && extent >= 0 ? &high : &low;
-        overflow = overflow || __builtin_add_overflow(*end, extent, end);
-        if (overflow)
-            return flashc_fail(FLASHC_ERR_ARGUMENT,
-                               "%s.stride[%d]: %" PRId64 " elements times size %" PRId64
-                               " leaves the 64-bit address range",
-                               a->name, axis, a->tensor->stride[axis], a->size[axis]);
-    }
-    return FLASHC_OK;
-}
-
-/* An output whose elements share memory. Axes sorted by stride must each step over all that the
- * shorter ones span; the rare interleavings that fail this test without overlapping are refused too. */
-static flashc_status check_no_self_overlap(const argument *a)
-{
-    int axes[4], n = 0;
-    for (int axis = 0; axis < 4; axis++)
-        if (a->size[axis] > 1)
-            axes[n++] = axis;
-    const int64_t *stride = a->tensor->stride;
-    for (int i = 1; i < n; i++)
-        for (int j = i; j > 0 && llabs(stride[axes[j]]) < llabs(stride[axes[j - 1]]); j--) {
-            int swap = axes[j];
-            axes[j] = axes[j - 1];
-            axes[j - 1] = swap;
-        }
-    int64_t span = 0;
-    for (int i = 0; i < n; i++) {
-        int64_t step = llabs(stride[axes[i]]);
-        if (step <= span)
-            return flashc_fail(FLASHC_ERR_ARGUMENT,
-                               "%s.stride[%d]: the output overlaps itself: found a stride of %" PRId64
-                               ", expected more than the %" PRId64 " elements that faster axes span",
-                               a->name, axes[i], stride[axes[i]], span);
-        span += step * (a->size[axes[i]] - 1);
-    }
-    return FLASHC_OK;
-}
-
-static flashc_status check_tensor(const argument *a, bool may_be_f32_only, bool may_be_bool_only)
-{
-    const flashc_tensor *t = a->tensor;
-    bool type_ok = may_be_bool_only  ? t->dtype == FLASHC_BOOL
-                   : may_be_f32_only ? t->dtype == FLASHC_F32
-                                     : t->dtype == FLASHC_F32 || t->dtype == FLASHC_F16 || t->dtype == FLASHC_BF16;
-    if (!type_ok)
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.dtype: expected %s, found %s (%d)", a->name,
-                           may_be_bool_only  ? "bool"
-                           : may_be_f32_only ? "f32"
-                                             : "f32, f16 or bf16",
-                           flashc_dtype_name(t->dtype), (int)t->dtype);
-    if (is_empty(a))
-        return FLASHC_OK;
-    if (!t->data)
-        return flashc_fail(FLASHC_ERR_ARGUMENT,
-                           "%s.data: expected a pointer to [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64
-                           "] elements, found NULL",
-                           a->name, a->size[0], a->size[1], a->size[2], a->size[3]);
-    if ((uintptr_t)t->data % flashc_dtype_size(t->dtype) != 0)
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected an address aligned to %zu bytes, found %p", a->name,
-                           flashc_dtype_size(t->dtype), t->data);
-    flashc_status status = check_strides(a);
-    if (status == FLASHC_OK && a->direction == OUTPUT)
-        status = check_no_self_overlap(a);
-    return status;
-}
 
 static flashc_status check_sizes(const flashc_attention_params *p)
 {
@@ -163,30 +72,29 @@ static flashc_status check_options(const flashc_attention_params *p)
 
 static flashc_status check_tensors(const flashc_attention_params *p)
 {
-    const argument arguments[] = {
-        {"q", &p->q, {p->batch, p->num_heads, p->seqlen_q, p->head_dim}, INPUT},
-        {"k", &p->k, {p->batch, p->num_heads_k, p->seqlen_k, p->head_dim}, INPUT},
-        {"v", &p->v, {p->batch, p->num_heads_k, p->seqlen_k, p->head_dim_v}, INPUT},
-        {"mask", &p->mask, {p->batch, p->num_heads, p->seqlen_q, p->seqlen_k}, INPUT},
-        {"bias", &p->bias, {p->batch, p->num_heads, p->seqlen_q, p->seqlen_k}, INPUT},
-        {"lse", &p->lse, {p->batch, p->num_heads, p->seqlen_q, 1}, OUTPUT},
-        {"o", &p->o, {p->batch, p->num_heads, p->seqlen_q, p->head_dim_v}, OUTPUT},
+    const flashc_tensor_argument arguments[] = {
+        {"q", &p->q, {p->batch, p->num_heads, p->seqlen_q, p->head_dim}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
+        {"k", &p->k, {p->batch, p->num_heads_k, p->seqlen_k, p->head_dim}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
+        {"v", &p->v, {p->batch, p->num_heads_k, p->seqlen_k, p->head_dim_v}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
+        {"mask", &p->mask, {p->batch, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_INPUT, FLASHC_TYPES_BOOL},
+        {"bias", &p->bias, {p->batch, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
+        {"lse", &p->lse, {p->batch, p->num_heads, p->seqlen_q, 1}, FLASHC_OUTPUT, FLASHC_TYPES_F32},
+        {"o", &p->o, {p->batch, p->num_heads, p->seqlen_q, p->head_dim_v}, FLASHC_OUTPUT, FLASHC_TYPES_FLOAT},
     };
     const size_t count = sizeof arguments / sizeof arguments[0];
     for (size_t i = 0; i < count; i++) {
-        const argument *a = &arguments[i];
+        const flashc_tensor_argument *a = &arguments[i];
         bool optional = a->tensor == &p->mask || a->tensor == &p->bias || a->tensor == &p->lse;
         if (optional && !a->tensor->data)
             continue;
-        flashc_status status = check_tensor(a, a->tensor == &p->lse, a->tensor == &p->mask);
+        flashc_status status = flashc_tensor_check(a);
         if (status != FLASHC_OK)
             return status;
-        if (a->direction == OUTPUT && !is_empty(a))
-            for (size_t j = 0; j < i; j++)
-                if (arguments[j].tensor->data == a->tensor->data && !is_empty(&arguments[j]))
-                    return flashc_fail(FLASHC_ERR_ARGUMENT,
-                                       "%s.data: expected memory of its own, found the address of %s (%p)", a->name,
-                                       arguments[j].name, a->tensor->data);
+        for (size_t j = 0; j < i && a->direction == FLASHC_OUTPUT; j++) {
+            status = flashc_tensor_check_apart(a, &arguments[j]);
+            if (status != FLASHC_OK)
+                return status;
+        }
     }
     return FLASHC_OK;
 }

@@ -5,7 +5,7 @@
 #ifndef FLASHC_PROBLEM_H
 #define FLASHC_PROBLEM_H
 
-#include "common.h"
+#include "tensor.h"
 
 typedef struct flashc_problem {
     int64_t batch, num_heads, num_heads_k, seqlen_q, seqlen_k, head_dim, head_dim_v;
@@ -28,12 +28,5 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
 
 /* Position of query 0 of a batch element. */
 int64_t flashc_problem_offset(const flashc_problem *problem, int64_t batch);
-
-/* Address of element [i0][i1][i2][i3]. */
-static inline char *flashc_element(const flashc_tensor *t, int64_t i0, int64_t i1, int64_t i2, int64_t i3)
-{
-    int64_t index = i0 * t->stride[0] + i1 * t->stride[1] + i2 * t->stride[2] + i3 * t->stride[3];
-    return (char *)t->data + index * (int64_t)flashc_dtype_size(t->dtype);
-}
 
 #endif

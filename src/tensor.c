@@ -1,0 +1,100 @@
+#include "tensor.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+static bool is_empty(const flashc_tensor_argument *a)
+{
+    return a->size[0] == 0 || a->size[1] == 0 || a->size[2] == 0 || a->size[3] == 0;
+}
+
+/* Every byte offset of the view must fit, with its sign, in int64. */
+static flashc_status check_strides(const flashc_tensor_argument *a)
+{
+    int64_t low = 0, high = 0, bytes = (int64_t)flashc_dtype_size(a->tensor->dtype);
+    for (int axis = 0; axis < 4; axis++) {
+        int64_t extent;
+        bool overflow = __builtin_mul_overflow(a->size[axis] - 1, a->tensor->stride[axis], &extent) ||
+                        __builtin_mul_overflow(extent, bytes, &extent);
+        int64_t *end = !overflow && extent >= 0 ? &high : &low;
+        overflow = overflow || __builtin_add_overflow(*end, extent, end);
+        if (overflow)
+            return flashc_fail(FLASHC_ERR_ARGUMENT,
+                               "%s.stride[%d]: %" PRId64 " elements times size %" PRId64
+                               " leaves the 64-bit address range",
+                               a->name, axis, a->tensor->stride[axis], a->size[axis]);
+    }
+    return FLASHC_OK;
+}
+
+/* An output whose elements share memory. Axes sorted by stride must each step over all that the
+ * shorter ones span; the rare interleavings that fail this test without overlapping are refused too. */
+static flashc_status check_no_self_overlap(const flashc_tensor_argument *a)
+{
+    int axes[4], n = 0;
+    for (int axis = 0; axis < 4; axis++)
+        if (a->size[axis] > 1)
+            axes[n++] = axis;
+    const int64_t *stride = a->tensor->stride;
+    for (int i = 1; i < n; i++)
+        for (int j = i; j > 0 && llabs(stride[axes[j]]) < llabs(stride[axes[j - 1]]); j--) {
+            int swap = axes[j];
+            axes[j] = axes[j - 1];
+            axes[j - 1] = swap;
+        }
+    int64_t span = 0;
+    for (int i = 0; i < n; i++) {
+        int64_t step = llabs(stride[axes[i]]);
+        if (step <= span)
+            return flashc_fail(FLASHC_ERR_ARGUMENT,
+                               "%s.stride[%d]: the output overlaps itself: found a stride of %" PRId64
+                               ", expected more than the %" PRId64 " elements that faster axes span",
+                               a->name, axes[i], stride[axes[i]], span);
+        span += step * (a->size[axes[i]] - 1);
+    }
+    return FLASHC_OK;
+}
+
+static bool has_type(const flashc_tensor_argument *a)
+{
+    const flashc_dtype dtype = a->tensor->dtype;
+    switch (a->types) {
+    case FLASHC_TYPES_BOOL: return dtype == FLASHC_BOOL;
+    case FLASHC_TYPES_F32: return dtype == FLASHC_F32;
+    case FLASHC_TYPES_FLOAT: return dtype == FLASHC_F32 || dtype == FLASHC_F16 || dtype == FLASHC_BF16;
+    }
+    return false;
+}
+
+flashc_status flashc_tensor_check(const flashc_tensor_argument *a)
+{
+    static const char *const types[] = {
+        [FLASHC_TYPES_FLOAT] = "f32, f16 or bf16", [FLASHC_TYPES_F32] = "f32", [FLASHC_TYPES_BOOL] = "bool"};
+    const flashc_tensor *t = a->tensor;
+    if (!has_type(a))
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.dtype: expected %s, found %s (%d)", a->name, types[a->types],
+                           flashc_dtype_name(t->dtype), (int)t->dtype);
+    if (is_empty(a))
+        return FLASHC_OK;
+    if (!t->data)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "%s.data: expected a pointer to [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64
+                           "] elements, found NULL",
+                           a->name, a->size[0], a->size[1], a->size[2], a->size[3]);
+    if ((uintptr_t)t->data % flashc_dtype_size(t->dtype) != 0)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected an address aligned to %zu bytes, found %p", a->name,
+                           flashc_dtype_size(t->dtype), t->data);
+    flashc_status status = check_strides(a);
+    if (status == FLASHC_OK && a->direction == FLASHC_OUTPUT)
+        status = check_no_self_overlap(a);
+    return status;
+}
+
+flashc_status flashc_tensor_check_apart(const flashc_tensor_argument *output, const flashc_tensor_argument *other)
+{
+    if (output->tensor->data == other->tensor->data && !is_empty(output) && !is_empty(other))
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "%s.data: expected memory of its own, found the address of %s (%p)", output->name,
+                           other->name, output->tensor->data);
+    return FLASHC_OK;
+}
