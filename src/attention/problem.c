@@ -1,5 +1,7 @@
 #include "attention/problem.h"
 
+#include "params.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -9,9 +11,6 @@ enum { FIRST_STRUCT_SIZE = sizeof(flashc_attention_params) };
 
 static flashc_status check_sizes(const flashc_attention_params *p)
 {
-    /* Large enough for anything that fits in memory, small enough that sums of a few sizes and
-     * products with block sizes stay in int64. */
-    const int64_t limit = INT64_C(1) << 48;
     const struct {
         const char *name;
         int64_t value, low;
@@ -20,10 +19,11 @@ static flashc_status check_sizes(const flashc_attention_params *p)
         {"seqlen_q", p->seqlen_q, 0}, {"seqlen_k", p->seqlen_k, 0},   {"head_dim", p->head_dim, 1},
         {"head_dim_v", p->head_dim_v, 0},
     };
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
-        if (sizes[i].value < sizes[i].low || sizes[i].value > limit)
-            return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected %" PRId64 " to 2^48, found %" PRId64, sizes[i].name,
-                               sizes[i].low, sizes[i].value);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        flashc_status status = flashc_params_check_size(sizes[i].name, sizes[i].value, sizes[i].low);
+        if (status != FLASHC_OK)
+            return status;
+    }
     if (p->num_heads_k == 0 ? p->num_heads != 0 : p->num_heads % p->num_heads_k != 0)
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "num_heads: expected a multiple of num_heads_k, found %" PRId64 " query heads and %" PRId64
@@ -31,13 +31,13 @@ static flashc_status check_sizes(const flashc_attention_params *p)
                            p->num_heads, p->num_heads_k);
     int64_t rows;
     if (__builtin_mul_overflow(p->batch, p->num_heads, &rows) || __builtin_mul_overflow(rows, p->seqlen_q, &rows) ||
-        rows > limit)
+        rows > FLASHC_SIZE_LIMIT)
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "batch, num_heads, seqlen_q: expected at most 2^48 query rows, found %" PRId64 " * %" PRId64
                            " * %" PRId64,
                            p->batch, p->num_heads, p->seqlen_q);
     int64_t heads_k;
-    if (__builtin_mul_overflow(p->batch, p->num_heads_k, &heads_k) || heads_k > limit)
+    if (__builtin_mul_overflow(p->batch, p->num_heads_k, &heads_k) || heads_k > FLASHC_SIZE_LIMIT)
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "batch, num_heads_k: expected at most 2^48 K/V heads, found %" PRId64 " * %" PRId64,
                            p->batch, p->num_heads_k);
@@ -99,31 +99,6 @@ static flashc_status check_tensors(const flashc_attention_params *p)
     return FLASHC_OK;
 }
 
-/* Copies what the caller's version of the struct has over the defaults of ours. */
-static flashc_status read_params(flashc_attention_params *p, const flashc_attention_params *params)
-{
-    if (!params)
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "params: expected a pointer, found NULL");
-    size_t size = params->struct_size;
-    if (size < FIRST_STRUCT_SIZE)
-        return flashc_fail(FLASHC_ERR_ARGUMENT,
-                           "struct_size: expected at least %zu (flashc_attention_params_init sets it), found %zu",
-                           (size_t)FIRST_STRUCT_SIZE, size);
-    /* A newer caller may run on this library as long as it leaves what this library lacks unset. */
-    if (size > 65536)
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "struct_size: expected at most 65536, found %zu", size);
-    const unsigned char *bytes = (const unsigned char *)params;
-    for (size_t i = sizeof *p; i < size; i++)
-        if (bytes[i] != 0)
-            return flashc_fail(FLASHC_ERR_UNSUPPORTED,
-                               "struct_size: found %zu, and byte %zu is set: a feature that flashc %s does not have",
-                               size, i, flashc_version());
-    flashc_attention_params_init(p, sizeof *p);
-    memcpy(p, params, size < sizeof *p ? size : sizeof *p);
-    p->struct_size = sizeof *p;
-    return FLASHC_OK;
-}
-
 void flashc_attention_params_init(flashc_attention_params *params, size_t struct_size)
 {
     flashc_attention_params defaults;
@@ -131,16 +106,15 @@ void flashc_attention_params_init(flashc_attention_params *params, size_t struct
     defaults.struct_size = struct_size;
     defaults.batch = defaults.num_heads = defaults.num_heads_k = 1;
     defaults.softmax_scale = FLASHC_SCALE_DEFAULT;
-    if (!params)
-        return;
-    memset(params, 0, struct_size);
-    memcpy(params, &defaults, struct_size < sizeof defaults ? struct_size : sizeof defaults);
+    flashc_params_fill(params, struct_size, &defaults, sizeof defaults);
 }
 
 flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attention_params *params)
 {
     flashc_attention_params p;
-    flashc_status status = read_params(&p, params);
+    flashc_attention_params_init(&p, sizeof p);
+    flashc_status status =
+        flashc_params_read(&p, sizeof p, params, FIRST_STRUCT_SIZE, "flashc_attention_params_init");
     if (status == FLASHC_OK)
         status = check_sizes(&p);
     if (status == FLASHC_OK)
