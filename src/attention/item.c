@@ -11,6 +11,7 @@
 #include "attention/careful.h"
 #include "attention/fold.h"
 #include "attention/mask.h"
+#include "attention/span.h"
 #include "attention/upcoming.h"
 
 #include <math.h>
@@ -22,8 +23,7 @@ typedef struct item {
     const flashc_problem *p;
     const flashc_plan *plan;
     const flashc_vector_ops *vector;
-    int64_t batch, head_k, first_row, n_blocks;
-    int64_t run;             /* of the row item's runs */
+    flashc_span span;
     int64_t likely_next_row; /* first row of the item that this thread takes next, if it is of this head; or < 0 */
     bool careful;
     float *partial; /* the state that this piece is made in */
@@ -34,22 +34,16 @@ typedef struct item {
 static item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t index, char *slot)
 {
     const flashc_scratch_layout *s = &plan->scratch;
-    /* Head by head, so that one head's K and V stay in L2 for all its items; within a head the last rows
-     * first: under causal they see the most keys, and the list should end with short items. */
-    const int64_t row_index = index / plan->runs;
-    const int64_t head = row_index / plan->row_items, row_item = plan->row_items - 1 - row_index % plan->row_items;
-    const int64_t first_block = row_item * plan->blocks_per_item;
+    const flashc_span span = flashc_span_of(p, plan, index);
     return (item){
         .p = p,
         .plan = plan,
         .vector = plan->kernel->vector,
-        .batch = head / p->num_heads_k,
-        .head_k = head % p->num_heads_k,
-        .first_row = first_block * plan->block.block_m,
-        .n_blocks = flashc_min(plan->blocks_per_item, plan->row_blocks - first_block),
-        .run = index % plan->runs,
+        .span = span,
         .likely_next_row =
-            plan->runs > 1 ? -1 : (first_block - plan->num_threads * plan->blocks_per_item) * plan->block.block_m,
+            plan->runs > 1
+                ? -1
+                : (span.first_block - plan->num_threads * plan->blocks_per_item) * plan->block.block_m,
         .qt = (float *)(void *)(slot + s->qt),
         .scores = (float *)(void *)(slot + s->scores),
         .k_tile = (float *)(void *)(slot + s->k_tile),
@@ -57,15 +51,6 @@ static item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t 
         .hidden = (uint8_t *)(slot + s->hidden),
         .correction = (float *)(void *)(slot + s->correction),
     };
-}
-
-static flashc_row_block row_block(const item *it, int64_t i)
-{
-    const int64_t m = it->plan->block.block_m;
-    flashc_row_block block = {.batch = it->batch, .head_k = it->head_k, .first_row = it->first_row + i * m};
-    block.n_rows = flashc_min(m, it->plan->rows - block.first_row);
-    flashc_mask_resolve_block(it->p, &block);
-    return block;
 }
 
 /* All rows of row block i that the kernel may touch. */
@@ -123,8 +108,8 @@ static void run_tile(const item *it, int64_t i, const flashc_row_block *block, f
     if (v_has_non_finite) {
         const flashc_softmax_state rows =
             flashc_fold_block(it->plan, p->head_dim_v, it->partial, i, block->n_rows);
-        flashc_careful_add(&rows, &p->v, it->batch, it->head_k, first_key, n_keys, v.data, v.row_stride, it->hidden,
-                           flashc_row_step(vector, ld), flashc_col_step(vector, ld));
+        flashc_careful_add(&rows, &p->v, it->span.batch, it->span.head_k, first_key, n_keys, v.data, v.row_stride,
+                           it->hidden, flashc_row_step(vector, ld), flashc_col_step(vector, ld));
     }
 }
 
@@ -136,13 +121,13 @@ static void name_upcoming(const item *it, int64_t i, const flashc_row_block *blo
     const int64_t block_n = it->plan->block.block_n, m = it->plan->block.block_m;
     k->upcoming = v->upcoming = (flashc_upcoming){.row = NULL};
     if (block->key_end <= key + block_n) {
-        k->upcoming =
-            flashc_upcoming_rows(p, &p->q, p->head_dim, it->batch, it->head_k, it->likely_next_row + i * m, m);
-        v->upcoming =
-            flashc_upcoming_rows(p, &p->o, p->head_dim_v, it->batch, it->head_k, block->first_row, block->n_rows);
+        k->upcoming = flashc_upcoming_rows(p, &p->q, p->head_dim, it->span.batch, it->span.head_k,
+                                           it->likely_next_row + i * m, m);
+        v->upcoming = flashc_upcoming_rows(p, &p->o, p->head_dim_v, it->span.batch, it->span.head_k,
+                                           block->first_row, block->n_rows);
     } else if (left > 0 && it->plan->prefetch_keys && !it->careful) { /* with care, V is a copy of one tile */
-        k->upcoming = flashc_upcoming_keys(*k, block_n, left, p->head_dim, i, it->n_blocks);
-        v->upcoming = flashc_upcoming_keys(*v, block_n, left, p->head_dim_v, i, it->n_blocks);
+        k->upcoming = flashc_upcoming_keys(*k, block_n, left, p->head_dim, i, it->span.n_blocks);
+        v->upcoming = flashc_upcoming_keys(*v, block_n, left, p->head_dim_v, i, it->span.n_blocks);
     }
     const flashc_upcoming bias =
         flashc_upcoming_bias(p, block, key, flashc_min(block_n, block->key_end - key));
@@ -162,16 +147,16 @@ static bool run_keys(const item *it, const flashc_row_block *blocks, int64_t beg
             return false;
         const int64_t n_keys = flashc_min(block_n, end - key);
         flashc_kv_tile k =
-            flashc_cache_load(&p->k, kernel, it->batch, it->head_k, key, n_keys, p->head_dim, it->k_tile);
+            flashc_cache_load(&p->k, kernel, it->span.batch, it->span.head_k, key, n_keys, p->head_dim, it->k_tile);
         flashc_kv_tile v =
-            flashc_cache_load(&p->v, kernel, it->batch, it->head_k, key, n_keys, p->head_dim_v, it->v_tile);
+            flashc_cache_load(&p->v, kernel, it->span.batch, it->span.head_k, key, n_keys, p->head_dim_v, it->v_tile);
         bool v_has_non_finite = false;
         if (it->careful) {
             const int64_t ld = flashc_round_up(p->head_dim_v, kernel->vector->col_multiple);
             v_has_non_finite = flashc_careful_copy(v, n_keys, p->head_dim_v, it->v_tile, ld);
             v = (flashc_kv_tile){.data = it->v_tile, .dtype = FLASHC_F32, .row_stride = ld};
         }
-        for (int64_t i = 0; i < it->n_blocks; i++)
+        for (int64_t i = 0; i < it->span.n_blocks; i++)
             if (blocks[i].key_end > key) {
                 name_upcoming(it, i, &blocks[i], key, run_end - key - block_n, &k, &v);
                 run_tile(it, i, &blocks[i], k, v, key, flashc_min(n_keys, blocks[i].key_end - key), v_has_non_finite);
@@ -186,12 +171,12 @@ static bool run_piece(item *it, const flashc_row_block *blocks, int64_t begin, i
 {
     it->careful = false;
     for (;;) {
-        for (int64_t i = 0; i < it->n_blocks; i++)
+        for (int64_t i = 0; i < it->span.n_blocks; i++)
             clear_block(it, i);
         if (!run_keys(it, blocks, begin, end, run_end, keep_going, context))
             return false;
         bool finite = true;
-        for (int64_t i = 0; i < it->n_blocks; i++)
+        for (int64_t i = 0; i < it->span.n_blocks; i++)
             finite = finite && it->vector->all_finite(block_state(it, i).acc, it->plan->ld,
                                                       blocks[i].n_rows, it->p->head_dim_v);
         if (finite || it->careful)
@@ -205,21 +190,16 @@ static float *run_pieces(item *it, const flashc_row_block *blocks, flashc_fold *
                          flashc_keep_going_fn keep_going, void *context)
 {
     const flashc_plan *plan = it->plan;
-    int64_t key_end = 0;
-    for (int64_t i = 0; i < it->n_blocks; i++)
-        key_end = flashc_max(key_end, blocks[i].key_end);
-    const int64_t pieces = flashc_ceil_div(key_end, plan->piece_keys), first = it->run * plan->run_pieces;
-    const bool to_the_end = pieces - first <= plan->run_pieces;
-    const int64_t run_end = to_the_end ? key_end : (first + plan->run_pieces) * plan->piece_keys;
-    int64_t begin = first < pieces ? first * plan->piece_keys : run_end;
+    const flashc_key_range keys = flashc_span_keys(plan, &it->span, blocks);
+    int64_t begin = keys.begin;
     do {
-        const int64_t end = run_end - begin > plan->piece_keys ? begin + plan->piece_keys : run_end;
+        const int64_t end = keys.end - begin > plan->piece_keys ? begin + plan->piece_keys : keys.end;
         it->partial = flashc_fold_next(fold);
-        if (!run_piece(it, blocks, begin, end, run_end, keep_going, context))
+        if (!run_piece(it, blocks, begin, end, keys.end, keep_going, context))
             return NULL;
         flashc_fold_add(fold);
         begin = end;
-    } while (begin < run_end);
+    } while (begin < keys.end);
     return flashc_fold_finish(fold);
 }
 
@@ -231,7 +211,7 @@ static float *join_runs(const item *it, const flashc_fold *fold, const float *pa
     float *all = (float *)(void *)(workspace + plan->shared_partials);
     all += row_index * plan->runs * plan->partial_floats;
     atomic_int *count = (atomic_int *)(void *)(workspace + plan->shared_counts) + row_index;
-    memcpy(all + it->run * plan->partial_floats, partial, (size_t)plan->partial_floats * sizeof(float));
+    memcpy(all + it->span.run * plan->partial_floats, partial, (size_t)plan->partial_floats * sizeof(float));
     if (atomic_fetch_add(count, 1) + 1 < plan->runs)
         return NULL;
     flashc_fold_runs(fold, all, plan->runs);
@@ -273,14 +253,14 @@ void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int
     flashc_fold fold = {.plan = plan,
                         .head_dim_v = problem->head_dim_v,
                         .stack = (float *)(void *)(scratch + plan->scratch.partials)};
-    for (int64_t i = 0; i < it.n_blocks; i++) {
-        blocks[i] = row_block(&it, i);
+    for (int64_t i = 0; i < it.span.n_blocks; i++) {
+        blocks[i] = flashc_span_block(problem, plan, &it.span, i);
         load_queries(&it, i, &blocks[i]);
         fold.n_rows += blocks[i].n_rows;
     }
     it.partial = run_pieces(&it, blocks, &fold, keep_going, context);
     if (it.partial && plan->runs > 1)
         it.partial = join_runs(&it, &fold, it.partial, index, workspace);
-    for (int64_t i = 0; it.partial && i < it.n_blocks; i++)
+    for (int64_t i = 0; it.partial && i < it.span.n_blocks; i++)
         store_block(&it, i, &blocks[i]);
 }
