@@ -241,6 +241,27 @@ typedef struct flashc_explanation {
 /* Fills *out; tensor data is not read, params->workspace is ignored. Errors as flashc_attention_fwd(). */
 FLASHC_API flashc_status flashc_explain(const flashc_attention_params *params, flashc_explanation *out);
 
+/* What one work item has to do, in units that a cost can be put to: counted from shapes and positions (mask and bias
+ * are not read), not measured. */
+typedef struct flashc_item_work {
+    int64_t batch, head_k; /* whose K and V it reads */
+    int64_t rows;          /* query rows; of several items over the same rows (keys split) each counts them */
+    int64_t keys;          /* keys that it loads, once for all its rows */
+    int64_t pieces;        /* partial results that it makes of them, at least 1; 1 unless keys are split */
+    int64_t tiles;         /* at most block_m rows against at most block_n keys: Q K^T, softmax, P V */
+    int64_t edge_tiles;    /* of these: where position hides keys of the tile from some row */
+    double scores;         /* elements of the tiles, those hidden and rows that pad a vector included */
+    double flops;          /* useful operations: of all items together flashc_explanation.flops */
+} flashc_item_work;
+
+/* Fills items[0 .. count-1] with the work of items first .. first + count - 1 of the num_items that flashc_explain()
+ * tells, in the order in which they are taken: whichever thread is free takes the next one. So the balance of a call,
+ * and its time given what a tile costs, can be worked out for any params->num_threads, also more than this machine
+ * has; `flashc-run explain --predict` does that. A pure function as flashc_explain(), with its errors, and
+ * FLASHC_ERR_ARGUMENT for items that are not there. */
+FLASHC_API flashc_status flashc_explain_items(const flashc_attention_params *params, int64_t first, int64_t count,
+                                              flashc_item_work *items);
+
 /* The kernels, best first. */
 typedef struct flashc_kernel {
     const char *name;        /* e.g. "f32_avx512" */

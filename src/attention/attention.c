@@ -3,8 +3,10 @@
 #include "attention/plan.h"
 #include "attention/problem.h"
 #include "attention/threads.h"
+#include "attention/work.h"
 #include "cpu.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,20 +41,20 @@ flashc_status flashc_attention_fwd(const flashc_attention_params *params)
 }
 
 /* Resolves params as flashc_attention_fwd() would without a workspace of the caller's. */
-static flashc_status make_plan(const flashc_attention_params *params, flashc_plan *plan, char *refused,
-                               size_t refused_size)
+static flashc_status make_plan(const flashc_attention_params *params, flashc_problem *problem, flashc_plan *plan,
+                               char *refused, size_t refused_size)
 {
-    flashc_problem problem;
-    flashc_status status = flashc_problem_init(&problem, params);
-    return status == FLASHC_OK ? flashc_plan_init(plan, &problem, refused, refused_size) : status;
+    flashc_status status = flashc_problem_init(problem, params);
+    return status == FLASHC_OK ? flashc_plan_init(plan, problem, refused, refused_size) : status;
 }
 
 flashc_status flashc_attention_workspace_size(const flashc_attention_params *params, size_t *size)
 {
     if (!size)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "size: expected a pointer, found NULL");
+    flashc_problem problem;
     flashc_plan plan;
-    flashc_status status = make_plan(params, &plan, NULL, 0);
+    flashc_status status = make_plan(params, &problem, &plan, NULL, 0);
     if (status == FLASHC_OK)
         *size = plan.workspace_size;
     return status;
@@ -65,9 +67,10 @@ flashc_status flashc_explain(const flashc_attention_params *params, flashc_expla
     if (out->struct_size != sizeof *out)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "out->struct_size: expected %zu, found %zu", sizeof *out,
                            out->struct_size);
+    flashc_problem problem;
     flashc_plan plan;
     char refused[sizeof out->refused] = "";
-    flashc_status status = make_plan(params, &plan, refused, sizeof refused);
+    flashc_status status = make_plan(params, &problem, &plan, refused, sizeof refused);
     if (status != FLASHC_OK)
         return status;
     *out = (flashc_explanation){
@@ -84,6 +87,28 @@ flashc_status flashc_explain(const flashc_attention_params *params, flashc_expla
         .flops = plan.flops,
     };
     memcpy(out->refused, refused, sizeof refused);
+    return FLASHC_OK;
+}
+
+flashc_status flashc_explain_items(const flashc_attention_params *params, int64_t first, int64_t count,
+                                   flashc_item_work *items)
+{
+    flashc_problem problem;
+    flashc_plan plan;
+    flashc_status status = make_plan(params, &problem, &plan, NULL, 0);
+    if (status != FLASHC_OK)
+        return status;
+    if (first < 0 || first > plan.num_items)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "first: expected 0 to %" PRId64 ", the number of items, found %" PRId64,
+                           plan.num_items, first);
+    if (count < 0 || count > plan.num_items - first)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "count: expected 0 to %" PRId64 ", the number of items from %" PRId64 " on, found %" PRId64,
+                           plan.num_items - first, first, count);
+    if (!items && count > 0)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "items: expected a pointer, found NULL");
+    for (int64_t i = 0; i < count; i++)
+        items[i] = flashc_work_of_item(&problem, &plan, first + i);
     return FLASHC_OK;
 }
 
