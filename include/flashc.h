@@ -296,7 +296,80 @@ typedef struct flashc_system_info {
 FLASHC_API flashc_status flashc_system_get(flashc_system_info *out);
 
 /* ---------------------------------------------------------------------------------------------
- * 3. Softmax, the online-softmax state, partial results
+ * 3. Caches of keys and values
+ * ------------------------------------------------------------------------------------------- */
+
+/* Pages of a K or V cache: row j of sequence b is row j % page_size of page
+ * pages[b*stride[0] + (j / page_size)*stride[1]]. The tensor that goes with a table is a view
+ * [num_pages, num_heads_k, page_size, dim]; its strides say the order in memory (vLLM and FlashAttention have
+ * [page, row, head, dim], so stride[1] = dim and stride[2] = num_heads_k*dim). Only entries that the lengths of
+ * the sequences reach are looked at; each must be 0 .. num_pages - 1. */
+typedef struct flashc_block_table {
+    const int32_t *pages; /* NULL: no pages; row j of sequence b is [b][head][j] of the tensor */
+    int64_t stride[2];    /* elements: from a sequence to the next, from an entry to the next */
+    int64_t max_pages;    /* entries of a sequence */
+    int64_t num_pages;    /* of the tensor */
+    int64_t page_size;    /* rows of a page, at least 1 */
+} flashc_block_table;
+
+/* One append call: new rows of K and V into a cache, with rotary embedding if wanted. Always
+ * flashc_append_params_init() first.
+ *
+ * Shapes   k        [batch, num_heads_k, seqlen_new, head_dim]    new rows
+ *          v        [batch, num_heads_k, seqlen_new, head_dim_v]
+ *          k_cache  [batch, num_heads_k, seqlen_cache, head_dim], or pages, see flashc_block_table
+ *          v_cache  [batch, num_heads_k, seqlen_cache, head_dim_v], or pages
+ *          q, q_out [batch, num_heads, seqlen_new, head_dim]      the queries of the same positions
+ *          rotary_cos, rotary_sin [rotary_len, rotary_dim / 2]    (stride[2] and stride[3]; the others are not used)
+ *
+ * Row i of sequence b becomes row positions[b] + i of its cache. Of each of the pairs (k, k_cache), (v, v_cache) and
+ * (q, q_out) both are given or neither.
+ *
+ * Sequences of different numbers of new rows: either seqlens_new[b] of the seqlen_new rows are used, or, with
+ * cu_seqlens_new, k, v, q and q_out are packed: views [1, heads, seqlen_new, dim] in which sequence b has the rows
+ * cu_seqlens_new[b] .. cu_seqlens_new[b + 1] - 1 (stride[0] is not used).
+ *
+ * Rotary embedding, of k and q: with c, s = rotary_cos, rotary_sin[p][d], p the row's position, the pair (x, y) of
+ * columns becomes (x c - y s, y c + x s) for d = 0 .. rotary_dim/2 - 1. The pair is columns d and d + rotary_dim/2
+ * (half-split: Llama, GPT-NeoX), or 2d and 2d + 1 (interleaved: GPT-J). Columns from rotary_dim on go through as
+ * they are. Arithmetic is f32, rounded once, to the output's type: |error| <= 2^-23 (|x c| + |y s|) + half an ulp of
+ * that type. A row that is neither rotated nor converted keeps its bits.
+ *
+ * Runs on the calling thread, at about the speed of memory; calls on different sequences may run at once. */
+typedef struct flashc_append_params {
+    size_t struct_size; /* set by init */
+
+    int64_t batch, num_heads, num_heads_k; /* 1, 1, 1 after init; num_heads is of q alone */
+    int64_t seqlen_new;                    /* 0 after init; packed: of all sequences together */
+    int64_t seqlen_cache;                  /* 0 after init; not used with pages */
+    int64_t head_dim, head_dim_v;          /* 0 after init; to set */
+    const int64_t *seqlens_new;            /* [batch], 0 .. seqlen_new; NULL: seqlen_new for each */
+    const int64_t *cu_seqlens_new;         /* [batch + 1], from 0 to seqlen_new, never falling; NULL: not packed */
+
+    flashc_tensor k, v;                          /* f32, f16 or bf16, each its own, as all tensors here */
+    flashc_tensor k_cache, v_cache;              /* outputs; must not overlap themselves or an input */
+    flashc_block_table block_table;              /* of the caches, if they have pages */
+    flashc_block_table block_table_v;            /* of v_cache, if its pages are others */
+    const int64_t *positions;                    /* [batch]: row of the cache that a sequence's first new row becomes */
+    flashc_tensor q, q_out;                      /* q_out: output; may be q itself, then of its type and strides */
+
+    int64_t rotary_dim;                  /* even, at most head_dim; 0 after init: no rotation */
+    int64_t rotary_len;                  /* rows of rotary_cos and rotary_sin */
+    int rotary_interleaved;              /* 0 (half-split) or 1 */
+    flashc_tensor rotary_cos, rotary_sin;
+    const int64_t *rotary_positions;     /* [batch]: position of the first new row in them; NULL: positions */
+} flashc_append_params;
+
+/* Fills *params with the defaults above. struct_size is sizeof *params. */
+FLASHC_API void flashc_append_params_init(flashc_append_params *params, size_t struct_size);
+
+/* Writes the new rows, and q_out. Before anything is written every position and page is checked: rows beyond the
+ * cache or the rotary tables, entries that are no page of the tensor, and a page that two entries would have written.
+ * Errors: FLASHC_ERR_ARGUMENT, _MEMORY (for a bit per page). */
+FLASHC_API flashc_status flashc_append(const flashc_append_params *params);
+
+/* ---------------------------------------------------------------------------------------------
+ * 4. Softmax, the online-softmax state, partial results
  * ------------------------------------------------------------------------------------------- */
 
 /* Softmax over the last axis. x, y: [rows, cols], contiguous last axis, row strides in elements,
@@ -361,7 +434,7 @@ typedef struct flashc_trace_step {
 FLASHC_API flashc_status flashc_softmax_trace(int64_t n, const double *x, flashc_trace_step *steps);
 
 /* ---------------------------------------------------------------------------------------------
- * 4. Arrays: conversion and checks
+ * 5. Arrays: conversion and checks
  * ------------------------------------------------------------------------------------------- */
 
 /* dst[i] = src[i] for n contiguous elements, any pair of f32, f16, bf16. Round to nearest even; NaN

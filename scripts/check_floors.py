@@ -11,7 +11,7 @@ import sys
 
 # From bottom to top; a file includes its own floor or a lower one. npy, cli and the Python module stand outside:
 # they see the library through its public header alone.
-FLOORS = (("common.",), ("cpu.", "numerics.", "params.", "tensor."), ("kernels/",), ("softmax/",), ("attention/",))
+FLOORS = (("common.",), ("cpu.", "numerics.", "params.", "tensor."), ("kernels/",), ("softmax/",), ("cache/",), ("attention/",))
 OUTSIDE = {"npy/": ("npy/",), "cli/": ("npy/", "cli/"), "python/core/": ("python/core/",)}
 PUBLIC_HEADER = "flashc.h"
 CONFIG_HEADER = "config.h"  # made by meson, for the library alone

@@ -1,0 +1,97 @@
+/* The append call: new rows of K and V into a cache, and the queries of the same positions, turned and converted row
+ * by row. */
+#include "cache/append_check.h"
+#include "cache/rotary.h"
+#include "cache/rows.h"
+#include "cpu.h"
+#include "params.h"
+
+#include <stdlib.h>
+
+/* Rows whose angles stay in L1 for all heads: 32 rows of 64 pairs are 16 KiB. */
+enum { ROWS_TOGETHER = 32 };
+
+/* The struct as it was in the first release: nothing shorter can have been compiled. */
+enum { FIRST_STRUCT_SIZE = sizeof(flashc_append_params) };
+
+/* The rows of k, v or q. */
+typedef struct stream {
+    const flashc_tensor *from;
+    flashc_cache_rows to;
+    bool to_cache; /* rows go to their position; else (q) they keep their place */
+    bool rotated;
+    int64_t heads, cols;
+} stream;
+
+static flashc_row row_at(const flashc_tensor *t, void *data)
+{
+    return (flashc_row){.data = data, .dtype = t->dtype, .stride = t->stride[3]};
+}
+
+/* New row i of sequence b. */
+static void write_row(const flashc_append_params *p, const stream *s, int64_t b, int64_t head, int64_t i)
+{
+    const int64_t element = p->cu_seqlens_new ? 0 : b, row = flashc_append_first_row(p, b) + i;
+    const flashc_row src = row_at(s->from, flashc_element(s->from, element, head, row, 0));
+    const flashc_row dst =
+        row_at(&s->to.tensor, s->to_cache ? flashc_cache_row(&s->to, b, head, p->positions[b] + i)
+                                          : flashc_element(&s->to.tensor, element, head, row, 0));
+    const int64_t dim = s->rotated ? p->rotary_dim : 0;
+    if (dim > 0) {
+        const int64_t position = flashc_append_rotary_position(p, b) + i;
+        const flashc_rotation rotation = {
+            .cos = row_at(&p->rotary_cos, flashc_element(&p->rotary_cos, 0, 0, position, 0)),
+            .sin = row_at(&p->rotary_sin, flashc_element(&p->rotary_sin, 0, 0, position, 0)),
+            .dim = dim,
+            .interleaved = p->rotary_interleaved != 0,
+        };
+        flashc_row_rotate(dst, src, &rotation);
+    }
+    flashc_row_copy(dst, src, dim, s->cols);
+}
+
+static void write_sequence(const flashc_append_params *p, const stream *s, int64_t b)
+{
+    /* Neighbours in memory follow each other: 7 ms, against 30 in the other order, for 128 MiB of f32 in which a
+     * row has its heads side by side. */
+    const bool heads_together = llabs(s->from->stride[1]) < llabs(s->from->stride[2]);
+    const int64_t rows = flashc_append_rows(p, b);
+    for (int64_t first = 0; first < rows; first += ROWS_TOGETHER) {
+        const int64_t n = flashc_min(ROWS_TOGETHER, rows - first);
+        for (int64_t j = 0; j < n * s->heads; j++)
+            if (heads_together)
+                write_row(p, s, b, j % s->heads, first + j / s->heads);
+            else
+                write_row(p, s, b, j / n, first + j % n);
+    }
+}
+
+void flashc_append_params_init(flashc_append_params *params, size_t struct_size)
+{
+    const flashc_append_params defaults = {
+        .struct_size = struct_size, .batch = 1, .num_heads = 1, .num_heads_k = 1};
+    flashc_params_fill(params, struct_size, &defaults, sizeof defaults);
+}
+
+flashc_status flashc_append(const flashc_append_params *params)
+{
+    flashc_append_params p;
+    flashc_append_params_init(&p, sizeof p);
+    flashc_status status = flashc_params_read(&p, sizeof p, params, FIRST_STRUCT_SIZE, "flashc_append_params_init");
+    if (status == FLASHC_OK)
+        status = flashc_append_check(&p);
+    if (status != FLASHC_OK)
+        return status;
+    const stream streams[] = {
+        {&p.k, {p.k_cache, p.block_table}, true, true, p.num_heads_k, p.head_dim},
+        {&p.v, {p.v_cache, *flashc_append_table_v(&p)}, true, false, p.num_heads_k, p.head_dim_v},
+        {&p.q, {.tensor = p.q_out}, false, true, p.num_heads, p.head_dim},
+    };
+    const unsigned float_mode = flashc_cpu_default_float_mode();
+    for (int64_t b = 0; b < p.batch; b++)
+        for (size_t i = 0; i < sizeof streams / sizeof streams[0]; i++)
+            if (streams[i].to.tensor.data && streams[i].cols > 0)
+                write_sequence(&p, &streams[i], b);
+    flashc_cpu_restore_float_mode(float_mode);
+    return FLASHC_OK;
+}

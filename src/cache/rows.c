@@ -1,0 +1,56 @@
+#include "cache/rows.h"
+
+#include "params.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+flashc_status flashc_cache_check_table(const char *name, const flashc_block_table *t, int64_t batch)
+{
+    const struct {
+        const char *field;
+        int64_t value, low;
+    } sizes[] = {{"max_pages", t->max_pages, 0}, {"num_pages", t->num_pages, 0}, {"page_size", t->page_size, 1}};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        char field[64];
+        snprintf(field, sizeof field, "%s.%s", name, sizes[i].field);
+        flashc_status status = flashc_params_check_size(field, sizes[i].value, sizes[i].low);
+        if (status != FLASHC_OK)
+            return status;
+    }
+    if ((uintptr_t)t->pages % sizeof *t->pages != 0)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.pages: expected an address aligned to %zu bytes, found %p", name,
+                           sizeof *t->pages, (const void *)t->pages);
+    const int64_t size[2] = {batch, t->max_pages};
+    for (int axis = 0; axis < 2 && batch > 0 && t->max_pages > 0; axis++) {
+        int64_t extent;
+        if (__builtin_mul_overflow(size[axis] - 1, t->stride[axis], &extent) || extent > INT64_MAX / 16 ||
+            extent < INT64_MIN / 16)
+            return flashc_fail(FLASHC_ERR_ARGUMENT,
+                               "%s.stride[%d]: %" PRId64 " entries times size %" PRId64
+                               " leaves the 64-bit address range",
+                               name, axis, t->stride[axis], size[axis]);
+    }
+    return FLASHC_OK;
+}
+
+int64_t flashc_cache_capacity(const flashc_block_table *t)
+{
+    int64_t rows;
+    if (__builtin_mul_overflow(t->max_pages, t->page_size, &rows))
+        return FLASHC_SIZE_LIMIT;
+    return flashc_min(rows, FLASHC_SIZE_LIMIT);
+}
+
+flashc_status flashc_cache_check_pages(const char *name, const flashc_block_table *t, int64_t sequence, int64_t begin,
+                                       int64_t end)
+{
+    for (int64_t entry = begin / t->page_size; begin < end && entry * t->page_size < end; entry++) {
+        const int64_t page = flashc_cache_page(t, sequence, entry);
+        if (page < 0 || page >= t->num_pages)
+            return flashc_fail(FLASHC_ERR_ARGUMENT,
+                               "%s[%" PRId64 "][%" PRId64 "]: expected a page 0 to %" PRId64 ", found %" PRId64, name,
+                               sequence, entry, t->num_pages - 1, page);
+    }
+    return FLASHC_OK;
+}

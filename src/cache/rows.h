@@ -1,0 +1,41 @@
+/*
+ * Where does row j of sequence b of a K or V cache lie? The one place that knows, for attention, which reads rows,
+ * and for append, which writes them: in one array, or in pages that a block table names.
+ */
+#ifndef FLASHC_CACHE_ROWS_H
+#define FLASHC_CACHE_ROWS_H
+
+#include "tensor.h"
+
+typedef struct flashc_cache_rows {
+    flashc_tensor tensor;     /* [sequence, head, row, column], or [page, head, row of the page, column] */
+    flashc_block_table table; /* pages NULL: the former */
+} flashc_cache_rows;
+
+/* The page that entry number `entry` of a sequence names. */
+static inline int64_t flashc_cache_page(const flashc_block_table *t, int64_t sequence, int64_t entry)
+{
+    return t->pages[sequence * t->stride[0] + entry * t->stride[1]];
+}
+
+/* Column 0 of a row. */
+static inline char *flashc_cache_row(const flashc_cache_rows *rows, int64_t sequence, int64_t head, int64_t row)
+{
+    const flashc_block_table *t = &rows->table;
+    if (!t->pages)
+        return flashc_element(&rows->tensor, sequence, head, row, 0);
+    const int64_t entry = row / t->page_size;
+    return flashc_element(&rows->tensor, flashc_cache_page(t, sequence, entry), head, row - entry * t->page_size, 0);
+}
+
+/* Sizes, strides and pointer of a table; its entries are not read. */
+flashc_status flashc_cache_check_table(const char *name, const flashc_block_table *t, int64_t batch);
+
+/* Rows of a sequence that the table has entries for, at most FLASHC_SIZE_LIMIT. */
+int64_t flashc_cache_capacity(const flashc_block_table *t);
+
+/* Are the entries for rows begin .. end - 1 of a sequence pages of the tensor? */
+flashc_status flashc_cache_check_pages(const char *name, const flashc_block_table *t, int64_t sequence, int64_t begin,
+                                       int64_t end);
+
+#endif
