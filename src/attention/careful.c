@@ -4,15 +4,15 @@
 
 #include <math.h>
 
-bool flashc_careful_copy(flashc_kv_tile v, int64_t n_keys, int64_t n_cols, float *copy, int64_t ld)
+bool flashc_careful_clear(float *copy, int64_t n_keys, int64_t n_cols, int64_t ld)
 {
     bool found = false;
     for (int64_t key = 0; key < n_keys; key++)
-        for (int64_t d = 0; d < ld; d++) {
-            const float x = d < n_cols ? flashc_load_f32(v.data, v.dtype, key * v.row_stride + d) : 0.0f;
-            found = found || !isfinite(x);
-            copy[key * ld + d] = isfinite(x) ? x : 0.0f;
-        }
+        for (int64_t d = 0; d < n_cols; d++)
+            if (!isfinite(copy[key * ld + d])) {
+                found = true;
+                copy[key * ld + d] = 0.0f;
+            }
     return found;
 }
 

@@ -11,12 +11,11 @@
 #include "attention/problem.h"
 #include "kernels/kernel.h"
 
-/* Copies a V tile (over itself, perhaps) as f32 rows of ld >= n_cols with NaN and infinity replaced by 0; returns
- * whether there were any. Columns from n_cols on become 0. */
-bool flashc_careful_copy(flashc_kv_tile v, int64_t n_keys, int64_t n_cols, float *copy, int64_t ld);
+/* Replaces NaN and infinity in a copy of a V tile by 0; returns whether there were any. */
+bool flashc_careful_clear(float *copy, int64_t n_keys, int64_t n_cols, int64_t ld);
 
 /* Adds the elements that this left out of the keys first_key .. + n_keys of a head to the rows that see them.
- * copy, copy_ld: what it made. hidden: of the tile, as noted before its softmax; row_step and key_step lead
+ * copy, copy_ld: what it left. hidden: of the tile, as noted before its softmax; row_step and key_step lead
  * through it. */
 void flashc_careful_add(const flashc_softmax_state *state, const flashc_tensor *tensor, int64_t batch, int64_t head,
                         int64_t first_key, int64_t n_keys, const float *copy, int64_t copy_ld, const uint8_t *hidden,

@@ -27,7 +27,7 @@ typedef struct item {
     int64_t likely_next_row; /* first row of the item that this thread takes next, if it is of this head; or < 0 */
     bool careful;
     float *partial; /* the state that this piece is made in */
-    float *qt, *scores, *k_tile, *v_tile, *correction;
+    float *qt, *scores, *k_tile, *v_tile, *v_finite, *correction;
     uint8_t *hidden;
 } item;
 
@@ -48,6 +48,7 @@ static item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t 
         .scores = (float *)(void *)(slot + s->scores),
         .k_tile = (float *)(void *)(slot + s->k_tile),
         .v_tile = (float *)(void *)(slot + s->v_tile),
+        .v_finite = (float *)(void *)(slot + s->v_finite),
         .hidden = (uint8_t *)(slot + s->hidden),
         .correction = (float *)(void *)(slot + s->correction),
     };
@@ -71,7 +72,8 @@ static void load_queries(const item *it, int64_t i, const flashc_row_block *bloc
     for (int64_t r = 0; r < block->n_rows; r++)
         row[r] = flashc_element(&p->q, block->batch, flashc_row_head(p, block, r), flashc_row_query(p, block, r), 0);
     const flashc_rows rows = {.row = row, .dtype = p->q.dtype, .col_stride = p->q.stride[3]};
-    it->vector->load_rows(block_queries(it, i), it->plan->ld, rows, block->n_rows, p->head_dim, p->softmax_scale);
+    it->vector->load_rows(block_queries(it, i), it->plan->ld, rows, block->n_rows, p->head_dim,
+                          it->plan->kernel->gemm->scales_scores ? 1.0f : p->softmax_scale);
 }
 
 static void clear_block(const item *it, int64_t i)
@@ -82,6 +84,12 @@ static void clear_block(const item *it, int64_t i)
         state.row_sum[r] = 0.0f;
     }
     memset(state.acc, 0, (size_t)flashc_plan_tile_floats(it->plan, state.head_dim_v) * sizeof(float));
+}
+
+/* Floats from a row of v_finite to the next. */
+static int64_t finite_v_ld(const item *it)
+{
+    return flashc_round_up(it->p->head_dim_v, it->plan->kernel->gemm->v.col_multiple);
 }
 
 /* One key tile against one row block. */
@@ -97,7 +105,8 @@ static void run_tile(const item *it, int64_t i, const flashc_row_block *block, f
 
     if (flashc_mask_hides_tile(p, block, first_key, n_keys))
         return;
-    gemm->qk(it->scores, k, block_queries(it, i), ld, n_keys, lanes, p->head_dim);
+    gemm->qk(it->scores, k, block_queries(it, i), ld, n_keys, lanes, p->head_dim,
+             gemm->scales_scores ? p->softmax_scale : 1.0f);
     flashc_mask_add(p, block, vector, ld, first_key, n_keys, it->scores);
     flashc_mask_hide_by_position(p, block, vector, ld, lanes, first_key, n_keys, it->scores);
     if (v_has_non_finite)
@@ -108,8 +117,8 @@ static void run_tile(const item *it, int64_t i, const flashc_row_block *block, f
     if (v_has_non_finite) {
         const flashc_softmax_state rows =
             flashc_fold_block(it->plan, p->head_dim_v, it->partial, i, block->n_rows);
-        flashc_careful_add(&rows, &p->v, it->span.batch, it->span.head_k, first_key, n_keys, v.data, v.row_stride,
-                           it->hidden, flashc_row_step(vector, ld), flashc_col_step(vector, ld));
+        flashc_careful_add(&rows, &p->v, it->span.batch, it->span.head_k, first_key, n_keys, it->v_finite,
+                           finite_v_ld(it), it->hidden, flashc_row_step(vector, ld), flashc_col_step(vector, ld));
     }
 }
 
@@ -135,6 +144,20 @@ static void name_upcoming(const item *it, int64_t i, const flashc_row_block *blo
         k->upcoming = bias; /* needed before the next keys, and harder to foresee */
 }
 
+/* A tile of V with 0 in place of NaN and infinity; see careful.h. */
+static flashc_kv_tile load_finite_v(const item *it, int64_t key, int64_t n_keys, bool *has_non_finite)
+{
+    const flashc_problem *p = it->p;
+    const flashc_operand *operand = &it->plan->kernel->gemm->v;
+    const int64_t ld = finite_v_ld(it);
+    flashc_cache_load_f32(&p->v, it->plan->kernel, it->span.batch, it->span.head_k, key, n_keys, p->head_dim_v,
+                          it->v_finite, ld);
+    *has_non_finite = flashc_careful_clear(it->v_finite, n_keys, p->head_dim_v, ld);
+    const flashc_tile tile = {.data = it->v_finite, .dtype = FLASHC_F32, .row_stride = ld, .col_stride = 1};
+    return operand->pack ? operand->pack(it->v_tile, tile, n_keys, p->head_dim_v)
+                         : (flashc_kv_tile){.data = tile.data, .dtype = tile.dtype, .row_stride = ld};
+}
+
 /* The key tiles begin .. end of an item whose keys go on until run_end. Returns false if told to end. */
 static bool run_keys(const item *it, const flashc_row_block *blocks, int64_t begin, int64_t end, int64_t run_end,
                      flashc_keep_going_fn keep_going, void *context)
@@ -146,16 +169,12 @@ static bool run_keys(const item *it, const flashc_row_block *blocks, int64_t beg
         if (!keep_going(context))
             return false;
         const int64_t n_keys = flashc_min(block_n, end - key);
-        flashc_kv_tile k =
-            flashc_cache_load(&p->k, kernel, it->span.batch, it->span.head_k, key, n_keys, p->head_dim, it->k_tile);
-        flashc_kv_tile v =
-            flashc_cache_load(&p->v, kernel, it->span.batch, it->span.head_k, key, n_keys, p->head_dim_v, it->v_tile);
+        flashc_kv_tile k = flashc_cache_load(&p->k, kernel, &kernel->gemm->k, it->span.batch, it->span.head_k, key,
+                                             n_keys, p->head_dim, it->k_tile);
         bool v_has_non_finite = false;
-        if (it->careful) {
-            const int64_t ld = flashc_round_up(p->head_dim_v, kernel->vector->col_multiple);
-            v_has_non_finite = flashc_careful_copy(v, n_keys, p->head_dim_v, it->v_tile, ld);
-            v = (flashc_kv_tile){.data = it->v_tile, .dtype = FLASHC_F32, .row_stride = ld};
-        }
+        flashc_kv_tile v = it->careful ? load_finite_v(it, key, n_keys, &v_has_non_finite)
+                                       : flashc_cache_load(&p->v, kernel, &kernel->gemm->v, it->span.batch,
+                                                           it->span.head_k, key, n_keys, p->head_dim_v, it->v_tile);
         for (int64_t i = 0; i < it->span.n_blocks; i++)
             if (blocks[i].key_end > key) {
                 name_upcoming(it, i, &blocks[i], key, run_end - key - block_n, &k, &v);

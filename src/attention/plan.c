@@ -159,16 +159,18 @@ static void lay_out_scratch(flashc_plan *plan, const flashc_problem *p)
 {
     flashc_scratch_layout *s = &plan->scratch;
     const int64_t m = plan->block.block_m, n = plan->block.block_n;
-    const int64_t tile = flashc_plan_tile_floats(plan, n), col_multiple = plan->kernel->vector->col_multiple;
+    const int64_t tile = flashc_plan_tile_floats(plan, n);
+    const flashc_operand *k = &plan->kernel->gemm->k, *v = &plan->kernel->gemm->v;
     *s = (flashc_scratch_layout){.size = 0};
     s->qt = take(&s->size, plan->blocks_per_item * flashc_plan_tile_floats(plan, p->head_dim), sizeof(float));
     const int64_t levels = flashc_plan_cuts_keys(plan, p->seqlen_k) ? FLASHC_TREE_LEVELS : 1;
     s->partials = take(&s->size, plan->partial_floats * levels, sizeof(float));
     s->scores = take(&s->size, tile, sizeof(float));
-    const bool k_in_place = flashc_cache_in_place(&p->k, plan->kernel, p->head_dim);
-    s->k_tile = take(&s->size, k_in_place ? 0 : n * flashc_round_up(p->head_dim, col_multiple), sizeof(float));
-    /* Also the careful pass's copy of V. */
-    s->v_tile = take(&s->size, n * flashc_round_up(p->head_dim_v, col_multiple), sizeof(float));
+    const bool k_in_place = flashc_cache_in_place(&p->k, k, p->head_dim);
+    s->k_tile = take(&s->size, k_in_place ? 0 : flashc_cache_copy_floats(k, n, p->head_dim), sizeof(float));
+    s->v_tile = take(&s->size, flashc_cache_copy_floats(v, n, p->head_dim_v), sizeof(float));
+    /* The careful pass's rows of f32: where a copy of V lies, unless it packs them into that. */
+    s->v_finite = v->pack ? take(&s->size, flashc_cache_copy_floats(v, n, p->head_dim_v), sizeof(float)) : s->v_tile;
     s->hidden = take(&s->size, tile, sizeof(uint8_t));
     s->correction = take(&s->size, m, sizeof(float));
 }
@@ -216,8 +218,8 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
     const int64_t heads = p->batch * p->num_heads_k;
     plan->row_blocks = flashc_ceil_div(plan->rows, plan->block.block_m);
     cut_keys(plan, p);
-    const bool in_place = flashc_cache_in_place(&p->k, plan->kernel, p->head_dim) &&
-                          flashc_cache_in_place(&p->v, plan->kernel, p->head_dim_v);
+    const bool in_place = flashc_cache_in_place(&p->k, &plan->kernel->gemm->k, p->head_dim) &&
+                          flashc_cache_in_place(&p->v, &plan->kernel->gemm->v, p->head_dim_v);
     const int64_t block_bytes = (p->head_dim + p->head_dim_v) * plan->block.block_m * (int64_t)sizeof(float);
     int64_t most = flashc_min(in_place ? MAX_BLOCKS_IN_PLACE : MAX_BLOCKS_CONVERTED, FLASHC_HALF_L2 / block_bytes);
     most = flashc_min(most, plan->row_blocks * heads / TARGET_ITEMS);

@@ -95,9 +95,10 @@ V_INLINE void qk_typed(flashc_dtype dtype, float *scores, flashc_kv_tile k, cons
     }
 }
 
-static void row_qk(float *scores, flashc_kv_tile k, const float *q, int64_t ld, int64_t n_keys, int64_t n_rows,
-                   int64_t head_dim)
+static void row_qk(float *scores, flashc_kv_tile k, const void *q, int64_t ld, int64_t n_keys, int64_t n_rows,
+                   int64_t head_dim, float factor)
 {
+    (void)factor;
     switch (k.dtype) {
     case FLASHC_F32: qk_typed(FLASHC_F32, scores, k, q, ld, n_keys, n_rows, head_dim); return;
     case FLASHC_F16: qk_typed(FLASHC_F16, scores, k, q, ld, n_keys, n_rows, head_dim); return;
@@ -173,7 +174,7 @@ V_INLINE void pv_typed(flashc_dtype dtype, float *acc, flashc_kv_tile v, const f
         pv_rows(1, dtype, v, columns, n_keys, p + row * ld, ld, acc + row * ld, correction + row, &upcoming);
 }
 
-static void row_pv(float *acc, flashc_kv_tile v, const float *p, int64_t ld, int64_t n_keys, int64_t n_rows,
+static void row_pv(float *acc, flashc_kv_tile v, const void *p, int64_t ld, int64_t n_keys, int64_t n_rows,
                    int64_t head_dim_v, const float *correction)
 {
     switch (v.dtype) {

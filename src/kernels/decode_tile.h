@@ -9,13 +9,13 @@
 #include "kernels/f32_copy.h"
 #include "kernels/kernel.h"
 
-static void row_load_rows(float *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor)
+static void row_load_rows(void *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor)
 {
     const vec scale = v_set1(factor);
     for (int64_t row = 0; row < n_rows; row++)
         for (int64_t col = 0; col < n_cols; col += VL) {
             const vec x = load_row(src, row, col, flashc_min(VL, n_cols - col));
-            v_store(dst + row * ld + col, v_mul(x, scale));
+            v_store((float *)dst + row * ld + col, v_mul(x, scale));
         }
 }
 
@@ -119,6 +119,13 @@ static bool row_all_finite(const float *acc, int64_t ld, int64_t n_rows, int64_t
     return true;
 }
 
+/* Whole vectors, at any distance. */
+#define DECODE_OPERAND                                                                                                 \
+    {                                                                                                                  \
+        .in_place = FLASHC_DTYPE_BIT(FLASHC_F32) | FLASHC_DTYPE_BIT(FLASHC_F16) | FLASHC_DTYPE_BIT(FLASHC_BF16),       \
+        .col_multiple = VL,                                                                                            \
+    }
+
 #define FLASHC_DECODE_TILE_ISA                                                                                         \
     {                                                                                                                  \
         .vector = {.rows_along = true,                                                                                 \
@@ -131,7 +138,7 @@ static bool row_all_finite(const float *acc, int64_t ld, int64_t n_rows, int64_t
                    .softmax = row_softmax,                                                                             \
                    .all_finite = row_all_finite,                                                                       \
                    .store_rows = row_store_rows},                                                                      \
-        .gemm = {.qk = row_qk, .pv = row_pv},                                                                          \
+        .gemm = {.k = DECODE_OPERAND, .v = DECODE_OPERAND, .qk = row_qk, .pv = row_pv},                                \
     }
 
 #endif

@@ -75,7 +75,7 @@ V_INLINE void load_block(vec block[VL], flashc_rows src, int64_t row, int64_t ro
                             : v_set1(0.0f);
 }
 
-static void tile_load_rows(float *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor)
+static void tile_load_rows(void *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor)
 {
     const vec scale = v_set1(factor);
     for (int64_t row = 0; row < n_rows; row += VL)
@@ -84,7 +84,7 @@ static void tile_load_rows(float *dst, int64_t ld, flashc_rows src, int64_t n_ro
             vec block[VL];
             load_block(block, src, row, flashc_min(VL, n_rows - row), col, cols);
             v_transpose(block);
-            float *out = dst + col * ld + row;
+            float *out = (float *)dst + col * ld + row;
             if (cols == VL)
                 for (int64_t i = 0; i < VL; i++)
                     v_store(out + i * ld, v_mul(block[i], scale));

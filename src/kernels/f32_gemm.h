@@ -104,10 +104,11 @@ V_INLINE void gemm(gemm_mode mode, int64_t n_rows, int64_t lanes, int64_t depth,
                    upcoming);
 }
 
-static void tile_qk(float *scores, flashc_kv_tile k, const float *qt, int64_t ld, int64_t n_keys, int64_t lanes,
-                    int64_t head_dim)
+static void tile_qk(float *scores, flashc_kv_tile k, const void *queries, int64_t ld, int64_t n_keys, int64_t lanes,
+                    int64_t head_dim, float factor)
 {
-    const float *data = k.data;
+    (void)factor;
+    const float *data = k.data, *qt = queries;
     prefetcher upcoming = prefetch_over(k.upcoming, n_keys / GEMM_ROWS);
     gemm(GEMM_SET, n_keys, lanes, flashc_min(head_dim, FLASHC_QK_DEPTH), data, k.row_stride, 1, qt, scores, ld, scores,
          &upcoming);
@@ -116,7 +117,7 @@ static void tile_qk(float *scores, flashc_kv_tile k, const float *qt, int64_t ld
              scores, ld, scores, &upcoming);
 }
 
-static void tile_pv(float *acc, flashc_kv_tile v, const float *p, int64_t ld, int64_t n_keys, int64_t lanes,
+static void tile_pv(float *acc, flashc_kv_tile v, const void *p, int64_t ld, int64_t n_keys, int64_t lanes,
                     int64_t head_dim_v, const float *correction)
 {
     prefetcher upcoming = prefetch_over(v.upcoming, head_dim_v / GEMM_ROWS);

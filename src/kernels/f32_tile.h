@@ -98,7 +98,7 @@ static void tile_hide(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, 
                    .softmax = tile_softmax,                                                                            \
                    .all_finite = tile_all_finite,                                                                      \
                    .store_rows = tile_store_rows},                                                                     \
-        .gemm = {.qk = tile_qk, .pv = tile_pv},                                                                        \
+        .gemm = {.k = FLASHC_F32_OPERAND, .v = FLASHC_F32_OPERAND, .qk = tile_qk, .pv = tile_pv},                      \
     }
 
 #endif

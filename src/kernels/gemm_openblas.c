@@ -177,17 +177,18 @@ const char *flashc_openblas_not_preferred(flashc_block_shape block, int64_t head
     return NULL;
 }
 
-static void qk(float *scores, flashc_kv_tile k, const float *qt, int64_t ld, int64_t n_keys, int64_t lanes,
-               int64_t head_dim)
+static void qk(float *scores, flashc_kv_tile k, const void *queries, int64_t ld, int64_t n_keys, int64_t lanes,
+               int64_t head_dim, float factor)
 {
-    const float *data = k.data;
+    (void)factor;
+    const float *data = k.data, *qt = queries;
     for (int64_t d = 0; d < head_dim; d += FLASHC_QK_DEPTH)
         blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)n_keys, (blasint)lanes,
                    (blasint)flashc_min(head_dim - d, FLASHC_QK_DEPTH), 1.0f, data + d, (blasint)k.row_stride,
                    qt + d * ld, (blasint)ld, d == 0 ? 0.0f : 1.0f, scores, (blasint)ld);
 }
 
-static void pv(float *acc, flashc_kv_tile v, const float *p, int64_t ld, int64_t n_keys, int64_t lanes,
+static void pv(float *acc, flashc_kv_tile v, const void *p, int64_t ld, int64_t n_keys, int64_t lanes,
                int64_t head_dim_v, const float *correction)
 {
     bool rescale = false;
@@ -201,4 +202,5 @@ static void pv(float *acc, flashc_kv_tile v, const float *p, int64_t ld, int64_t
                v.data, (blasint)v.row_stride, p, (blasint)ld, 1.0f, acc, (blasint)ld);
 }
 
-const flashc_gemm_ops flashc_gemm_openblas = {.qk = qk, .pv = pv};
+const flashc_gemm_ops flashc_gemm_openblas = {
+    .k = FLASHC_F32_OPERAND, .v = FLASHC_F32_OPERAND, .qk = qk, .pv = pv};

@@ -53,8 +53,8 @@ typedef struct flashc_upcoming {
     int64_t n_rows, row_stride, row_bytes; /* bytes */
 } flashc_upcoming;
 
-/* A tile of K or V with contiguous rows, as the matrix products take it: in f32, or for kernels that read halves in
- * any float type. They may spread prefetches of the upcoming rows between their own loads. */
+/* A tile of K or V as the matrix products take it (see flashc_operand). They may spread prefetches of the upcoming
+ * rows between their own loads. */
 typedef struct flashc_kv_tile {
     const void *data;
     flashc_dtype dtype;
@@ -67,11 +67,11 @@ typedef struct flashc_kv_tile {
 typedef struct flashc_vector_ops {
     bool rows_along;  /* which layout */
     int row_multiple; /* lanes across: the vector length; rows along: 1 */
-    int col_multiple; /* lanes across: 1; rows along: the vector length. Of the columns of K and V tiles */
+    int col_multiple; /* lanes across: 1, or 2 for pairs; rows along: the vector length. Of qt's columns */
 
-    /* dst[row][col] = factor * src[row][col] of a float type; rows up to the next multiple of row_multiple, and
-     * columns up to col_multiple's, become 0. */
-    void (*load_rows)(float *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor);
+    /* Queries: dst[row][col] = factor * src[row][col] of a float type; rows up to the next multiple of row_multiple,
+     * and columns up to col_multiple's, become 0. */
+    void (*load_rows)(void *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor);
 
     /* A plain array, whatever the layout: dst[row*ld + col] = src[row][col], 0 for n_cols <= col < ld. */
     void (*load)(float *dst, int64_t ld, flashc_tile src, int64_t n_rows, int64_t n_cols);
@@ -84,7 +84,7 @@ typedef struct flashc_vector_ops {
     void (*hide)(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, const int32_t *first, const int32_t *last);
 
     /* One step of the online softmax over a tile of scores (natural units, -inf = hidden):
-     * row_max' = max(row_max, scores), scores = exp(scores - row_max'),
+     * row_max' = max(row_max, scores), scores = exp(scores - row_max') as pv takes it,
      * correction = exp(row_max - row_max'), row_sum = row_sum * correction + sum of the new scores.
      * The caller multiplies acc by correction. */
     void (*softmax)(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, float *row_max, float *row_sum,
@@ -117,15 +117,39 @@ static inline int64_t flashc_col_step(const flashc_vector_ops *vector, int64_t l
  */
 enum { FLASHC_QK_DEPTH = 64 };
 
+#define FLASHC_DTYPE_BIT(dtype) (1u << (dtype))
+
+/*
+ * How K or V must lie to be multiplied: where it lies in the caller's memory, if it is of one of the types in_place, its
+ * columns are contiguous and a multiple of col_multiple, and its rows are no closer than blas_rows asks for; otherwise as
+ * a copy of one tile. Copies are rows of f32, with zeros up to col_multiple, or what pack makes.
+ */
+typedef struct flashc_operand {
+    unsigned in_place; /* sum of FLASHC_DTYPE_BIT */
+    int col_multiple;
+    bool blas_rows; /* BLAS's rule: a distance of rows that is a positive int and no less than their length */
+    /* NULL, or makes a copy of n_rows rows of src, in no more bytes than rows of f32 take; returns it. */
+    flashc_kv_tile (*pack)(void *dst, flashc_tile src, int64_t n_rows, int64_t n_cols);
+} flashc_operand;
+
 /* The two matrix products of a tile, here as they are lanes across. */
 typedef struct flashc_gemm_ops {
-    /* scores[n_keys, lanes] = K [n_keys, head_dim] * qt [head_dim, lanes] */
-    void (*qk)(float *scores, flashc_kv_tile k, const float *qt, int64_t ld, int64_t n_keys, int64_t lanes,
-               int64_t head_dim);
+    flashc_operand k, v;
+    bool scales_scores; /* qk multiplies the scores by factor, where queries could not hold the product; else it is 1 */
+
+    /* scores[n_keys, lanes] = factor * K [n_keys, head_dim] * qt [head_dim, lanes] */
+    void (*qk)(float *scores, flashc_kv_tile k, const void *qt, int64_t ld, int64_t n_keys, int64_t lanes,
+               int64_t head_dim, float factor);
     /* acc[head_dim_v, lanes] = acc * correction[lane] + V^T [head_dim_v, n_keys] * p [n_keys, lanes] */
-    void (*pv)(float *acc, flashc_kv_tile v, const float *p, int64_t ld, int64_t n_keys, int64_t lanes,
+    void (*pv)(float *acc, flashc_kv_tile v, const void *p, int64_t ld, int64_t n_keys, int64_t lanes,
                int64_t head_dim_v, const float *correction);
 } flashc_gemm_ops;
+
+/* f32 rows, as a plain GEMM takes them. */
+#define FLASHC_F32_OPERAND                                                                                             \
+    {                                                                                                                  \
+        .in_place = FLASHC_DTYPE_BIT(FLASHC_F32), .col_multiple = 1, .blas_rows = true                                 \
+    }
 
 /* What an instruction set's file exports: lanes across (f32) and rows along (decode). */
 typedef struct flashc_isa {
@@ -145,7 +169,6 @@ typedef struct flashc_kernel_row {
     const char *name, *description;
     unsigned cpu_features; /* FLASHC_CPU_* it needs */
     bool uses_openblas;
-    bool reads_halves; /* takes K and V tiles in f16 and bf16 too */
     int64_t most_rows; /* query rows per K/V head that it takes; 0: any number */
     const char *too_many_rows; /* says so: "at most ..." */
     const flashc_vector_ops *vector;

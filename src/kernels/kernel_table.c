@@ -65,7 +65,7 @@ enum {
     .uses_openblas = true
 #define DECODE(isa, rows) \
     .vector = &flashc_decode_##isa.vector, .gemm = &flashc_decode_##isa.gemm, .block_shape = decode_blocks, \
-    .reads_halves = true, .most_rows = rows, \
+    .most_rows = rows, \
     .too_many_rows = "at most " #rows " query rows per K/V head"
 
 static const flashc_kernel_row rows[] = {

@@ -329,13 +329,18 @@ static void test_all_finite_sees_valid_lanes_only(void **state)
 /* K or V [n, depth] ending at a guard page, in a type and with rows as far apart as the kernel takes them. */
 static guarded_buffer make_tile(flashc_kv_tile *tile, flashc_dtype dtype, int64_t n, int64_t depth, test_rng *rng)
 {
-    const int64_t columns = flashc_round_up(depth, kernel->vector->col_multiple);
+    const int64_t columns = flashc_round_up(depth, kernel->gemm->k.col_multiple);
     const size_t size = flashc_dtype_size(dtype);
     guarded_buffer buffer = guarded_alloc((size_t)(n * columns) * size, false);
     for (int64_t i = 0; i < n * columns; i++)
         flashc_store_f32(buffer.bytes, dtype, i, i % columns < depth ? (float)test_rng_normal(rng) : 0.0f);
     *tile = (flashc_kv_tile){.data = buffer.bytes, .dtype = dtype, .row_stride = columns};
     return buffer;
+}
+
+static bool takes(flashc_dtype dtype)
+{
+    return kernel->gemm->k.in_place & FLASHC_DTYPE_BIT(dtype);
 }
 
 /* Both products at every edge of the register block. Bound: depth u sum |a b|. */
@@ -349,7 +354,7 @@ static void check_gemm(flashc_dtype dtype, int64_t depth, int64_t n, int64_t lan
         b[i] = (float)test_rng_normal(rng), c[i] = 1.0f;
     for (int i = 0; i < 48; i++)
         correction[i] = 0.5f;
-    kernel->gemm->qk(c, tile, b, ld, n, lanes, depth);
+    kernel->gemm->qk(c, tile, b, ld, n, lanes, depth, 1.0f);
     for (int64_t key = 0; key < n; key++)
         for (int64_t lane = 0; lane < lanes; lane++) {
             double want = 0, sum = 0;
@@ -384,12 +389,12 @@ static void test_gemm(void **state)
     const int64_t depths[] = {1, 2, 7, 64, 129, 300};
     test_rng rng = {11};
     const int64_t step = kernel->vector->row_multiple, most = kernel->most_rows > 0 ? kernel->most_rows : 48;
-    for (flashc_dtype dtype = FLASHC_F32; dtype <= (kernel->reads_halves ? FLASHC_BF16 : FLASHC_F32); dtype++)
+    for (flashc_dtype dtype = FLASHC_F32; dtype <= FLASHC_BF16; dtype++)
         for (size_t d = 0; d < sizeof depths / sizeof depths[0]; d++)
             for (int64_t n = 1; n <= 19; n++)
-                for (int64_t lanes = step; lanes <= most; lanes += step)
+                for (int64_t lanes = step; lanes <= most && takes(dtype); lanes += step)
                     check_gemm(dtype, depths[d], n, lanes, &rng);
-    if (kernel->reads_halves) /* several pieces of head_dim, whatever the vector length */
+    if (kernel->vector->rows_along) /* several pieces of head_dim, whatever the vector length */
         check_gemm(FLASHC_F32, 2 * FLASHC_QK_DEPTH * FLASHC_COLUMN_MULTIPLE + 3, 5, 3, &rng);
 }
 
