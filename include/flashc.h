@@ -120,11 +120,13 @@ FLASHC_API flashc_tensor flashc_tensor_bshd(const void *data, flashc_dtype dtype
  * ------------------------------------------------------------------------------------------- */
 
 /* How query positions line up with key positions. Query i of batch element b sits at position
- * i + offset(b), key j at position j; causal shows the keys j <= i + offset(b). */
+ * p = i + offset(b), key j at position j, counted from the batch element's first real key. Causal shows the
+ * keys j <= p, a window those with p - window_left <= j <= p + window_right. */
 typedef enum flashc_alignment {
-    FLASHC_ALIGN_UNSET = 0,        /* an error wherever a position is needed (causal)            */
+    FLASHC_ALIGN_UNSET = 0,        /* an error wherever a position is needed (causal, window)    */
     FLASHC_ALIGN_TOP_LEFT = 1,     /* offset 0: PyTorch's is_causal, ONNX without a cache        */
-    FLASHC_ALIGN_BOTTOM_RIGHT = 2, /* offset seqlen_k - seqlen_q: FlashAttention, KV caches      */
+    FLASHC_ALIGN_BOTTOM_RIGHT = 2, /* offset (number of keys) - (number of queries) of the batch element, so
+                                      that its last query sees its last key: FlashAttention, KV caches */
     FLASHC_ALIGN_EXPLICIT = 3      /* offset = offsets[b]                                        */
 } flashc_alignment;
 
@@ -148,12 +150,19 @@ typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
  * num_heads is a multiple of num_heads_k; query head h reads K/V head h / (num_heads/num_heads_k)
  * (grouped-query and multi-query attention). Sizes may be 0, but head_dim >= 1.
  *
+ * Lengths  Batch element b has the queries 0 .. seqlens_q[b]-1, and its keys are the rows leftpad_k[b] ..
+ *          seqlens_k[b]-1 of k and v (so seqlens_k counts the padding on the left, as FlashAttention's
+ *          cache_seqlens does). Key j of it is row leftpad_k[b] + j; mask and bias have a column for each
+ *          row of k, padding included. Rows of q, k and v outside these are not read, except that a
+ *          tile of keys may be; they cannot influence a result bit. Rows of o from seqlens_q[b] on are
+ *          written as rows without a visible key are.
+ *
  * Semantics, per score, in this order and in natural units (not log2):
  *   1. s = softmax_scale * (q . k)
  *   2. s += bias
  *   3. hidden keys are left out (not: given a large negative number). Hidden are keys that the
- *      boolean mask (0 = hidden) or causal hides, and keys whose score is -inf from any source, a
- *      bias of -inf included, also where q . k is NaN. (q . k of -inf plus a bias of +inf is NaN.)
+ *      boolean mask (0 = hidden), causal or the window hides, and keys whose score is -inf from any
+ *      source, a bias of -inf included, also where q . k is NaN. (q . k of -inf plus a bias of +inf is NaN.)
  *   4. softmax over the visible keys; O = P V.
  *
  *   - A row with no visible key: O = 0, LSE = -inf.
@@ -163,7 +172,8 @@ typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
  *   - LSE is in natural log. A zero in an f32 O is +0.
  *   - Exponentials are exact to about 1 ulp, and exactly 0 below exp(-87.34).
  *   - Same machine and same kernel: the same bits for any number of threads, any batch size and
- *     any neighbours in the batch.
+ *     any neighbours in the batch; also whether a batch element is padded (seqlens_q, seqlens_k, leftpad_k) or
+ *     alone in a call of its own size. (Which kernel is the best that fits depends on seqlen_q.)
  *   - Error against exact arithmetic on the same inputs, with u = 2^-24, for finite data:
  *       |O - exact|   <= u (8 + 4A + 2(n + T)) sum_j p_j |v_j|  + half an ulp of o's type
  *                        + 2^-126 sum_j |v_j| + 2^-149 (n + T), which is underflow
@@ -188,6 +198,12 @@ typedef struct flashc_attention_params {
     int causal;                 /* 0 or 1; needs alignment */
     flashc_alignment alignment; /* UNSET after init */
     const int64_t *offsets;     /* [batch], for FLASHC_ALIGN_EXPLICIT: position of query 0, may be negative */
+    int64_t window_left, window_right; /* how many keys before and after its position a query sees, its position's
+                                          own key besides; 0 or more, or -1: all (after init). Needs alignment.
+                                          With causal, keys must be in both. */
+    const int64_t *seqlens_q;   /* [batch], 0 .. seqlen_q; NULL: all seqlen_q */
+    const int64_t *seqlens_k;   /* [batch], 0 .. seqlen_k; NULL: all seqlen_k */
+    const int64_t *leftpad_k;   /* [batch], 0 .. seqlens_k[b]; NULL: 0 */
     flashc_tensor mask;         /* FLASHC_BOOL, non-zero = visible; optional */
     flashc_tensor bias;         /* f32, f16 or bf16, added to the scaled score; optional */
 
@@ -214,8 +230,8 @@ FLASHC_API void flashc_attention_params_init(flashc_attention_params *params, si
 /* Computes o (and lse). Errors: FLASHC_ERR_ARGUMENT, _UNSUPPORTED, _MEMORY, _WORKSPACE, _CANCELLED. */
 FLASHC_API flashc_status flashc_attention_fwd(const flashc_attention_params *params);
 
-/* Bytes of workspace that flashc_attention_fwd() needs for these params. Tensor data is not read;
- * params->workspace is ignored. Errors as flashc_attention_fwd(). */
+/* Bytes of workspace that flashc_attention_fwd() needs for these params. Tensor data is not read (arrays of
+ * one number per batch element are); params->workspace is ignored. Errors as flashc_attention_fwd(). */
 FLASHC_API flashc_status flashc_attention_workspace_size(const flashc_attention_params *params, size_t *size);
 
 /* The plan of a call: a pure function of params, CPU, OpenBLAS build and thread limits. */
@@ -227,22 +243,24 @@ typedef struct flashc_explanation {
     int64_t block_n;       /* keys per tile */
     int64_t rows_per_item; /* query rows that share each loaded key tile */
     int64_t piece_n;       /* keys are split at multiples of this, and the pieces' partial results merged in a
-                              fixed binary tree; 0: not split. It depends on kernel and shape, never on the
-                              batch or on threads. */
+                              fixed binary tree; 0: not split. It depends on kernel and shape, never on
+                              threads or on other batch elements; of several lengths, this is the longest. */
     int64_t num_items;     /* work items: units of scheduling; where keys are split, their number depends on
                               num_threads, but the result does not */
     int64_t num_threads;   /* team size */
     size_t workspace_size; /* bytes */
     double flops;          /* useful floating-point operations: 2 * (head_dim + head_dim_v) per visible
-                              (query, key) pair; causal is counted out, mask and bias are not read */
+                              (query, key) pair; causal, window and lengths are counted out, mask and
+                              bias are not read */
     char refused[1024];    /* one line per faster kernel that was not taken: "name: reason\n" */
 } flashc_explanation;
 
-/* Fills *out; tensor data is not read, params->workspace is ignored. Errors as flashc_attention_fwd(). */
+/* Fills *out; tensor data is not read (arrays of one number per batch element are), params->workspace is ignored.
+ * Errors as flashc_attention_fwd(). */
 FLASHC_API flashc_status flashc_explain(const flashc_attention_params *params, flashc_explanation *out);
 
-/* What one work item has to do, in units that a cost can be put to: counted from shapes and positions (mask and bias
- * are not read), not measured. */
+/* What one work item has to do, in units that a cost can be put to: counted from shapes, lengths and positions
+ * (mask and bias are not read), not measured. All 0 but the first line where lengths or positions leave nothing. */
 typedef struct flashc_item_work {
     int64_t batch, head_k; /* whose K and V it reads */
     int64_t rows;          /* query rows; of several items over the same rows (keys split) each counts them */

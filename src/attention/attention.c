@@ -80,7 +80,7 @@ flashc_status flashc_explain(const flashc_attention_params *params, flashc_expla
         .block_m = plan.block.block_m,
         .block_n = plan.block.block_n,
         .rows_per_item = plan.blocks_per_item * plan.block.block_m,
-        .piece_n = flashc_plan_cuts_keys(&plan, params->seqlen_k) ? plan.piece_keys : 0,
+        .piece_n = plan.longest_piece,
         .num_items = plan.num_items,
         .num_threads = plan.num_threads,
         .workspace_size = plan.workspace_size,

@@ -49,7 +49,8 @@ float *flashc_fold_next(const flashc_fold *fold)
 void flashc_fold_add(flashc_fold *fold)
 {
     fold->open++;
-    for (int carries = flashc_softmax_tree_carries(fold->pieces++); carries > 0; carries--)
+    /* Nodes to the left of the first piece are not there: its own then stand for what they would be merged to. */
+    for (int carries = flashc_softmax_tree_carries(fold->next_piece++); carries > 0 && fold->open > 1; carries--)
         merge_top(fold);
 }
 
@@ -60,10 +61,13 @@ float *flashc_fold_finish(flashc_fold *fold)
     return fold->stack;
 }
 
-void flashc_fold_runs(const flashc_fold *fold, float *partials, int64_t n)
+void flashc_fold_runs(const flashc_fold *fold, float *partials, int64_t first, int64_t n)
 {
     const int64_t floats = fold->plan->partial_floats;
-    for (int64_t step = 1; step < n; step *= 2)
-        for (int64_t i = 0; i + step < n; i += 2 * step)
-            merge(fold, partials + i * floats, partials + (i + step) * floats);
+    for (int64_t step = 1; step < first + n; step *= 2)
+        for (int64_t left = first / (2 * step) * (2 * step); left + step < first + n; left += 2 * step) {
+            const int64_t into = flashc_max(left, first) - first, from = left + step - first;
+            if (from > into) /* else there is nothing on the left */
+                merge(fold, partials + into * floats, partials + from * floats);
+        }
 }

@@ -16,7 +16,7 @@ typedef struct flashc_fold {
     const flashc_plan *plan;
     int64_t head_dim_v, n_rows; /* of the whole item */
     float *stack;               /* FLASHC_TREE_LEVELS partial states; 1 where keys are not cut */
-    int64_t pieces, open;       /* folded so far; nodes on the stack */
+    int64_t next_piece, open;   /* index of the next one; nodes on the stack */
 } flashc_fold;
 
 /* Where the next piece's partial state is to be made. */
@@ -28,7 +28,8 @@ void flashc_fold_add(flashc_fold *fold);
 /* Merges what is open and returns the union of all pieces. There was at least one. */
 float *flashc_fold_finish(flashc_fold *fold);
 
-/* Merges n partial states that lie one after the other, in the same tree, into the first. */
-void flashc_fold_runs(const flashc_fold *fold, float *partials, int64_t n);
+/* Merges the partial states of runs first .. first + n, which lie one after the other, in the same tree over the
+ * index of the run, into the first of them. */
+void flashc_fold_runs(const flashc_fold *fold, float *partials, int64_t first, int64_t n);
 
 #endif

@@ -13,6 +13,7 @@
 #include "attention/mask.h"
 #include "attention/span.h"
 #include "attention/upcoming.h"
+#include "numerics.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -117,8 +118,9 @@ static void run_tile(const item *it, int64_t i, const flashc_row_block *block, f
     if (v_has_non_finite) {
         const flashc_softmax_state rows =
             flashc_fold_block(it->plan, p->head_dim_v, it->partial, i, block->n_rows);
-        flashc_careful_add(&rows, &p->v, it->span.batch, it->span.head_k, first_key, n_keys, it->v_finite,
-                           finite_v_ld(it), it->hidden, flashc_row_step(vector, ld), flashc_col_step(vector, ld));
+        flashc_careful_add(&rows, &p->v, it->span.batch, it->span.head_k, block->sequence.first_key + first_key,
+                           n_keys, it->v_finite, finite_v_ld(it), it->hidden, flashc_row_step(vector, ld),
+                           flashc_col_step(vector, ld));
     }
 }
 
@@ -129,7 +131,7 @@ static void name_upcoming(const item *it, int64_t i, const flashc_row_block *blo
     const flashc_problem *p = it->p;
     const int64_t block_n = it->plan->block.block_n, m = it->plan->block.block_m;
     k->upcoming = v->upcoming = (flashc_upcoming){.row = NULL};
-    if (block->key_end <= key + block_n) {
+    if (block->keys.end <= key + block_n) {
         k->upcoming = flashc_upcoming_rows(p, &p->q, p->head_dim, it->span.batch, it->span.head_k,
                                            it->likely_next_row + i * m, m);
         v->upcoming = flashc_upcoming_rows(p, &p->o, p->head_dim_v, it->span.batch, it->span.head_k,
@@ -139,18 +141,18 @@ static void name_upcoming(const item *it, int64_t i, const flashc_row_block *blo
         v->upcoming = flashc_upcoming_keys(*v, block_n, left, p->head_dim_v, i, it->span.n_blocks);
     }
     const flashc_upcoming bias =
-        flashc_upcoming_bias(p, block, key, flashc_min(block_n, block->key_end - key));
+        flashc_upcoming_bias(p, block, key, flashc_min(block_n, block->keys.end - key));
     if (bias.n_rows > 0)
         k->upcoming = bias; /* needed before the next keys, and harder to foresee */
 }
 
 /* A tile of V with 0 in place of NaN and infinity; see careful.h. */
-static flashc_kv_tile load_finite_v(const item *it, int64_t key, int64_t n_keys, bool *has_non_finite)
+static flashc_kv_tile load_finite_v(const item *it, int64_t first_row, int64_t n_keys, bool *has_non_finite)
 {
     const flashc_problem *p = it->p;
     const flashc_operand *operand = &it->plan->kernel->gemm->v;
     const int64_t ld = finite_v_ld(it);
-    flashc_cache_load_f32(&p->v, it->plan->kernel, it->span.batch, it->span.head_k, key, n_keys, p->head_dim_v,
+    flashc_cache_load_f32(&p->v, it->plan->kernel, it->span.batch, it->span.head_k, first_row, n_keys, p->head_dim_v,
                           it->v_finite, ld);
     *has_non_finite = flashc_careful_clear(it->v_finite, n_keys, p->head_dim_v, ld);
     const flashc_tile tile = {.data = it->v_finite, .dtype = FLASHC_F32, .row_stride = ld, .col_stride = 1};
@@ -168,17 +170,17 @@ static bool run_keys(const item *it, const flashc_row_block *blocks, int64_t beg
     for (int64_t key = begin; key < end; key += block_n) {
         if (!keep_going(context))
             return false;
-        const int64_t n_keys = flashc_min(block_n, end - key);
-        flashc_kv_tile k = flashc_cache_load(&p->k, kernel, &kernel->gemm->k, it->span.batch, it->span.head_k, key,
+        const int64_t n_keys = flashc_min(block_n, end - key), row = it->span.sequence.first_key + key;
+        flashc_kv_tile k = flashc_cache_load(&p->k, kernel, &kernel->gemm->k, it->span.batch, it->span.head_k, row,
                                              n_keys, p->head_dim, it->k_tile);
         bool v_has_non_finite = false;
-        flashc_kv_tile v = it->careful ? load_finite_v(it, key, n_keys, &v_has_non_finite)
+        flashc_kv_tile v = it->careful ? load_finite_v(it, row, n_keys, &v_has_non_finite)
                                        : flashc_cache_load(&p->v, kernel, &kernel->gemm->v, it->span.batch,
-                                                           it->span.head_k, key, n_keys, p->head_dim_v, it->v_tile);
+                                                           it->span.head_k, row, n_keys, p->head_dim_v, it->v_tile);
         for (int64_t i = 0; i < it->span.n_blocks; i++)
-            if (blocks[i].key_end > key) {
+            if (blocks[i].keys.begin < key + n_keys && blocks[i].keys.end > key) {
                 name_upcoming(it, i, &blocks[i], key, run_end - key - block_n, &k, &v);
-                run_tile(it, i, &blocks[i], k, v, key, flashc_min(n_keys, blocks[i].key_end - key), v_has_non_finite);
+                run_tile(it, i, &blocks[i], k, v, key, flashc_min(n_keys, blocks[i].keys.end - key), v_has_non_finite);
             }
     }
     return true;
@@ -204,15 +206,17 @@ static bool run_piece(item *it, const flashc_row_block *blocks, int64_t begin, i
     }
 }
 
-/* All pieces of the item's run that its rows can see, at least one. Returns their union, or NULL if told to end. */
+/* All pieces of the item's run that its rows can see; without any, one of no keys. Returns their union, or NULL if
+ * told to end. */
 static float *run_pieces(item *it, const flashc_row_block *blocks, flashc_fold *fold,
                          flashc_keep_going_fn keep_going, void *context)
 {
-    const flashc_plan *plan = it->plan;
-    const flashc_key_range keys = flashc_span_keys(plan, &it->span, blocks);
+    const flashc_key_range keys = it->span.keys;
     int64_t begin = keys.begin;
+    fold->next_piece = begin / it->span.piece_keys;
     do {
-        const int64_t end = keys.end - begin > plan->piece_keys ? begin + plan->piece_keys : keys.end;
+        const int64_t left = it->span.piece_keys - begin % it->span.piece_keys; /* of this piece */
+        const int64_t end = keys.end - begin > left ? begin + left : keys.end;
         it->partial = flashc_fold_next(fold);
         if (!run_piece(it, blocks, begin, end, keys.end, keep_going, context))
             return NULL;
@@ -226,14 +230,15 @@ static float *run_pieces(item *it, const flashc_row_block *blocks, flashc_fold *
 static float *join_runs(const item *it, const flashc_fold *fold, const float *partial, int64_t index, char *workspace)
 {
     const flashc_plan *plan = it->plan;
+    const flashc_span *span = &it->span;
     const int64_t row_index = index / plan->runs;
     float *all = (float *)(void *)(workspace + plan->shared_partials);
     all += row_index * plan->runs * plan->partial_floats;
     atomic_int *count = (atomic_int *)(void *)(workspace + plan->shared_counts) + row_index;
-    memcpy(all + it->span.run * plan->partial_floats, partial, (size_t)plan->partial_floats * sizeof(float));
-    if (atomic_fetch_add(count, 1) + 1 < plan->runs)
+    memcpy(all + span->run * plan->partial_floats, partial, (size_t)plan->partial_floats * sizeof(float));
+    if (atomic_fetch_add(count, 1) + 1 < span->n_runs)
         return NULL;
-    flashc_fold_runs(fold, all, plan->runs);
+    flashc_fold_runs(fold, all, span->first_run, span->n_runs);
     return all;
 }
 
@@ -256,6 +261,22 @@ static void store_block(const item *it, int64_t i, const flashc_row_block *block
                            factor);
 }
 
+/* The item's rows that are beyond its sequence, as rows that see nothing. */
+static void store_padding(const item *it)
+{
+    const flashc_problem *p = it->p;
+    const int64_t m = it->plan->block.block_m, first_row = it->span.first_block * m;
+    const int64_t end = flashc_min(it->plan->rows, first_row + it->plan->blocks_per_item * m);
+    const flashc_row_block block = {.batch = it->span.batch, .head_k = it->span.head_k};
+    for (int64_t row = flashc_max(first_row, it->span.sequence.n_queries * p->group); row < end; row++) {
+        const int64_t head = flashc_row_head(p, &block, row), query = flashc_row_query(p, &block, row);
+        for (int64_t d = 0; d < p->head_dim_v; d++)
+            flashc_store_f32(flashc_element(&p->o, block.batch, head, query, d), p->o.dtype, 0, 0.0f);
+        if (p->lse.data)
+            *(float *)(void *)flashc_element(&p->lse, block.batch, head, query, 0) = -INFINITY;
+    }
+}
+
 void flashc_items_prepare(const flashc_plan *plan, char *workspace)
 {
     atomic_int *counts = (atomic_int *)(void *)(workspace + plan->shared_counts);
@@ -272,13 +293,19 @@ void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int
     flashc_fold fold = {.plan = plan,
                         .head_dim_v = problem->head_dim_v,
                         .stack = (float *)(void *)(scratch + plan->scratch.partials)};
+    if (it.span.run >= it.span.n_runs)
+        return;
+    if (it.span.run == 0)
+        store_padding(&it);
+    if (it.span.n_blocks == 0)
+        return;
     for (int64_t i = 0; i < it.span.n_blocks; i++) {
         blocks[i] = flashc_span_block(problem, plan, &it.span, i);
         load_queries(&it, i, &blocks[i]);
         fold.n_rows += blocks[i].n_rows;
     }
     it.partial = run_pieces(&it, blocks, &fold, keep_going, context);
-    if (it.partial && plan->runs > 1)
+    if (it.partial && it.span.n_runs > 1)
         it.partial = join_runs(&it, &fold, it.partial, index, workspace);
     for (int64_t i = 0; it.partial && i < it.span.n_blocks; i++)
         store_block(&it, i, &blocks[i]);

@@ -5,20 +5,66 @@
 #include <math.h>
 #include <string.h>
 
-int64_t flashc_mask_key_end(const flashc_problem *p, int64_t batch, int64_t query)
+static int64_t add_saturated(int64_t a, int64_t b)
 {
-    if (!p->causal)
-        return p->seqlen_k;
-    int64_t end; /* position + 1 */
-    if (__builtin_add_overflow(flashc_problem_offset(p, batch), query + 1, &end))
-        return p->seqlen_k; /* query >= 0: only upwards */
-    return flashc_max(0, flashc_min(end, p->seqlen_k));
+    int64_t sum;
+    return __builtin_add_overflow(a, b, &sum) ? (b > 0 ? INT64_MAX : INT64_MIN) : sum;
+}
+
+/* Before clamping to the keys, the ends of query 0's range: that of query i is i further on. A sum that leaves 64
+ * bits does so to the side where the clamp puts it anyway. */
+static flashc_key_range range_of_query_0(const flashc_problem *p, const flashc_sequence *s)
+{
+    flashc_key_range range = {.begin = INT64_MIN, .end = INT64_MAX};
+    if (p->window_left >= 0)
+        range.begin = add_saturated(s->offset, -p->window_left);
+    if (p->causal)
+        range.end = add_saturated(s->offset, 1);
+    else if (p->window_right >= 0)
+        range.end = add_saturated(add_saturated(s->offset, 1), p->window_right);
+    return range;
+}
+
+static int64_t clamp_key(int64_t end_of_query_0, int64_t query, int64_t n_keys)
+{
+    return flashc_max(0, flashc_min(add_saturated(end_of_query_0, query), n_keys));
+}
+
+flashc_key_range flashc_mask_keys_of(const flashc_problem *p, const flashc_sequence *s, int64_t first, int64_t last)
+{
+    const flashc_key_range base = range_of_query_0(p, s);
+    return (flashc_key_range){.begin = p->window_left < 0 ? 0 : clamp_key(base.begin, first, s->n_keys),
+                              .end = clamp_key(base.end, last, s->n_keys)};
+}
+
+flashc_key_range flashc_mask_keys(const flashc_problem *p, const flashc_sequence *s, int64_t query)
+{
+    return flashc_mask_keys_of(p, s, query, query);
+}
+
+/* The sum over the queries of one end of their ranges: zeros, a ramp, then a plateau at n_keys. */
+static double sum_of_ends(int64_t end_of_query_0, const flashc_sequence *s)
+{
+    if (s->n_queries == 0 || end_of_query_0 <= -s->n_queries)
+        return 0;
+    const int64_t zeros = flashc_max(0, -end_of_query_0);
+    const int64_t first = clamp_key(end_of_query_0, zeros, s->n_keys);
+    const int64_t last = clamp_key(end_of_query_0, s->n_queries - 1, s->n_keys);
+    const int64_t ramp = last - first + 1, plateau = s->n_queries - zeros - ramp;
+    return ((double)first + (double)last) * (double)ramp / 2 + (double)plateau * (double)last;
+}
+
+double flashc_mask_visible_pairs(const flashc_problem *p, const flashc_sequence *s)
+{
+    const flashc_key_range base = range_of_query_0(p, s);
+    return sum_of_ends(base.end, s) - sum_of_ends(base.begin, s);
 }
 
 void flashc_mask_resolve_block(const flashc_problem *p, flashc_row_block *block)
 {
-    block->key_full = flashc_mask_key_end(p, block->batch, flashc_row_query(p, block, 0));
-    block->key_end = flashc_mask_key_end(p, block->batch, flashc_row_query(p, block, block->n_rows - 1));
+    const int64_t first = flashc_row_query(p, block, 0), last = flashc_row_query(p, block, block->n_rows - 1);
+    block->keys = flashc_mask_keys_of(p, &block->sequence, first, last);
+    block->full = flashc_mask_keys_of(p, &block->sequence, last, first);
 }
 
 /* Walks the rows of a block: its queries, and the heads of the group for each. No division a row. */
@@ -35,8 +81,8 @@ static walk first_of(const flashc_problem *p, const flashc_row_block *block)
 static const char *next_row(walk *w, const flashc_problem *p, const flashc_row_block *block, const flashc_tensor *t,
                             int64_t first_key)
 {
-    const char *row =
-        flashc_element(t, block->batch, block->head_k * p->group + w->member, w->query, first_key);
+    const char *row = flashc_element(t, block->batch, block->head_k * p->group + w->member, w->query,
+                                     block->sequence.first_key + first_key);
     if (++w->member == p->group)
         *w = (walk){.query = w->query + 1};
     return row;
@@ -107,14 +153,17 @@ void flashc_mask_hide_by_position(const flashc_problem *p, const flashc_row_bloc
                                   const flashc_vector_ops *vector, int64_t ld, int64_t lanes, int64_t first_key,
                                   int64_t n_keys, float *scores)
 {
-    if (first_key + n_keys <= block->key_full)
+    if (first_key >= block->full.begin && first_key + n_keys <= block->full.end)
         return;
     int32_t first[FLASHC_MAX_BLOCK_M] = {0}, last[FLASHC_MAX_BLOCK_M] = {0};
-    /* Keys before key_full are visible to all rows: only the others are walked. */
-    const int64_t skip = flashc_max(0, block->key_full - first_key);
+    /* Keys in the full range are visible to all rows: those at this or that end of the tile are not walked. */
+    const int64_t skip = first_key >= block->full.begin ? flashc_max(0, block->full.end - first_key) : 0;
+    const int64_t stop = first_key + n_keys <= block->full.end ? block->full.begin - first_key : n_keys;
+    const int64_t walked = flashc_min(stop, n_keys) - skip;
     for (int64_t r = 0; r < block->n_rows; r++) {
-        int64_t end = flashc_mask_key_end(p, block->batch, flashc_row_query(p, block, r)) - first_key - skip;
-        last[r] = (int32_t)flashc_max(0, flashc_min(end, n_keys));
+        const flashc_key_range keys = flashc_mask_keys(p, &block->sequence, flashc_row_query(p, block, r));
+        first[r] = (int32_t)flashc_max(0, flashc_min(keys.begin - first_key - skip, walked));
+        last[r] = (int32_t)flashc_max(0, flashc_min(keys.end - first_key - skip, walked));
     }
-    vector->hide(scores + skip * flashc_col_step(vector, ld), ld, n_keys - skip, lanes, first, last);
+    vector->hide(scores + skip * flashc_col_step(vector, ld), ld, walked, lanes, first, last);
 }

@@ -69,34 +69,22 @@ static void choose_best(flashc_plan *plan, const flashc_problem *p, char *refuse
     }
 }
 
-/* Visible (query, key) pairs by position, for one batch element and head. */
-static double visible_pairs(const flashc_problem *p, int64_t batch)
+/* How many sequences have to be looked at to know them all. */
+static int64_t distinct_sequences(const flashc_problem *p)
 {
-    if (!p->causal)
-        return (double)p->seqlen_q * (double)p->seqlen_k;
-    /* The range end grows by one a query, between 0 and seqlen_k: zeros, a ramp, then a plateau. */
-    int64_t first = flashc_mask_key_end(p, batch, 0), last = flashc_mask_key_end(p, batch, p->seqlen_q - 1);
-    if (last == 0)
-        return 0;
-    int64_t offset = flashc_problem_offset(p, batch);
-    int64_t zeros = offset < 0 ? flashc_min(-(offset + 1) + 1, p->seqlen_q) : 0;
-    if (zeros > 0)
-        first = flashc_mask_key_end(p, batch, zeros);
-    int64_t ramp = last - first + 1;
-    int64_t plateau = p->seqlen_q - zeros - ramp;
-    return ((double)first + (double)last) * (double)ramp / 2 + (double)plateau * (double)last;
+    return flashc_problem_is_uniform(p) ? flashc_min(1, p->batch) : p->batch;
 }
 
 static double useful_flops(const flashc_problem *p)
 {
-    if (p->seqlen_q == 0)
-        return 0;
+    const int64_t n = distinct_sequences(p);
     double pairs = 0;
-    if (p->alignment == FLASHC_ALIGN_EXPLICIT && p->causal)
-        for (int64_t b = 0; b < p->batch; b++)
-            pairs += visible_pairs(p, b);
-    else if (p->batch > 0)
-        pairs = (double)p->batch * visible_pairs(p, 0);
+    for (int64_t b = 0; b < n; b++) {
+        const flashc_sequence s = flashc_problem_sequence(p, b);
+        pairs += flashc_mask_visible_pairs(p, &s);
+    }
+    if (n == 1)
+        pairs *= (double)p->batch;
     return 2.0 * pairs * (double)p->num_heads * (double)(p->head_dim + p->head_dim_v);
 }
 
@@ -107,27 +95,44 @@ static size_t take(size_t *size, int64_t count, size_t element_size)
     return offset;
 }
 
-/* Pieces: by the shape of one sequence. */
-static void cut_keys(flashc_plan *plan, const flashc_problem *p)
+int64_t flashc_plan_piece_keys(const flashc_plan *plan, const flashc_problem *p, const flashc_sequence *s)
 {
     const int64_t few = flashc_max(2, flashc_ceil_div(CUT_BELOW_BLOCKS, flashc_max(1, p->num_heads_k)));
-    plan->piece_keys = flashc_round_up(PIECE_KEYS, plan->block.block_n);
-    if (plan->row_blocks >= few || p->seqlen_k <= plan->piece_keys)
-        plan->piece_keys = flashc_max(1, p->seqlen_k);
-    while (flashc_ceil_div(p->seqlen_k, plan->piece_keys) > FLASHC_MAX_PIECES)
-        plan->piece_keys *= 2;
+    if (flashc_ceil_div(s->n_queries * p->group, plan->block.block_m) >= few)
+        return flashc_max(1, s->n_keys);
+    int64_t piece_keys = flashc_round_up(PIECE_KEYS, plan->block.block_n);
+    while (flashc_ceil_div(s->n_keys, piece_keys) > FLASHC_MAX_PIECES)
+        piece_keys *= 2;
+    return piece_keys;
 }
 
-/* One past the last key that any query sees by position. */
-static int64_t longest_keys(const flashc_problem *p)
+static void find_longest_piece(flashc_plan *plan, const flashc_problem *p)
 {
-    if (p->batch == 0 || p->seqlen_q == 0)
-        return 0;
-    int64_t longest = flashc_mask_key_end(p, 0, p->seqlen_q - 1);
-    if (p->alignment == FLASHC_ALIGN_EXPLICIT && p->causal)
-        for (int64_t b = 1; b < p->batch; b++)
-            longest = flashc_max(longest, flashc_mask_key_end(p, b, p->seqlen_q - 1));
-    return longest;
+    for (int64_t b = 0; b < distinct_sequences(p); b++) {
+        const flashc_sequence s = flashc_problem_sequence(p, b);
+        const int64_t piece_keys = flashc_plan_piece_keys(plan, p, &s);
+        if (piece_keys < s.n_keys)
+            plan->longest_piece = flashc_max(plan->longest_piece, piece_keys);
+    }
+}
+
+/* The most pieces that the rows of one item see. */
+static int64_t most_pieces(const flashc_plan *plan, const flashc_problem *p)
+{
+    int64_t most = 1;
+    for (int64_t b = 0; plan->longest_piece > 0 && b < distinct_sequences(p); b++) {
+        const flashc_sequence s = flashc_problem_sequence(p, b);
+        const int64_t piece_keys = flashc_plan_piece_keys(plan, p, &s), rows = s.n_queries * p->group;
+        const int64_t item_rows = plan->blocks_per_item * plan->block.block_m;
+        /* Few items, since keys are cut for few row blocks only. */
+        for (int64_t row = 0; piece_keys < s.n_keys && row < rows; row += item_rows) {
+            const int64_t last = flashc_min(row + item_rows, rows) - 1;
+            const flashc_piece_range pieces =
+                flashc_plan_pieces(flashc_mask_keys_of(p, &s, row / p->group, last / p->group), piece_keys);
+            most = flashc_max(most, pieces.end - pieces.begin);
+        }
+    }
+    return most;
 }
 
 /* Threads, and runs that occupy them: aligned, so a power of two pieces long, and at most twice as many as
@@ -135,7 +140,7 @@ static int64_t longest_keys(const flashc_problem *p)
 static void choose_runs(flashc_plan *plan, const flashc_problem *p, int64_t *most_runs)
 {
     const int64_t row_items = plan->row_items * p->batch * p->num_heads_k;
-    const int64_t pieces = flashc_max(1, flashc_ceil_div(longest_keys(p), plan->piece_keys));
+    const int64_t pieces = most_pieces(plan, p);
     int64_t threads = p->num_threads;
     if (threads == 0)
         threads = (int64_t)fmin(flashc_default_threads(), 1 + plan->flops / FLOPS_PER_THREAD);
@@ -146,12 +151,16 @@ static void choose_runs(flashc_plan *plan, const flashc_problem *p, int64_t *mos
     plan->num_threads = (int)flashc_max(1, threads);
 
     const int64_t wanted = flashc_ceil_div(RUNS_PER_THREAD * (int64_t)plan->num_threads, flashc_max(1, row_items));
-    plan->run_pieces = pieces;
-    if (plan->num_threads > 1 && wanted > 1)
+    plan->run_pieces = FLASHC_MAX_PIECES; /* all of them, wherever they begin */
+    plan->runs = 1;
+    if (plan->num_threads > 1 && wanted > 1) {
         for (plan->run_pieces = 1; plan->run_pieces * 2 <= pieces / wanted; plan->run_pieces *= 2)
             ;
-    plan->runs = flashc_ceil_div(pieces, plan->run_pieces);
-    *most_runs = plan->runs > 1 ? flashc_min(pieces, 2 * wanted) : 1;
+        /* A window's pieces may begin within a run. */
+        const int64_t partial_runs = p->window_left >= 0 && pieces > 1;
+        plan->runs = flashc_ceil_div(pieces - partial_runs, plan->run_pieces) + partial_runs;
+    }
+    *most_runs = plan->runs > 1 ? flashc_min(pieces, 2 * wanted + 1) : 1;
     plan->num_items = row_items * plan->runs;
 }
 
@@ -163,7 +172,7 @@ static void lay_out_scratch(flashc_plan *plan, const flashc_problem *p)
     const flashc_operand *k = &plan->kernel->gemm->k, *v = &plan->kernel->gemm->v;
     *s = (flashc_scratch_layout){.size = 0};
     s->qt = take(&s->size, plan->blocks_per_item * flashc_plan_tile_floats(plan, p->head_dim), sizeof(float));
-    const int64_t levels = flashc_plan_cuts_keys(plan, p->seqlen_k) ? FLASHC_TREE_LEVELS : 1;
+    const int64_t levels = plan->longest_piece > 0 ? FLASHC_TREE_LEVELS : 1;
     s->partials = take(&s->size, plan->partial_floats * levels, sizeof(float));
     s->scores = take(&s->size, tile, sizeof(float));
     const bool k_in_place = flashc_cache_in_place(&p->k, k, p->head_dim);
@@ -217,13 +226,13 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
 
     const int64_t heads = p->batch * p->num_heads_k;
     plan->row_blocks = flashc_ceil_div(plan->rows, plan->block.block_m);
-    cut_keys(plan, p);
+    find_longest_piece(plan, p);
     const bool in_place = flashc_cache_in_place(&p->k, &plan->kernel->gemm->k, p->head_dim) &&
                           flashc_cache_in_place(&p->v, &plan->kernel->gemm->v, p->head_dim_v);
     const int64_t block_bytes = (p->head_dim + p->head_dim_v) * plan->block.block_m * (int64_t)sizeof(float);
     int64_t most = flashc_min(in_place ? MAX_BLOCKS_IN_PLACE : MAX_BLOCKS_CONVERTED, FLASHC_HALF_L2 / block_bytes);
     most = flashc_min(most, plan->row_blocks * heads / TARGET_ITEMS);
-    if (flashc_plan_cuts_keys(plan, p->seqlen_k))
+    if (plan->longest_piece > 0)
         most = 1; /* an item holds a partial state per level of the tree */
     plan->blocks_per_item = flashc_max(1, flashc_min(most, plan->row_blocks));
     plan->row_items = flashc_ceil_div(plan->row_blocks, plan->blocks_per_item);

@@ -3,15 +3,17 @@
  * problem, the CPU, the OpenBLAS build and the thread limits; cuts depend on the shape alone, so the
  * bits of the result do not depend on the number of threads.
  *
- * Keys: where one sequence has few row blocks, its keys are cut into pieces at multiples of a fixed number of keys.
+ * Keys: where a sequence has few row blocks, its keys are cut into pieces at multiples of a fixed number of keys.
  * Each piece gives a partial state, and the states meet in a fixed binary tree over the piece index (see
- * flashc_softmax_tree_carries()). Pieces and tree depend on the shape of one sequence alone: neither on the batch
+ * flashc_softmax_tree_carries()). Pieces and tree depend on the shape of that sequence alone: neither on the batch
  * nor on threads. A run is an aligned span of pieces, one node of that tree, and the unit of work: how long
- * runs are depends on the threads, but not what the nodes hold.
+ * runs are depends on the threads, but not what the nodes hold. Pieces that no row of an item sees are not run;
+ * the tree leaves out their place.
  */
 #ifndef FLASHC_PLAN_H
 #define FLASHC_PLAN_H
 
+#include "attention/mask.h"
 #include "attention/problem.h"
 #include "kernels/kernel.h"
 
@@ -20,7 +22,7 @@ enum { FLASHC_MAX_BLOCKS_PER_ITEM = 8 };
 
 /* No more pieces than this: beyond, pieces get longer. A thread's partial states stand in a stack as deep as the
  * tree, so that scratch does not grow with seqlen. */
-enum { FLASHC_MAX_PIECES = 1024, FLASHC_TREE_LEVELS = 11 };
+enum { FLASHC_MAX_PIECES = 1024, FLASHC_TREE_LEVELS = 11 }; /* the first a power of two */
 
 /* Half of the smallest L2 that matters (1 MiB a core on Zen 4, 2 MiB on recent Xeons): qt and acc of an item
  * stay within it. */
@@ -37,13 +39,13 @@ typedef struct flashc_plan {
     flashc_block_shape block;
     int64_t ld;              /* of tiles; see kernel.h */
     int64_t blocks_per_item; /* row blocks that share each loaded key tile */
-    int64_t rows;            /* per (batch, K/V head): seqlen_q * group */
-    int64_t row_blocks;      /* per (batch, K/V head) */
+    int64_t rows;            /* per (batch, K/V head): seqlen_q * group, the most that a sequence has */
+    int64_t row_blocks;      /* of so many rows */
     bool prefetch_keys;      /* hint the next key tile to the GEMMs */
-    int64_t row_items;       /* items per (batch, K/V head) */
-    int64_t piece_keys;      /* keys of a piece; not less than all if keys are not cut */
+    int64_t row_items;       /* items per (batch, K/V head); a sequence's own may be fewer */
+    int64_t longest_piece;   /* keys, over the sequences whose keys are cut; 0 if none are */
     int64_t run_pieces;      /* pieces of a run */
-    int64_t runs;            /* per row item */
+    int64_t runs;            /* per row item, at most: those that its keys reach into */
     int64_t num_items;       /* row_items * runs * batch * K/V heads */
     int num_threads;
     flashc_scratch_layout scratch;
@@ -60,10 +62,19 @@ static inline int64_t flashc_plan_tile_floats(const flashc_plan *plan, int64_t n
     return plan->kernel->vector->rows_along ? plan->block.block_m * plan->ld : n_cols * plan->ld;
 }
 
-/* Are there pieces? */
-static inline bool flashc_plan_cuts_keys(const flashc_plan *plan, int64_t seqlen_k)
+/* Keys of a piece of this sequence; not less than all of them if they are not cut. */
+int64_t flashc_plan_piece_keys(const flashc_plan *plan, const flashc_problem *problem, const flashc_sequence *s);
+
+/* Pieces begin .. end - 1 hold these keys. */
+typedef struct flashc_piece_range {
+    int64_t begin, end;
+} flashc_piece_range;
+
+static inline flashc_piece_range flashc_plan_pieces(flashc_key_range keys, int64_t piece_keys)
 {
-    return plan->piece_keys < seqlen_k;
+    if (keys.begin >= keys.end)
+        return (flashc_piece_range){0, 0};
+    return (flashc_piece_range){keys.begin / piece_keys, flashc_ceil_div(keys.end, piece_keys)};
 }
 
 /* FLASHC_ERR_UNSUPPORTED or _ARGUMENT if the named kernel does not fit, _MEMORY if the workspace is beyond

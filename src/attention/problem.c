@@ -44,22 +44,6 @@ static flashc_status check_sizes(const flashc_attention_params *p)
     return FLASHC_OK;
 }
 
-static flashc_status check_positions(const flashc_attention_params *p)
-{
-    if (p->causal != 0 && p->causal != 1)
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "causal: expected 0 or 1, found %d", p->causal);
-    if ((int)p->alignment < FLASHC_ALIGN_UNSET || p->alignment > FLASHC_ALIGN_EXPLICIT)
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "alignment: expected a flashc_alignment (0 to 3), found %d",
-                           (int)p->alignment);
-    if (p->causal && p->alignment == FLASHC_ALIGN_UNSET)
-        return flashc_fail(FLASHC_ERR_ARGUMENT,
-                           "alignment: causal needs FLASHC_ALIGN_TOP_LEFT, _BOTTOM_RIGHT or _EXPLICIT, found UNSET");
-    if (p->alignment == FLASHC_ALIGN_EXPLICIT && !p->offsets && p->batch > 0)
-        return flashc_fail(FLASHC_ERR_ARGUMENT,
-                           "offsets: FLASHC_ALIGN_EXPLICIT needs one per batch element, found NULL");
-    return FLASHC_OK;
-}
-
 static flashc_status check_options(const flashc_attention_params *p)
 {
     if (p->softmax_scale != FLASHC_SCALE_DEFAULT && !isfinite(p->softmax_scale))
@@ -106,6 +90,7 @@ void flashc_attention_params_init(flashc_attention_params *params, size_t struct
     defaults.struct_size = struct_size;
     defaults.batch = defaults.num_heads = defaults.num_heads_k = 1;
     defaults.softmax_scale = FLASHC_SCALE_DEFAULT;
+    defaults.window_left = defaults.window_right = -1;
     flashc_params_fill(params, struct_size, &defaults, sizeof defaults);
 }
 
@@ -118,7 +103,7 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
     if (status == FLASHC_OK)
         status = check_sizes(&p);
     if (status == FLASHC_OK)
-        status = check_positions(&p);
+        status = flashc_sequences_check(&p);
     if (status == FLASHC_OK)
         status = check_options(&p);
     if (status == FLASHC_OK)
@@ -146,6 +131,11 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         .causal = p.causal != 0,
         .alignment = p.alignment,
         .offsets = p.offsets,
+        .window_left = p.window_left,
+        .window_right = p.window_right,
+        .seqlens_q = p.seqlens_q,
+        .seqlens_k = p.seqlens_k,
+        .leftpad_k = p.leftpad_k,
         .num_threads = p.num_threads,
         .kernel = p.kernel,
         .workspace = p.workspace,
@@ -159,15 +149,4 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         problem->o = (flashc_tensor){.dtype = p.o.dtype};
     }
     return FLASHC_OK;
-}
-
-int64_t flashc_problem_offset(const flashc_problem *problem, int64_t batch)
-{
-    switch (problem->alignment) {
-    case FLASHC_ALIGN_UNSET:
-    case FLASHC_ALIGN_TOP_LEFT: return 0;
-    case FLASHC_ALIGN_BOTTOM_RIGHT: return problem->seqlen_k - problem->seqlen_q;
-    case FLASHC_ALIGN_EXPLICIT: return problem->offsets[batch];
-    }
-    return 0;
 }

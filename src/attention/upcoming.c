@@ -37,6 +37,6 @@ flashc_upcoming flashc_upcoming_bias(const flashc_problem *p, const flashc_row_b
     flashc_upcoming rows =
         flashc_upcoming_rows(p, t, n_keys, block->batch, block->head_k, block->first_row, block->n_rows);
     if (rows.n_rows > 0)
-        rows.row += first_key * (int64_t)flashc_dtype_size(t->dtype);
+        rows.row += (block->sequence.first_key + first_key) * (int64_t)flashc_dtype_size(t->dtype);
     return rows;
 }

@@ -8,8 +8,8 @@ static double visible_pairs(const flashc_problem *p, const flashc_row_block *blo
 {
     double pairs = 0;
     for (int64_t r = 0; r < block->n_rows; r++) {
-        const int64_t end = flashc_mask_key_end(p, block->batch, flashc_row_query(p, block, r));
-        pairs += (double)flashc_max(0, flashc_min(end, keys.end) - keys.begin);
+        const flashc_key_range seen = flashc_mask_keys(p, &block->sequence, flashc_row_query(p, block, r));
+        pairs += (double)flashc_max(0, flashc_min(seen.end, keys.end) - flashc_max(seen.begin, keys.begin));
     }
     return pairs;
 }
@@ -18,11 +18,13 @@ static void add_block(const flashc_problem *p, const flashc_plan *plan, const fl
                       flashc_key_range keys, flashc_item_work *work)
 {
     const int64_t lanes = flashc_round_up(block->n_rows, plan->kernel->vector->row_multiple);
-    const int64_t end = flashc_min(keys.end, block->key_end);
+    const int64_t end = flashc_min(keys.end, block->keys.end);
     for (int64_t key = keys.begin; key < end; key += plan->block.block_n) {
         const int64_t n_keys = flashc_min(plan->block.block_n, end - key);
+        if (block->keys.begin >= key + n_keys)
+            continue;
         work->tiles++;
-        work->edge_tiles += key + n_keys > block->key_full;
+        work->edge_tiles += key < block->full.begin || key + n_keys > block->full.end;
         work->scores += (double)(lanes * n_keys);
     }
     work->rows += block->n_rows;
@@ -32,17 +34,15 @@ static void add_block(const flashc_problem *p, const flashc_plan *plan, const fl
 flashc_item_work flashc_work_of_item(const flashc_problem *p, const flashc_plan *plan, int64_t index)
 {
     const flashc_span span = flashc_span_of(p, plan, index);
-    flashc_row_block blocks[FLASHC_MAX_BLOCKS_PER_ITEM];
-    for (int64_t i = 0; i < span.n_blocks; i++)
-        blocks[i] = flashc_span_block(p, plan, &span, i);
-    const flashc_key_range keys = flashc_span_keys(plan, &span, blocks);
-    flashc_item_work work = {
-        .batch = span.batch,
-        .head_k = span.head_k,
-        .keys = keys.end - keys.begin,
-        .pieces = flashc_max(1, flashc_ceil_div(keys.end - keys.begin, plan->piece_keys)),
-    };
-    for (int64_t i = 0; i < span.n_blocks; i++)
-        add_block(p, plan, &blocks[i], keys, &work);
+    flashc_item_work work = {.batch = span.batch, .head_k = span.head_k};
+    if (span.n_blocks == 0 || span.run >= span.n_runs)
+        return work;
+    const flashc_piece_range pieces = flashc_plan_pieces(span.keys, span.piece_keys);
+    work.keys = span.keys.end - span.keys.begin;
+    work.pieces = flashc_max(1, pieces.end - pieces.begin);
+    for (int64_t i = 0; i < span.n_blocks; i++) {
+        const flashc_row_block block = flashc_span_block(p, plan, &span, i);
+        add_block(p, plan, &block, span.keys, &work);
+    }
     return work;
 }

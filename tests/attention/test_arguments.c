@@ -76,6 +76,24 @@ static void no_offsets(problem *p)
     p->params.causal = 1;
     p->params.alignment = FLASHC_ALIGN_EXPLICIT;
 }
+static void window_unset(problem *p) { p->params.window_left = 4; }
+static void right_unset(problem *p) { p->params.window_right = 0; }
+static void negative_window(problem *p)
+{
+    p->params.window_left = -2;
+    p->params.alignment = FLASHC_ALIGN_TOP_LEFT;
+}
+static void negative_right(problem *p) { p->params.window_right = INT64_MIN; }
+static void negative_queries(problem *p) { problem_add_array(p, ARRAY_SEQLENS_Q, 9)[1] = -1; }
+static void many_queries(problem *p) { problem_add_array(p, ARRAY_SEQLENS_Q, 10); }
+static void negative_keys(problem *p) { problem_add_array(p, ARRAY_SEQLENS_K, 11)[0] = INT64_MIN; }
+static void many_keys(problem *p) { problem_add_array(p, ARRAY_SEQLENS_K, 0)[1] = 12; }
+static void negative_leftpad(problem *p) { problem_add_array(p, ARRAY_LEFTPAD_K, 11)[1] = -3; }
+static void long_leftpad(problem *p)
+{
+    problem_add_array(p, ARRAY_SEQLENS_K, 11)[1] = 5;
+    problem_add_array(p, ARRAY_LEFTPAD_K, 5)[1] = 6;
+}
 static void f32_mask(problem *p) { p->params.mask = flashc_tensor_bhsd(p->params.q.data, FLASHC_F32, 0, 0, 0); }
 static void bool_bias(problem *p) { p->params.bias = flashc_tensor_bhsd(p->params.q.data, FLASHC_BOOL, 0, 0, 0); }
 static void odd_bias(problem *p)
@@ -152,6 +170,16 @@ static const mistake mistakes[] = {
     {"causal 7", causal_seven, FLASHC_ERR_ARGUMENT, "causal", "7"},
     {"alignment 9", unknown_alignment, FLASHC_ERR_ARGUMENT, "alignment", "9"},
     {"explicit without offsets", no_offsets, FLASHC_ERR_ARGUMENT, "offsets", "NULL"},
+    {"window without alignment", window_unset, FLASHC_ERR_ARGUMENT, "alignment: window_left", "UNSET"},
+    {"right window without alignment", right_unset, FLASHC_ERR_ARGUMENT, "alignment: window_right", "UNSET"},
+    {"window_left -2", negative_window, FLASHC_ERR_ARGUMENT, "window_left", "-2"},
+    {"window_right lowest", negative_right, FLASHC_ERR_ARGUMENT, "window_right", "-9223372036854775808"},
+    {"seqlens_q negative", negative_queries, FLASHC_ERR_ARGUMENT, "seqlens_q[1]: expected 0 to 9", "-1"},
+    {"seqlens_q too long", many_queries, FLASHC_ERR_ARGUMENT, "seqlens_q[0]", "10"},
+    {"seqlens_k negative", negative_keys, FLASHC_ERR_ARGUMENT, "seqlens_k[0]", "-9223372036854775808"},
+    {"seqlens_k too long", many_keys, FLASHC_ERR_ARGUMENT, "seqlens_k[1]: expected 0 to 11", "12"},
+    {"leftpad_k negative", negative_leftpad, FLASHC_ERR_ARGUMENT, "leftpad_k[1]", "-3"},
+    {"leftpad_k beyond seqlens_k", long_leftpad, FLASHC_ERR_ARGUMENT, "leftpad_k[1]: expected 0 to 5", "6"},
     {"mask of f32", f32_mask, FLASHC_ERR_ARGUMENT, "mask.dtype", "f32"},
     {"mask stride overflows", far_mask, FLASHC_ERR_ARGUMENT, "mask.stride", "4611686018427387903"},
     {"bias of bool", bool_bias, FLASHC_ERR_ARGUMENT, "bias.dtype", "bool"},

@@ -93,6 +93,60 @@ static void batches(const char *kernel)
     }
 }
 
+/* The tensor, from this row of its batch element b on, as batch element 0 of a call of its own. */
+static flashc_tensor from_row(const flashc_tensor *view, int64_t b, int64_t row)
+{
+    flashc_tensor part = *view;
+    part.data = test_at(view, b, 0, row, 0);
+    return part;
+}
+
+/* A batch element has the bits padded, on both sides and beside longer ones, that it has alone in a call of its
+ * own size. */
+static void padding(const char *kernel)
+{
+    for (int shape = 0; shape < SHAPES; shape++) {
+        for (int windowed = 0; windowed < 2; windowed++) {
+            problem all, single;
+            make(&all, kernel, shape, FLASHC_F32);
+            const int64_t queries = all.params.seqlen_q, keys = all.params.seqlen_k, batch = all.params.batch;
+            int64_t *seqlens_q = problem_add_array(&all, ARRAY_SEQLENS_Q, queries);
+            int64_t *seqlens_k = problem_add_array(&all, ARRAY_SEQLENS_K, keys);
+            int64_t *leftpad_k = problem_add_array(&all, ARRAY_LEFTPAD_K, 0);
+            seqlens_q[batch - 1] = (queries + 1) / 2;
+            seqlens_k[batch - 1] = keys - keys / 3;
+            leftpad_k[batch - 1] = 7;
+            all.params.num_threads = 3;
+            if (windowed)
+                all.params.window_left = keys / 3;
+            bool ran = run_problem(&all);
+            for (int64_t b = 0; b < batch && ran; b++) {
+                const problem_shape alone = {1, all.params.num_heads, all.params.num_heads_k, seqlens_q[b],
+                                             seqlens_k[b] - leftpad_k[b], all.params.head_dim,
+                                             all.params.head_dim_v};
+                problem_plain(&single, &alone, FLASHC_F32, 1);
+                flashc_attention_params *s = &single.params;
+                s->kernel = kernel;
+                s->causal = all.params.causal;
+                s->alignment = all.params.alignment;
+                s->window_left = all.params.window_left;
+                s->q = from_row(&all.params.q, b, 0);
+                s->k = from_row(&all.params.k, b, leftpad_k[b]);
+                s->v = from_row(&all.params.v, b, leftpad_k[b]);
+                run_problem(&single);
+                const flashc_tensor whole_o = all.params.o, whole_lse = all.params.lse;
+                all.params.o = from_row(&whole_o, b, 0);
+                all.params.lse = from_row(&whole_lse, b, 0);
+                assert_same_bits(&single, &all, "a padded batch element alone");
+                all.params.o = whole_o;
+                all.params.lse = whole_lse;
+                problem_free(&single);
+            }
+            problem_free(&all);
+        }
+    }
+}
+
 /* Again, and again with a workspace of the caller's that holds garbage. */
 static void repetitions(const char *kernel)
 {
@@ -181,11 +235,12 @@ static void test_team_has_the_size_asked_for(void **state)
 
 int main(void)
 {
-    static kernel_check checks[] = {{thread_counts}, {batches}, {repetitions}};
+    static kernel_check checks[] = {{thread_counts}, {batches}, {repetitions}, {padding}};
     const struct CMUnitTest tests[] = {
         {"same_bits_for_any_number_of_threads", test_on_kernels, NULL, NULL, &checks[0]},
         {"same_bits_alone_and_in_a_batch", test_on_kernels, NULL, NULL, &checks[1]},
         {"same_bits_again_and_in_any_workspace", test_on_kernels, NULL, NULL, &checks[2]},
+        {"same_bits_padded_and_alone", test_on_kernels, NULL, NULL, &checks[3]},
         cmocka_unit_test(test_team_has_the_size_asked_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

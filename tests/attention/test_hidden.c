@@ -6,8 +6,9 @@
 #include <math.h>
 #include <string.h>
 
-typedef enum hiding { BY_MASK, BY_BIAS, BY_CAUSAL, HIDINGS } hiding;
-static const char *const hiding_names[HIDINGS] = {"mask", "bias of -inf", "causal"};
+typedef enum hiding { BY_MASK, BY_BIAS, BY_CAUSAL, BY_WINDOW, BY_LENGTH, HIDINGS } hiding;
+static const char *const hiding_names[HIDINGS] = {"mask", "bias of -inf", "causal", "window",
+                                                  "lengths and left padding"};
 
 /* What hidden keys hold. 65504 is the largest f16; the f32 and bf16 one overflows in any product. */
 static const double poisons[] = {(double)NAN, (double)INFINITY, -(double)INFINITY, 65504.0, 3e38, -3e38};
@@ -75,11 +76,44 @@ static bool is_poisoned(int64_t j, int64_t block_n)
     return in_tile == 0 || in_tile == block_n - 1 || in_tile % 7 == 3;
 }
 
-/* Sees row i the poisoned keys, where they are shared? Rows 0, 3, 6, ... do, by mask and bias; by
- * causal those from first_row on. */
+/* Sees row i the poisoned keys, where they are shared? Rows 0, 3, 6, ... do, by mask and bias; by causal those from
+ * first_row on, by a window those before. */
 static bool sees_poison(hiding how, int64_t i, int64_t first_row)
 {
-    return how == BY_CAUSAL ? i >= first_row : i % 3 == 0;
+    return how == BY_CAUSAL ? i >= first_row : how == BY_WINDOW ? i < first_row : i % 3 == 0;
+}
+
+/* Does every row see less by its position or by lengths? Then these keys are poisoned; *first_row: see above. */
+static bool hide_by_position(problem *p, hiding how, bool shared, int64_t block_n, int64_t *first_row,
+                             int64_t *poison_begin, int64_t *poison_end)
+{
+    const int64_t rows = p->params.seqlen_q, keys = p->params.seqlen_k;
+    *poison_begin = 0;
+    *poison_end = keys;
+    if (how == BY_CAUSAL) { /* the last row sees all but block_n + 1 keys; poisoned are those, or some before too */
+        const int64_t offset = keys - rows - block_n - 1;
+        problem_add_causal(p, offset);
+        *first_row = shared ? rows / 2 : rows;
+        *poison_begin = *first_row + offset > 0 ? *first_row + offset : 0;
+    } else if (how == BY_WINDOW) { /* the first row sees all but block_n + 1 keys */
+        problem_add_array(p, ARRAY_OFFSETS, block_n + 1 + keys);
+        p->params.alignment = FLASHC_ALIGN_EXPLICIT;
+        p->params.window_left = keys;
+        *first_row = shared ? rows / 2 : 0;
+        *poison_end = block_n + 1 + *first_row;
+    } else if (how == BY_LENGTH) { /* poisoned are the keys at both ends */
+        problem_add_array(p, ARRAY_SEQLENS_K, keys - block_n / 2);
+        problem_add_array(p, ARRAY_LEFTPAD_K, block_n + 2);
+        *first_row = 0;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static bool is_real(const problem *p, int64_t j)
+{
+    return j >= p->params.leftpad_k[0] && j < p->params.seqlens_k[0];
 }
 
 /* Rows that do not see the poison have the same bits with and without it. */
@@ -108,7 +142,8 @@ static void check_poison(const char *kernel, flashc_dtype dtype, hiding how, boo
 {
     problem clean, dirty;
     problem *both[2] = {&clean, &dirty};
-    int64_t block_n, first_row = 0, first_key = 0;
+    int64_t block_n, first_row = 0, poison_begin = 0, poison_end = 0;
+    bool by_position = false;
     for (int n = 0; n < 2; n++) {
         problem *p = both[n];
         three_tiles(p, kernel, dtype, &block_n);
@@ -117,13 +152,8 @@ static void check_poison(const char *kernel, flashc_dtype dtype, hiding how, boo
             problem_add_mask(p);
         else if (how == BY_BIAS)
             problem_add_bias(p, FLASHC_F32);
-        else { /* the last row sees all but block_n + 1 keys; poisoned are those, or some before them too */
-            int64_t offset = p->params.seqlen_k - rows - block_n - 1;
-            problem_add_causal(p, offset);
-            first_row = shared ? rows / 2 : rows;
-            first_key = first_row + offset > 0 ? first_row + offset : 0;
-        }
-        for (int64_t j = 0; j < p->params.seqlen_k && how != BY_CAUSAL; j++) {
+        by_position = hide_by_position(p, how, shared, block_n, &first_row, &poison_begin, &poison_end);
+        for (int64_t j = 0; j < p->params.seqlen_k && !by_position; j++) {
             for (int64_t i = 0; i < rows && is_poisoned(j, block_n); i++) {
                 if (!shared || !sees_poison(how, i, first_row))
                     hide(p, how, i, j);
@@ -132,7 +162,9 @@ static void check_poison(const char *kernel, flashc_dtype dtype, hiding how, boo
     }
     for (int poison = 0; poison < POISONS; poison++) {
         for (int64_t j = 0; j < clean.params.seqlen_k; j++) {
-            if (how == BY_CAUSAL ? j < first_key : !is_poisoned(j, block_n))
+            if (by_position ? j < poison_begin || j >= poison_end : !is_poisoned(j, block_n))
+                continue;
+            if (how == BY_LENGTH && is_real(&clean, j))
                 continue;
             set_key(&clean, j, 0.0, 0.0);
             set_key(&dirty, j, poisons[poison], poisons[(poison + (int)(j % 2)) % POISONS]);
@@ -142,7 +174,7 @@ static void check_poison(const char *kernel, flashc_dtype dtype, hiding how, boo
         /* Once is enough for the rows that see the poison; huge ones overflow f32 before the oracle. */
         if (!run_problem(&clean) || !(isnan(poisons[poison]) ? run_and_check(&dirty) : run_problem(&dirty)))
             break;
-        if (shared)
+        if (shared && how != BY_LENGTH)
             assert_rows_same(&clean, &dirty, how, first_row, hiding_names[how]);
         else
             assert_same_bits(&clean, &dirty, hiding_names[how]);

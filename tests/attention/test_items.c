@@ -26,18 +26,20 @@ static void check_items(const problem *p)
     flashc_item_work *items = items_of(p, &count);
     double flops = 0;
     int64_t rows = 0;
+    const bool has_positions = params->causal || params->window_left >= 0 || params->window_right >= 0;
+    const bool may_be_idle = has_positions || params->seqlens_q || params->seqlens_k || params->leftpad_k;
     for (int64_t i = 0; i < count; i++) {
         const flashc_item_work *item = &items[i];
         assert_in_range(item->batch, 0, params->batch - 1);
         assert_in_range(item->head_k, 0, params->num_heads_k - 1);
-        assert_in_range(item->rows, 1, plan.rows_per_item);
+        assert_in_range(item->rows, may_be_idle ? 0 : 1, plan.rows_per_item);
         assert_in_range(item->keys, 0, params->seqlen_k);
         assert_in_range(item->edge_tiles, 0, item->tiles);
-        assert_true(item->pieces >= 1 && (plan.piece_n > 0 || item->pieces == 1));
+        assert_true(item->pieces >= (item->rows > 0) && (plan.piece_n > 0 || item->pieces <= 1));
         assert_true(plan.piece_n == 0 || item->keys <= item->pieces * plan.piece_n);
         assert_true(item->scores <= (double)(item->tiles * plan.block_m * plan.block_n));
         assert_true(item->scores * per_pair >= item->flops);
-        if (!params->causal) {
+        if (!has_positions) {
             assert_int_equal(item->edge_tiles, 0);
             assert_true(item->flops == per_pair * (double)item->rows * (double)item->keys);
         }
@@ -45,7 +47,9 @@ static void check_items(const problem *p)
         rows += item->rows;
     }
     assert_true(flops == plan.flops); /* whole numbers below 2^53 */
-    const int64_t all_rows = params->batch * params->num_heads * params->seqlen_q;
+    int64_t all_rows = 0;
+    for (int64_t b = 0; b < params->batch; b++)
+        all_rows += params->num_heads * (params->seqlens_q != NULL ? params->seqlens_q[b] : params->seqlen_q);
     assert_true(plan.piece_n > 0 ? rows >= all_rows : rows == all_rows);
     free(items);
 }

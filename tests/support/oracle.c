@@ -29,16 +29,42 @@ static double *read_head(const flashc_tensor *view, int64_t b, int64_t h, int64_
     return packed;
 }
 
-/* The query's position relative to the first key, of sequence b. */
-static int64_t offset_of(const flashc_attention_params *p, int64_t b)
+/* Sequence b: its queries are 0 .. queries - 1, its keys the rows first .. end - 1 of k and v. */
+typedef struct sequence {
+    int64_t queries, first, end;
+} sequence;
+
+static sequence sequence_of(const flashc_attention_params *p, int64_t b)
 {
+    return (sequence){.queries = p->seqlens_q != NULL ? p->seqlens_q[b] : p->seqlen_q,
+                      .first = p->leftpad_k != NULL ? p->leftpad_k[b] : 0,
+                      .end = p->seqlens_k != NULL ? p->seqlens_k[b] : p->seqlen_k};
+}
+
+/* Position of query i minus that of row j of k, in long double: 64 bits of mantissa hold any difference that
+ * a window can tell from another. */
+static long double distance(const flashc_attention_params *p, int64_t b, int64_t i, int64_t j)
+{
+    const sequence s = sequence_of(p, b);
+    const long double ahead = (long double)(i - (j - s.first));
     switch (p->alignment) {
-    case FLASHC_ALIGN_BOTTOM_RIGHT: return p->seqlen_k - p->seqlen_q;
-    case FLASHC_ALIGN_EXPLICIT: return p->offsets[b];
+    case FLASHC_ALIGN_BOTTOM_RIGHT: return ahead + (long double)(s.end - s.first - s.queries);
+    case FLASHC_ALIGN_EXPLICIT: return ahead + (long double)p->offsets[b];
     case FLASHC_ALIGN_TOP_LEFT:
     case FLASHC_ALIGN_UNSET: break;
     }
-    return 0;
+    return ahead;
+}
+
+/* Does the position of the query or a length hide row j of k? */
+static bool is_hidden(const flashc_attention_params *p, int64_t b, int64_t i, int64_t j)
+{
+    const sequence s = sequence_of(p, b);
+    if (i >= s.queries || j < s.first || j >= s.end)
+        return true;
+    const long double d = distance(p, b, i, j);
+    return (p->causal && d < 0) || (p->window_left >= 0 && d > (long double)p->window_left) ||
+           (p->window_right >= 0 && -d > (long double)p->window_right);
 }
 
 /* One query row. q: [head_dim]; k: [seqlen_k, head_dim]; v: [seqlen_k, head_dim_v]; scores: room for
@@ -57,7 +83,7 @@ static void attend(const flashc_attention_params *p, int64_t b, int64_t h, int64
         scores[j] = -(double)INFINITY;
         if (p->mask.data != NULL && test_get(&p->mask, b, h, i, j) == 0.0)
             continue;
-        if (p->causal && j - i > offset_of(p, b)) /* j > i + offset, without overflow */
+        if (is_hidden(p, b, i, j))
             continue;
         double bias = p->bias.data != NULL ? test_get(&p->bias, b, h, i, j) : 0.0;
         if (bias == -(double)INFINITY)

@@ -21,7 +21,7 @@ typedef struct oracle {
     unsigned char *special_v;
 } oracle;
 
-/* Reads q, k, v, mask, bias, offsets of params (which must be valid); ignores its outputs. */
+/* Reads q, k, v, mask, bias, offsets and lengths of params (which must be valid); ignores its outputs. */
 void oracle_attention(const flashc_attention_params *params, oracle *result);
 void oracle_free(oracle *result);
 

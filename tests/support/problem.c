@@ -132,14 +132,24 @@ void problem_add_bias(problem *p, flashc_dtype dtype)
     fill(p, TENSOR_BIAS, 0.0, NULL);
 }
 
+int64_t *problem_add_array(problem *p, problem_array which, int64_t value)
+{
+    const int64_t **const fields[ARRAYS] = {&p->params.offsets, &p->params.seqlens_q, &p->params.seqlens_k,
+                                            &p->params.leftpad_k};
+    guarded_free(&p->array[which]);
+    p->array[which] = guarded_alloc((size_t)p->params.batch * sizeof value, false);
+    int64_t *array = (int64_t *)(void *)p->array[which].bytes;
+    for (int64_t b = 0; b < p->params.batch; b++)
+        array[b] = value;
+    *fields[which] = array;
+    return array;
+}
+
 void problem_add_causal(problem *p, int64_t offset)
 {
-    p->offsets = guarded_alloc((size_t)p->params.batch * sizeof offset, false);
-    for (int64_t b = 0; b < p->params.batch; b++)
-        memcpy(p->offsets.bytes + (size_t)b * sizeof offset, &offset, sizeof offset);
+    problem_add_array(p, ARRAY_OFFSETS, offset);
     p->params.causal = 1;
     p->params.alignment = FLASHC_ALIGN_EXPLICIT;
-    p->params.offsets = (const int64_t *)(const void *)p->offsets.bytes;
 }
 
 void problem_free(problem *p)
@@ -148,7 +158,8 @@ void problem_free(problem *p)
         guarded_free(&p->buffer[which]);
         free(p->before[which]);
     }
-    guarded_free(&p->offsets);
+    for (problem_array which = ARRAY_OFFSETS; which < ARRAYS; which++)
+        guarded_free(&p->array[which]);
     *p = (problem){0};
 }
 
@@ -220,8 +231,17 @@ void problem_print(FILE *stream, const problem *p)
     fprintf(stream, "  data %s, mask %s, bias %s, softmax_scale %.9g, causal %d, alignment %d, num_threads %d\n",
             p->data_kind, p->mask_kind, p->bias_kind, (double)s->softmax_scale, s->causal, (int)s->alignment,
             s->num_threads);
-    for (int64_t b = 0; s->offsets != NULL && b < s->batch; b++)
-        fprintf(stream, "  offsets[%lld] = %lld\n", (long long)b, (long long)s->offsets[b]);
+    fprintf(stream, "  window_left %lld, window_right %lld\n", (long long)s->window_left, (long long)s->window_right);
+    const struct {
+        const char *name;
+        const int64_t *array;
+    } arrays[] = {{"offsets", s->offsets},
+                  {"seqlens_q", s->seqlens_q},
+                  {"seqlens_k", s->seqlens_k},
+                  {"leftpad_k", s->leftpad_k}};
+    for (size_t n = 0; n < sizeof arrays / sizeof arrays[0]; n++)
+        for (int64_t b = 0; arrays[n].array != NULL && b < s->batch; b++)
+            fprintf(stream, "  %s[%lld] = %lld\n", arrays[n].name, (long long)b, (long long)arrays[n].array[b]);
     for (problem_tensor which = TENSOR_Q; which < TENSORS; which++) {
         const flashc_tensor *view = problem_view(p, which);
         if (view->data != NULL)

@@ -27,11 +27,14 @@ typedef enum problem_tensor {
     TENSORS
 } problem_tensor;
 
+/* Arrays of one number per batch element. */
+typedef enum problem_array { ARRAY_OFFSETS, ARRAY_SEQLENS_Q, ARRAY_SEQLENS_K, ARRAY_LEFTPAD_K, ARRAYS } problem_array;
+
 typedef struct problem {
     flashc_attention_params params;
     guarded_buffer buffer[TENSORS];
     unsigned char *before[TENSORS]; /* copies of the buffers, made by problem_snapshot() */
-    guarded_buffer offsets;
+    guarded_buffer array[ARRAYS];
     uint64_t seed;
     const char *data_kind; /* name of the distribution of q, k, v */
     const char *mask_kind, *bias_kind;
@@ -53,6 +56,8 @@ void problem_add_mask(problem *p);
 void problem_add_bias(problem *p, flashc_dtype dtype);
 /* Causal with one offset per batch element, all of them this one. */
 void problem_add_causal(problem *p, int64_t offset);
+/* Gives params an array of this value for each batch element, in memory of the problem. */
+int64_t *problem_add_array(problem *p, problem_array which, int64_t value);
 
 /* The sizes of a tensor's axes. */
 void problem_sizes(const problem *p, problem_tensor which, int64_t size[4]);

@@ -98,7 +98,6 @@ static void query_blocks(const problem *p, int64_t *block_m, int64_t *block_n)
     s.v = flashc_tensor_bhsd((void *)((uintptr_t)3 << 32), p->params.v.dtype, 1, 1024, s.head_dim_v);
     s.o = flashc_tensor_bhsd((void *)((uintptr_t)4 << 32), p->params.o.dtype, 1, 1024, s.head_dim_v);
     s.lse = s.mask = s.bias = (flashc_tensor){0};
-    s.causal = 0;
     flashc_explanation plan = {.struct_size = sizeof plan};
     flashc_status status = flashc_explain(&s, &plan);
     if (status == FLASHC_ERR_UNSUPPORTED) { /* the caller sees that again when it runs the problem */
@@ -280,20 +279,38 @@ static void random_position(problem *p, test_rng *rng)
 {
     static const int64_t extremes[] = {0, INT64_MAX, INT64_MIN, (int64_t)1 << 40, -((int64_t)1 << 40), -1};
     flashc_attention_params *s = &p->params;
-    bool causal = test_rng_chance(rng, 40);
-    int64_t first = causal ? FLASHC_ALIGN_TOP_LEFT : FLASHC_ALIGN_UNSET;
-    flashc_alignment alignment = (flashc_alignment)test_rng_int(rng, first, FLASHC_ALIGN_EXPLICIT);
-    if (alignment == FLASHC_ALIGN_EXPLICIT) {
-        problem_add_causal(p, 0);
-        for (int64_t b = 0; b < s->batch; b++) {
-            int64_t offset = test_rng_int(rng, -s->seqlen_q - 2, s->seqlen_k + 2);
-            if (test_rng_chance(rng, 25))
-                offset = pick(rng, extremes, 6);
-            memcpy(p->offsets.bytes + (size_t)b * sizeof offset, &offset, sizeof offset);
-        }
+    s->causal = test_rng_chance(rng, 40);
+    if (test_rng_chance(rng, 30))
+        s->window_left = test_rng_chance(rng, 8) ? INT64_MAX : test_rng_int(rng, 0, s->seqlen_k);
+    if (test_rng_chance(rng, 20))
+        s->window_right = test_rng_chance(rng, 8) ? INT64_MAX : test_rng_int(rng, 0, s->seqlen_k / 2);
+    const bool needed = s->causal || s->window_left >= 0 || s->window_right >= 0;
+    s->alignment = (flashc_alignment)test_rng_int(rng, needed ? FLASHC_ALIGN_TOP_LEFT : FLASHC_ALIGN_UNSET,
+                                                  FLASHC_ALIGN_EXPLICIT);
+    if (s->alignment != FLASHC_ALIGN_EXPLICIT)
+        return;
+    int64_t *offsets = problem_add_array(p, ARRAY_OFFSETS, 0);
+    for (int64_t b = 0; b < s->batch; b++)
+        offsets[b] = test_rng_chance(rng, 25) ? pick(rng, extremes, 6)
+                                              : test_rng_int(rng, -s->seqlen_q - 2, s->seqlen_k + 2);
+}
+
+/* Lengths of the batch elements, most of them long enough for several tiles to be left. */
+static void random_lengths(problem *p, test_rng *rng)
+{
+    flashc_attention_params *s = &p->params;
+    int64_t *seqlens_q = test_rng_chance(rng, 20) ? problem_add_array(p, ARRAY_SEQLENS_Q, s->seqlen_q) : NULL;
+    int64_t *seqlens_k = test_rng_chance(rng, 25) ? problem_add_array(p, ARRAY_SEQLENS_K, s->seqlen_k) : NULL;
+    int64_t *leftpad_k = test_rng_chance(rng, 20) ? problem_add_array(p, ARRAY_LEFTPAD_K, 0) : NULL;
+    for (int64_t b = 0; b < s->batch; b++) {
+        if (seqlens_q != NULL && test_rng_chance(rng, 80))
+            seqlens_q[b] = test_rng_int(rng, test_rng_chance(rng, 20) ? 0 : s->seqlen_q / 2, s->seqlen_q);
+        if (seqlens_k != NULL && test_rng_chance(rng, 80))
+            seqlens_k[b] = test_rng_int(rng, test_rng_chance(rng, 20) ? 0 : s->seqlen_k / 2, s->seqlen_k);
+        const int64_t keys = seqlens_k != NULL ? seqlens_k[b] : s->seqlen_k;
+        if (leftpad_k != NULL && test_rng_chance(rng, 80))
+            leftpad_k[b] = test_rng_int(rng, 0, test_rng_chance(rng, 20) ? keys : keys / 3);
     }
-    s->causal = causal;
-    s->alignment = alignment;
 }
 
 static float random_scale(test_rng *rng)
@@ -343,6 +360,7 @@ void problem_random(problem *p, uint64_t seed, const char *kernel)
     random_mask(p, pattern_n, &rng);
     random_bias(p, &rng);
     random_position(p, &rng);
+    random_lengths(p, &rng);
     random_layout(p, TENSOR_O, s->o.dtype, 0, &rng);
     if (test_rng_chance(&rng, 85))
         random_layout(p, TENSOR_LSE, FLASHC_F32, 0, &rng);
