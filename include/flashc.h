@@ -130,6 +130,19 @@ typedef enum flashc_alignment {
     FLASHC_ALIGN_EXPLICIT = 3      /* offset = offsets[b]                                        */
 } flashc_alignment;
 
+/* Pages of K or V: row j of sequence b is row j % page_size of page
+ * pages[b*stride[0] + (j / page_size)*stride[1]]. The tensor that goes with a table is a view
+ * [num_pages, num_heads_k, page_size, dim]; its strides say the order in memory (vLLM and FlashAttention have
+ * [page, row, head, dim], so stride[1] = dim and stride[2] = num_heads_k*dim). Only entries that the lengths of
+ * the sequences reach are looked at; each must be 0 .. num_pages - 1. */
+typedef struct flashc_block_table {
+    const int32_t *pages; /* NULL: no pages; row j of sequence b is [b][head][j] of the tensor */
+    int64_t stride[2];    /* elements: from a sequence to the next, from an entry to the next */
+    int64_t max_pages;    /* entries of a sequence */
+    int64_t num_pages;    /* of the tensor */
+    int64_t page_size;    /* rows of a page, at least 1 */
+} flashc_block_table;
+
 /* Called on the calling thread only, from time to time while it has work itself (not while it waits for
  * the last items of other threads), with the work items done so far and their number. Return 0 to go on;
  * anything else cancels the call. Must not call longjmp or throw. */
@@ -157,6 +170,17 @@ typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
  *          tile of keys may be; they cannot influence a result bit. Rows of o from seqlens_q[b] on are
  *          written as rows without a visible key are.
  *
+ * Packed   With cu_seqlens_q the queries of all sequences lie one after the other: q, o and lse are views
+ *          [1, num_heads, seqlen_q, ...], sequence b has their rows cu_seqlens_q[b] .. cu_seqlens_q[b+1]-1, and
+ *          seqlen_q counts them all. So do cu_seqlens_k and seqlen_k for k and v. Either may be packed alone;
+ *          seqlens_q (seqlens_k) must then be NULL, and stride[0] of what is packed is not used.
+ *          mask and bias have a row for each row of q, in its element of the batch axis (packed: the one
+ *          element 0), and a column for each row of k of one element: packed on both sides, they are
+ *          [1, num_heads, seqlen_q, seqlen_k], of which sequence b has a block on the diagonal.
+ *
+ * Pages    With block_table k and v are views [num_pages, num_heads_k, page_size, ...], see flashc_block_table; a
+ *          sequence has at most seqlen_k rows there, and seqlens_k says how many. Not with cu_seqlens_k.
+ *
  * Semantics, per score, in this order and in natural units (not log2):
  *   1. s = softmax_scale * (q . k)
  *   2. s += bias
@@ -173,7 +197,7 @@ typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
  *   - Exponentials are exact to about 1 ulp, and exactly 0 below exp(-87.34).
  *   - Same machine and same kernel: the same bits for any number of threads, any batch size and
  *     any neighbours in the batch; also whether a batch element is padded (seqlens_q, seqlens_k, leftpad_k) or
- *     alone in a call of its own size. (Which kernel is the best that fits depends on seqlen_q.)
+ *     alone in a call of its own size, packed or in pages. (Which kernel is the best that fits depends on seqlen_q.)
  *   - Error against exact arithmetic on the same inputs, with u = 2^-24, for finite data:
  *       |O - exact|   <= u (8 + 4A + 2(n + T)) sum_j p_j |v_j|  + half an ulp of o's type
  *                        + 2^-126 sum_j |v_j| + 2^-149 (n + T), which is underflow
@@ -203,7 +227,11 @@ typedef struct flashc_attention_params {
                                           With causal, keys must be in both. */
     const int64_t *seqlens_q;   /* [batch], 0 .. seqlen_q; NULL: all seqlen_q */
     const int64_t *seqlens_k;   /* [batch], 0 .. seqlen_k; NULL: all seqlen_k */
-    const int64_t *leftpad_k;   /* [batch], 0 .. seqlens_k[b]; NULL: 0 */
+    const int64_t *leftpad_k;   /* [batch], 0 .. seqlens_k[b] (packed: the sequence's rows); NULL: 0 */
+    const int64_t *cu_seqlens_q; /* [batch + 1], from 0 to seqlen_q, never falling; NULL: not packed */
+    const int64_t *cu_seqlens_k; /* [batch + 1], from 0 to seqlen_k, never falling; NULL: not packed */
+    flashc_block_table block_table;   /* of k and v, if they have pages */
+    flashc_block_table block_table_v; /* of v, if its pages are others */
     flashc_tensor mask;         /* FLASHC_BOOL, non-zero = visible; optional */
     flashc_tensor bias;         /* f32, f16 or bf16, added to the scaled score; optional */
 
@@ -316,19 +344,6 @@ FLASHC_API flashc_status flashc_system_get(flashc_system_info *out);
 /* ---------------------------------------------------------------------------------------------
  * 3. Caches of keys and values
  * ------------------------------------------------------------------------------------------- */
-
-/* Pages of a K or V cache: row j of sequence b is row j % page_size of page
- * pages[b*stride[0] + (j / page_size)*stride[1]]. The tensor that goes with a table is a view
- * [num_pages, num_heads_k, page_size, dim]; its strides say the order in memory (vLLM and FlashAttention have
- * [page, row, head, dim], so stride[1] = dim and stride[2] = num_heads_k*dim). Only entries that the lengths of
- * the sequences reach are looked at; each must be 0 .. num_pages - 1. */
-typedef struct flashc_block_table {
-    const int32_t *pages; /* NULL: no pages; row j of sequence b is [b][head][j] of the tensor */
-    int64_t stride[2];    /* elements: from a sequence to the next, from an entry to the next */
-    int64_t max_pages;    /* entries of a sequence */
-    int64_t num_pages;    /* of the tensor */
-    int64_t page_size;    /* rows of a page, at least 1 */
-} flashc_block_table;
 
 /* One append call: new rows of K and V into a cache, with rotary embedding if wanted. Always
  * flashc_append_params_init() first.

@@ -29,6 +29,7 @@ typedef struct item {
     bool careful;
     float *partial; /* the state that this piece is made in */
     float *qt, *scores, *k_tile, *v_tile, *v_finite, *correction;
+    void *gathered;
     uint8_t *hidden;
 } item;
 
@@ -50,6 +51,7 @@ static item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t 
         .k_tile = (float *)(void *)(slot + s->k_tile),
         .v_tile = (float *)(void *)(slot + s->v_tile),
         .v_finite = (float *)(void *)(slot + s->v_finite),
+        .gathered = slot + s->gathered,
         .hidden = (uint8_t *)(slot + s->hidden),
         .correction = (float *)(void *)(slot + s->correction),
     };
@@ -71,7 +73,7 @@ static void load_queries(const item *it, int64_t i, const flashc_row_block *bloc
     const flashc_problem *p = it->p;
     const void *row[FLASHC_MAX_BLOCK_M];
     for (int64_t r = 0; r < block->n_rows; r++)
-        row[r] = flashc_element(&p->q, block->batch, flashc_row_head(p, block, r), flashc_row_query(p, block, r), 0);
+        row[r] = flashc_row_element(p, block, &p->q, r);
     const flashc_rows rows = {.row = row, .dtype = p->q.dtype, .col_stride = p->q.stride[3]};
     it->vector->load_rows(block_queries(it, i), it->plan->ld, rows, block->n_rows, p->head_dim,
                           it->plan->kernel->gemm->scales_scores ? 1.0f : p->softmax_scale);
@@ -118,8 +120,9 @@ static void run_tile(const item *it, int64_t i, const flashc_row_block *block, f
     if (v_has_non_finite) {
         const flashc_softmax_state rows =
             flashc_fold_block(it->plan, p->head_dim_v, it->partial, i, block->n_rows);
-        flashc_careful_add(&rows, &p->v, it->span.batch, it->span.head_k, block->sequence.first_key + first_key,
-                           n_keys, it->v_finite, finite_v_ld(it), it->hidden, flashc_row_step(vector, ld),
+        flashc_careful_add(&rows, &p->v, block->sequence.k_element, it->span.head_k,
+                           block->sequence.first_key + first_key, n_keys, it->v_finite, finite_v_ld(it), it->hidden,
+                           flashc_row_step(vector, ld),
                            flashc_col_step(vector, ld));
     }
 }
@@ -132,9 +135,9 @@ static void name_upcoming(const item *it, int64_t i, const flashc_row_block *blo
     const int64_t block_n = it->plan->block.block_n, m = it->plan->block.block_m;
     k->upcoming = v->upcoming = (flashc_upcoming){.row = NULL};
     if (block->keys.end <= key + block_n) {
-        k->upcoming = flashc_upcoming_rows(p, &p->q, p->head_dim, it->span.batch, it->span.head_k,
+        k->upcoming = flashc_upcoming_rows(p, &p->q, p->head_dim, &block->sequence, it->span.head_k,
                                            it->likely_next_row + i * m, m);
-        v->upcoming = flashc_upcoming_rows(p, &p->o, p->head_dim_v, it->span.batch, it->span.head_k,
+        v->upcoming = flashc_upcoming_rows(p, &p->o, p->head_dim_v, &block->sequence, it->span.head_k,
                                            block->first_row, block->n_rows);
     } else if (left > 0 && it->plan->prefetch_keys && !it->careful) { /* with care, V is a copy of one tile */
         k->upcoming = flashc_upcoming_keys(*k, block_n, left, p->head_dim, i, it->span.n_blocks);
@@ -152,8 +155,8 @@ static flashc_kv_tile load_finite_v(const item *it, int64_t first_row, int64_t n
     const flashc_problem *p = it->p;
     const flashc_operand *operand = &it->plan->kernel->gemm->v;
     const int64_t ld = finite_v_ld(it);
-    flashc_cache_load_f32(&p->v, it->plan->kernel, it->span.batch, it->span.head_k, first_row, n_keys, p->head_dim_v,
-                          it->v_finite, ld);
+    flashc_cache_load_f32(&p->v, it->plan->kernel, it->span.sequence.k_element, it->span.head_k, first_row, n_keys,
+                          p->head_dim_v, it->v_finite, ld);
     *has_non_finite = flashc_careful_clear(it->v_finite, n_keys, p->head_dim_v, ld);
     const flashc_tile tile = {.data = it->v_finite, .dtype = FLASHC_F32, .row_stride = ld, .col_stride = 1};
     return operand->pack ? operand->pack(it->v_tile, tile, n_keys, p->head_dim_v)
@@ -166,17 +169,18 @@ static bool run_keys(const item *it, const flashc_row_block *blocks, int64_t beg
 {
     const flashc_problem *p = it->p;
     const flashc_kernel_row *kernel = it->plan->kernel;
-    const int64_t block_n = it->plan->block.block_n;
+    const int64_t block_n = it->plan->block.block_n, element = it->span.sequence.k_element;
     for (int64_t key = begin; key < end; key += block_n) {
         if (!keep_going(context))
             return false;
         const int64_t n_keys = flashc_min(block_n, end - key), row = it->span.sequence.first_key + key;
-        flashc_kv_tile k = flashc_cache_load(&p->k, kernel, &kernel->gemm->k, it->span.batch, it->span.head_k, row,
-                                             n_keys, p->head_dim, it->k_tile);
+        flashc_kv_tile k = flashc_cache_load(&p->k, kernel, &kernel->gemm->k, element, it->span.head_k, row, n_keys,
+                                             p->head_dim, it->k_tile, it->gathered);
         bool v_has_non_finite = false;
         flashc_kv_tile v = it->careful ? load_finite_v(it, row, n_keys, &v_has_non_finite)
-                                       : flashc_cache_load(&p->v, kernel, &kernel->gemm->v, it->span.batch,
-                                                           it->span.head_k, row, n_keys, p->head_dim_v, it->v_tile);
+                                       : flashc_cache_load(&p->v, kernel, &kernel->gemm->v, element,
+                                                           it->span.head_k, row, n_keys, p->head_dim_v, it->v_tile,
+                                                           it->gathered);
         for (int64_t i = 0; i < it->span.n_blocks; i++)
             if (blocks[i].keys.begin < key + n_keys && blocks[i].keys.end > key) {
                 name_upcoming(it, i, &blocks[i], key, run_end - key - block_n, &k, &v);
@@ -249,12 +253,11 @@ static void store_block(const item *it, int64_t i, const flashc_row_block *block
     void *row[FLASHC_MAX_BLOCK_M];
     float factor[FLASHC_MAX_BLOCK_M] = {0};
     for (int64_t r = 0; r < block->n_rows; r++) {
-        const int64_t head = flashc_row_head(p, block, r), query = flashc_row_query(p, block, r);
         const float sum = state.row_sum[r];
-        row[r] = flashc_element(&p->o, block->batch, head, query, 0);
+        row[r] = flashc_row_element(p, block, &p->o, r);
         factor[r] = sum == 0.0f ? 0.0f : 1.0f / sum; /* 0: no visible key; NaN stays */
         if (p->lse.data)
-            *(float *)(void *)flashc_element(&p->lse, block->batch, head, query, 0) =
+            *(float *)(void *)flashc_row_element(p, block, &p->lse, r) =
                 sum == 0.0f ? -INFINITY : (float)((double)state.row_max[r] + log((double)sum));
     }
     it->vector->store_rows(row, p->o.dtype, p->o.stride[3], state.acc, it->plan->ld, block->n_rows, p->head_dim_v,
@@ -267,13 +270,14 @@ static void store_padding(const item *it)
     const flashc_problem *p = it->p;
     const int64_t m = it->plan->block.block_m, first_row = it->span.first_block * m;
     const int64_t end = flashc_min(it->plan->rows, first_row + it->plan->blocks_per_item * m);
-    const flashc_row_block block = {.batch = it->span.batch, .head_k = it->span.head_k};
+    if (p->cu_seqlens_q) /* there, rows beyond it are the next one's */
+        return;
+    const flashc_row_block block = {.sequence = it->span.sequence, .head_k = it->span.head_k};
     for (int64_t row = flashc_max(first_row, it->span.sequence.n_queries * p->group); row < end; row++) {
-        const int64_t head = flashc_row_head(p, &block, row), query = flashc_row_query(p, &block, row);
         for (int64_t d = 0; d < p->head_dim_v; d++)
-            flashc_store_f32(flashc_element(&p->o, block.batch, head, query, d), p->o.dtype, 0, 0.0f);
+            flashc_store_f32(flashc_row_element(p, &block, &p->o, row), p->o.dtype, d * p->o.stride[3], 0.0f);
         if (p->lse.data)
-            *(float *)(void *)flashc_element(&p->lse, block.batch, head, query, 0) = -INFINITY;
+            *(float *)(void *)flashc_row_element(p, &block, &p->lse, row) = -INFINITY;
     }
 }
 

@@ -81,8 +81,8 @@ static walk first_of(const flashc_problem *p, const flashc_row_block *block)
 static const char *next_row(walk *w, const flashc_problem *p, const flashc_row_block *block, const flashc_tensor *t,
                             int64_t first_key)
 {
-    const char *row = flashc_element(t, block->batch, block->head_k * p->group + w->member, w->query,
-                                     block->sequence.first_key + first_key);
+    const char *row = flashc_element(t, block->sequence.q_element, block->head_k * p->group + w->member,
+                                     block->sequence.first_query + w->query, block->sequence.first_key + first_key);
     if (++w->member == p->group)
         *w = (walk){.query = w->query + 1};
     return row;

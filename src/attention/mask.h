@@ -36,6 +36,14 @@ static inline int64_t flashc_row_head(const flashc_problem *p, const flashc_row_
     return b->head_k * p->group + (b->first_row + row) % p->group;
 }
 
+/* Column 0 of the block's row in q, o or lse. */
+static inline char *flashc_row_element(const flashc_problem *p, const flashc_row_block *b, const flashc_tensor *t,
+                                       int64_t row)
+{
+    return flashc_element(t, b->sequence.q_element, flashc_row_head(p, b, row),
+                          b->sequence.first_query + flashc_row_query(p, b, row), 0);
+}
+
 /* The keys that a query may see by position, within 0 .. n_keys. Neither end falls from a query to the next. */
 flashc_key_range flashc_mask_keys(const flashc_problem *p, const flashc_sequence *s, int64_t query);
 

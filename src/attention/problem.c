@@ -54,16 +54,28 @@ static flashc_status check_options(const flashc_attention_params *p)
     return FLASHC_OK;
 }
 
+/* k or v, in one array or in pages. */
+static flashc_tensor_argument rows_argument(const char *name, const flashc_tensor *tensor, const flashc_block_table *t,
+                                            const flashc_attention_params *p, int64_t cols)
+{
+    const int64_t elements = t->pages ? t->num_pages : p->cu_seqlens_k ? 1 : p->batch;
+    return (flashc_tensor_argument){.name = name,
+                                    .tensor = tensor,
+                                    .size = {elements, p->num_heads_k, t->pages ? t->page_size : p->seqlen_k, cols}};
+}
+
 static flashc_status check_tensors(const flashc_attention_params *p)
 {
+    const flashc_block_table *table_v = flashc_cache_table_v(&p->block_table, &p->block_table_v);
+    const int64_t elements = p->cu_seqlens_q ? 1 : p->batch;
     const flashc_tensor_argument arguments[] = {
-        {"q", &p->q, {p->batch, p->num_heads, p->seqlen_q, p->head_dim}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
-        {"k", &p->k, {p->batch, p->num_heads_k, p->seqlen_k, p->head_dim}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
-        {"v", &p->v, {p->batch, p->num_heads_k, p->seqlen_k, p->head_dim_v}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
-        {"mask", &p->mask, {p->batch, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_INPUT, FLASHC_TYPES_BOOL},
-        {"bias", &p->bias, {p->batch, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
-        {"lse", &p->lse, {p->batch, p->num_heads, p->seqlen_q, 1}, FLASHC_OUTPUT, FLASHC_TYPES_F32},
-        {"o", &p->o, {p->batch, p->num_heads, p->seqlen_q, p->head_dim_v}, FLASHC_OUTPUT, FLASHC_TYPES_FLOAT},
+        {"q", &p->q, {elements, p->num_heads, p->seqlen_q, p->head_dim}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
+        rows_argument("k", &p->k, &p->block_table, p, p->head_dim),
+        rows_argument("v", &p->v, table_v, p, p->head_dim_v),
+        {"mask", &p->mask, {elements, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_INPUT, FLASHC_TYPES_BOOL},
+        {"bias", &p->bias, {elements, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
+        {"lse", &p->lse, {elements, p->num_heads, p->seqlen_q, 1}, FLASHC_OUTPUT, FLASHC_TYPES_F32},
+        {"o", &p->o, {elements, p->num_heads, p->seqlen_q, p->head_dim_v}, FLASHC_OUTPUT, FLASHC_TYPES_FLOAT},
     };
     const size_t count = sizeof arguments / sizeof arguments[0];
     for (size_t i = 0; i < count; i++) {
@@ -114,14 +126,14 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         .batch = p.batch,
         .num_heads = p.num_heads,
         .num_heads_k = p.num_heads_k,
-        .seqlen_q = p.seqlen_q,
-        .seqlen_k = p.seqlen_k,
+        .seqlen_q = p.cu_seqlens_q ? flashc_sequences_longest(p.cu_seqlens_q, p.batch) : p.seqlen_q,
+        .seqlen_k = p.cu_seqlens_k ? flashc_sequences_longest(p.cu_seqlens_k, p.batch) : p.seqlen_k,
         .head_dim = p.head_dim,
         .head_dim_v = p.head_dim_v,
         .group = p.num_heads_k ? p.num_heads / p.num_heads_k : 0,
         .q = p.q,
-        .k = p.k,
-        .v = p.v,
+        .k = {.tensor = p.k, .table = p.block_table},
+        .v = {.tensor = p.v, .table = *flashc_cache_table_v(&p.block_table, &p.block_table_v)},
         .o = p.o,
         .lse = p.lse,
         .mask = p.mask,
@@ -136,6 +148,8 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         .seqlens_q = p.seqlens_q,
         .seqlens_k = p.seqlens_k,
         .leftpad_k = p.leftpad_k,
+        .cu_seqlens_q = p.cu_seqlens_q,
+        .cu_seqlens_k = p.cu_seqlens_k,
         .num_threads = p.num_threads,
         .kernel = p.kernel,
         .workspace = p.workspace,
@@ -145,7 +159,7 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
     };
     if (p.head_dim_v == 0) {
         /* Of no elements, so that nobody checked their strides; but rows still have addresses. */
-        problem->v = (flashc_tensor){.dtype = p.v.dtype};
+        problem->v = (flashc_cache_rows){.tensor = {.dtype = p.v.dtype}};
         problem->o = (flashc_tensor){.dtype = p.o.dtype};
     }
     return FLASHC_OK;

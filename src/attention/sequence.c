@@ -1,6 +1,8 @@
 /* Batch elements as sequences of their own: lengths, left padding and positions. */
 #include "attention/problem.h"
 
+#include "params.h"
+
 #include <inttypes.h>
 
 static flashc_status check_alignment(const flashc_attention_params *p)
@@ -27,10 +29,12 @@ static flashc_status check_alignment(const flashc_attention_params *p)
     return FLASHC_OK;
 }
 
-/* Element b of an array that may not be there. */
-static int64_t or_default(const int64_t *array, int64_t b, int64_t otherwise)
+/* Rows of sequence b: of an array of lengths, or packed, or all. */
+static int64_t rows_of(const int64_t *lengths, const int64_t *cu_seqlens, int64_t b, int64_t otherwise)
 {
-    return array ? array[b] : otherwise;
+    if (cu_seqlens)
+        return cu_seqlens[b + 1] - cu_seqlens[b];
+    return lengths ? lengths[b] : otherwise;
 }
 
 static flashc_status check_lengths(const flashc_attention_params *p)
@@ -43,7 +47,7 @@ static flashc_status check_lengths(const flashc_attention_params *p)
         } lengths[] = {
             {"seqlens_q", p->seqlens_q, p->seqlen_q},
             {"seqlens_k", p->seqlens_k, p->seqlen_k},
-            {"leftpad_k", p->leftpad_k, or_default(p->seqlens_k, b, p->seqlen_k)},
+            {"leftpad_k", p->leftpad_k, rows_of(p->seqlens_k, p->cu_seqlens_k, b, p->seqlen_k)},
         };
         for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++)
             if (lengths[i].array && (lengths[i].array[b] < 0 || lengths[i].array[b] > lengths[i].most))
@@ -53,19 +57,88 @@ static flashc_status check_lengths(const flashc_attention_params *p)
     return FLASHC_OK;
 }
 
+static flashc_status check_packed(const flashc_attention_params *p)
+{
+    const struct {
+        const char *name, *lengths_name, *total_name;
+        const int64_t *cu_seqlens, *lengths;
+        int64_t total;
+    } sides[] = {
+        {"cu_seqlens_q", "seqlens_q", "seqlen_q", p->cu_seqlens_q, p->seqlens_q, p->seqlen_q},
+        {"cu_seqlens_k", "seqlens_k", "seqlen_k", p->cu_seqlens_k, p->seqlens_k, p->seqlen_k},
+    };
+    for (int i = 0; i < 2; i++) {
+        if (!sides[i].cu_seqlens)
+            continue;
+        if (sides[i].lengths)
+            return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected NULL beside %s, which says the same, found %p",
+                               sides[i].lengths_name, sides[i].name, (const void *)sides[i].lengths);
+        flashc_status status = flashc_params_check_cu_seqlens(sides[i].name, sides[i].cu_seqlens, p->batch,
+                                                              sides[i].total, sides[i].total_name);
+        if (status != FLASHC_OK)
+            return status;
+    }
+    if (p->cu_seqlens_k && p->block_table.pages)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "cu_seqlens_k: expected NULL beside block_table (seqlens_k says the lengths), found %p",
+                           (const void *)p->cu_seqlens_k);
+    return FLASHC_OK;
+}
+
+/* The pages that hold each sequence's keys. */
+static flashc_status check_table(const flashc_attention_params *p, const char *name, const flashc_block_table *t)
+{
+    flashc_status status = flashc_cache_check_table(name, t, p->batch);
+    const int64_t capacity = flashc_cache_capacity(t);
+    for (int64_t b = 0; b < p->batch && status == FLASHC_OK; b++) {
+        const int64_t end = rows_of(p->seqlens_k, NULL, b, p->seqlen_k);
+        if (end > capacity && p->seqlens_k)
+            return flashc_fail(FLASHC_ERR_ARGUMENT,
+                               "seqlens_k[%" PRId64 "]: expected at most the %" PRId64 " rows of %s, found %" PRId64, b,
+                               capacity, name, end);
+        if (end > capacity)
+            return flashc_fail(FLASHC_ERR_ARGUMENT,
+                               "seqlen_k: expected at most the %" PRId64 " rows of %s, found %" PRId64, capacity, name,
+                               end);
+        status = flashc_cache_check_pages(name, t, b, p->leftpad_k ? p->leftpad_k[b] : 0, end);
+    }
+    return status;
+}
+
+static flashc_status check_pages(const flashc_attention_params *p)
+{
+    flashc_status status = flashc_cache_check_tables_given(&p->block_table, &p->block_table_v);
+    if (status == FLASHC_OK && p->block_table.pages)
+        status = check_table(p, "block_table", &p->block_table);
+    if (status == FLASHC_OK && p->block_table_v.pages)
+        status = check_table(p, "block_table_v", &p->block_table_v);
+    return status;
+}
+
 flashc_status flashc_sequences_check(const flashc_attention_params *params)
 {
     flashc_status status = check_alignment(params);
-    return status == FLASHC_OK ? check_lengths(params) : status;
+    if (status == FLASHC_OK)
+        status = check_packed(params);
+    if (status == FLASHC_OK)
+        status = check_lengths(params);
+    return status == FLASHC_OK ? check_pages(params) : status;
 }
 
 flashc_sequence flashc_problem_sequence(const flashc_problem *p, int64_t batch)
 {
     flashc_sequence s = {
-        .n_queries = or_default(p->seqlens_q, batch, p->seqlen_q),
-        .first_key = or_default(p->leftpad_k, batch, 0),
+        .n_queries = rows_of(p->seqlens_q, p->cu_seqlens_q, batch, p->seqlen_q),
+        .n_keys = rows_of(p->seqlens_k, p->cu_seqlens_k, batch, p->seqlen_k),
+        .q_element = p->cu_seqlens_q ? 0 : batch,
+        .first_query = p->cu_seqlens_q ? p->cu_seqlens_q[batch] : 0,
+        .k_element = p->cu_seqlens_k ? 0 : batch,
+        .first_key = p->cu_seqlens_k ? p->cu_seqlens_k[batch] : 0,
     };
-    s.n_keys = or_default(p->seqlens_k, batch, p->seqlen_k) - s.first_key;
+    if (p->leftpad_k) {
+        s.n_keys -= p->leftpad_k[batch];
+        s.first_key += p->leftpad_k[batch];
+    }
     switch (p->alignment) {
     case FLASHC_ALIGN_UNSET:
     case FLASHC_ALIGN_TOP_LEFT: break;
@@ -77,5 +150,14 @@ flashc_sequence flashc_problem_sequence(const flashc_problem *p, int64_t batch)
 
 bool flashc_problem_is_uniform(const flashc_problem *p)
 {
-    return p->alignment != FLASHC_ALIGN_EXPLICIT && !p->seqlens_q && !p->seqlens_k && !p->leftpad_k;
+    return p->alignment != FLASHC_ALIGN_EXPLICIT && !p->seqlens_q && !p->seqlens_k && !p->leftpad_k &&
+           !p->cu_seqlens_q && !p->cu_seqlens_k;
+}
+
+int64_t flashc_sequences_longest(const int64_t *cu_seqlens, int64_t batch)
+{
+    int64_t longest = 0;
+    for (int64_t b = 0; b < batch; b++)
+        longest = flashc_max(longest, cu_seqlens[b + 1] - cu_seqlens[b]);
+    return longest;
 }

@@ -14,14 +14,14 @@ flashc_upcoming flashc_upcoming_keys(flashc_kv_tile tile, int64_t n_keys, int64_
 }
 
 flashc_upcoming flashc_upcoming_rows(const flashc_problem *p, const flashc_tensor *tensor, int64_t n_cols,
-                                     int64_t batch, int64_t head, int64_t first_row, int64_t n_rows)
+                                     const flashc_sequence *sequence, int64_t head, int64_t first_row, int64_t n_rows)
 {
-    const int64_t end = flashc_min(first_row + n_rows, p->seqlen_q);
+    const int64_t end = flashc_min(first_row + n_rows, sequence->n_queries);
     if (p->group != 1 || tensor->stride[3] != 1 || first_row < 0 || first_row >= end)
         return (flashc_upcoming){.row = NULL};
     const int64_t element_size = (int64_t)flashc_dtype_size(tensor->dtype);
     return (flashc_upcoming){
-        .row = flashc_element(tensor, batch, head, first_row, 0),
+        .row = flashc_element(tensor, sequence->q_element, head, sequence->first_query + first_row, 0),
         .n_rows = end - first_row,
         .row_stride = tensor->stride[2] * element_size,
         .row_bytes = n_cols * element_size,
@@ -35,7 +35,7 @@ flashc_upcoming flashc_upcoming_bias(const flashc_problem *p, const flashc_row_b
     if (!t->data || t->stride[2] == 0)
         return (flashc_upcoming){.row = NULL};
     flashc_upcoming rows =
-        flashc_upcoming_rows(p, t, n_keys, block->batch, block->head_k, block->first_row, block->n_rows);
+        flashc_upcoming_rows(p, t, n_keys, &block->sequence, block->head_k, block->first_row, block->n_rows);
     if (rows.n_rows > 0)
         rows.row += (block->sequence.first_key + first_key) * (int64_t)flashc_dtype_size(t->dtype);
     return rows;

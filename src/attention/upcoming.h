@@ -18,10 +18,10 @@
 flashc_upcoming flashc_upcoming_keys(flashc_kv_tile tile, int64_t n_keys, int64_t left, int64_t n_cols, int64_t part,
                                      int64_t parts);
 
-/* n_rows rows (query-major, see flashc_row_block) of q or o from first_row on; none if heads are stacked, since
- * the rows are then not evenly spaced. */
+/* n_rows rows (query-major, see flashc_row_block) of a sequence's q or o from first_row on; none if heads are stacked,
+ * since the rows are then not evenly spaced. */
 flashc_upcoming flashc_upcoming_rows(const flashc_problem *p, const flashc_tensor *tensor, int64_t n_cols,
-                                     int64_t batch, int64_t head, int64_t first_row, int64_t n_rows);
+                                     const flashc_sequence *sequence, int64_t head, int64_t first_row, int64_t n_rows);
 
 /* The bias, or else the mask, of keys first_key .. + n_keys: it is added right after Q K^T, and its rows lie too far
  * apart for the hardware to foresee. None if there is neither, if heads are stacked, or if the queries share a row. */

@@ -48,10 +48,8 @@ static flashc_status check_new_rows(const flashc_append_params *p)
 
 static flashc_status check_tables(const flashc_append_params *p)
 {
-    if (p->block_table_v.pages && !p->block_table.pages)
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "block_table.pages: block_table_v needs it too, found NULL");
-    flashc_status status = FLASHC_OK;
-    if (p->block_table.pages)
+    flashc_status status = flashc_cache_check_tables_given(&p->block_table, &p->block_table_v);
+    if (status == FLASHC_OK && p->block_table.pages)
         status = flashc_cache_check_table("block_table", &p->block_table, p->batch);
     if (status == FLASHC_OK && p->block_table_v.pages)
         status = flashc_cache_check_table("block_table_v", &p->block_table_v, p->batch);
@@ -80,12 +78,13 @@ static flashc_tensor_argument cache_argument(const char *name, const flashc_tens
 static flashc_status check_tensors(const flashc_append_params *p)
 {
     const int64_t sequences = p->cu_seqlens_new ? 1 : p->batch;
+    const flashc_block_table *table_v = flashc_cache_table_v(&p->block_table, &p->block_table_v);
     /* In pairs of where rows come from and where they go. */
     const flashc_tensor_argument arguments[] = {
         {"k", &p->k, {sequences, p->num_heads_k, p->seqlen_new, p->head_dim}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
         cache_argument("k_cache", &p->k_cache, &p->block_table, p, p->head_dim),
         {"v", &p->v, {sequences, p->num_heads_k, p->seqlen_new, p->head_dim_v}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
-        cache_argument("v_cache", &p->v_cache, flashc_append_table_v(p), p, p->head_dim_v),
+        cache_argument("v_cache", &p->v_cache, table_v, p, p->head_dim_v),
         {"q", &p->q, {sequences, p->num_heads, p->seqlen_new, p->head_dim}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
         {"q_out", &p->q_out, {sequences, p->num_heads, p->seqlen_new, p->head_dim}, FLASHC_OUTPUT, FLASHC_TYPES_FLOAT},
         {"rotary_cos", &p->rotary_cos, {1, 1, p->rotary_len, p->rotary_dim / 2}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},

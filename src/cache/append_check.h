@@ -23,12 +23,6 @@ static inline int64_t flashc_append_rotary_position(const flashc_append_params *
     return p->rotary_positions ? p->rotary_positions[b] : p->positions[b];
 }
 
-/* The pages of v_cache. */
-static inline const flashc_block_table *flashc_append_table_v(const flashc_append_params *p)
-{
-    return p->block_table_v.pages ? &p->block_table_v : &p->block_table;
-}
-
 flashc_status flashc_append_check(const flashc_append_params *p);
 
 #endif

@@ -5,6 +5,30 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+int64_t flashc_cache_run(const flashc_cache_rows *rows, int64_t sequence, int64_t row, int64_t n)
+{
+    const flashc_block_table *t = &rows->table;
+    if (!t->pages)
+        return n;
+    int64_t entry = row / t->page_size, run = (entry + 1) * t->page_size - row;
+    int64_t page = flashc_cache_page(t, sequence, entry);
+    /* Pages that follow each other in memory are as good as one. */
+    for (; run < n; run += t->page_size) {
+        const int64_t next = flashc_cache_page(t, sequence, ++entry);
+        if ((next - page) * rows->tensor.stride[0] != t->page_size * rows->tensor.stride[2])
+            break;
+        page = next;
+    }
+    return flashc_min(run, n);
+}
+
+flashc_status flashc_cache_check_tables_given(const flashc_block_table *k, const flashc_block_table *v)
+{
+    if (v->pages && !k->pages)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "block_table.pages: block_table_v needs it too, found NULL");
+    return FLASHC_OK;
+}
+
 flashc_status flashc_cache_check_table(const char *name, const flashc_block_table *t, int64_t batch)
 {
     const struct {

@@ -18,6 +18,9 @@ static inline int64_t flashc_cache_page(const flashc_block_table *t, int64_t seq
     return t->pages[sequence * t->stride[0] + entry * t->stride[1]];
 }
 
+/* How many of the n rows from `row` on lie evenly spaced, by stride[2] of the tensor: at least 1. */
+int64_t flashc_cache_run(const flashc_cache_rows *rows, int64_t sequence, int64_t row, int64_t n);
+
 /* Column 0 of a row. */
 static inline char *flashc_cache_row(const flashc_cache_rows *rows, int64_t sequence, int64_t head, int64_t row)
 {
@@ -27,6 +30,15 @@ static inline char *flashc_cache_row(const flashc_cache_rows *rows, int64_t sequ
     const int64_t entry = row / t->page_size;
     return flashc_element(&rows->tensor, flashc_cache_page(t, sequence, entry), head, row - entry * t->page_size, 0);
 }
+
+/* The table of v's pages: its own, or that of k's. */
+static inline const flashc_block_table *flashc_cache_table_v(const flashc_block_table *k, const flashc_block_table *v)
+{
+    return v->pages ? v : k;
+}
+
+/* block_table_v is there only beside block_table. */
+flashc_status flashc_cache_check_tables_given(const flashc_block_table *k, const flashc_block_table *v);
 
 /* Sizes, strides and pointer of a table; its entries are not read. */
 flashc_status flashc_cache_check_table(const char *name, const flashc_block_table *t, int64_t batch);
