@@ -82,18 +82,24 @@ FLASHC_API const char *flashc_last_error(void);
 /* "MAJOR.MINOR.PATCH" of the library that is loaded. */
 FLASHC_API const char *flashc_version(void);
 
-/* Element types. Arithmetic is f32 whatever the type; conversion to a 16-bit type rounds to nearest
- * even. FLASHC_BOOL is one byte per element, 0 = false, anything else = true (masks only). */
+/* Element types. Arithmetic is f32 whatever the type; conversion to a type of fewer bits rounds to nearest
+ * even. FLASHC_BOOL is one byte per element, 0 = false, anything else = true (masks only). The types from
+ * FLASHC_I8 on are for K and V: their elements are code * scale, the codes being numbers of the type. */
 typedef enum flashc_dtype {
-    FLASHC_F32 = 1,  /* IEEE binary32                       */
-    FLASHC_F16 = 2,  /* IEEE binary16                       */
-    FLASHC_BF16 = 3, /* bfloat16, the upper half of an f32  */
-    FLASHC_BOOL = 4  /* one byte                            */
+    FLASHC_F32 = 1,     /* IEEE binary32                                                              */
+    FLASHC_F16 = 2,     /* IEEE binary16                                                              */
+    FLASHC_BF16 = 3,    /* bfloat16, the upper half of an f32                                         */
+    FLASHC_BOOL = 4,    /* one byte                                                                   */
+    FLASHC_I8 = 5,      /* -128 .. 127                                                                */
+    FLASHC_F8_E4M3 = 6, /* OCP's 8-bit float of 4 + 3 bits ("fn": no infinity, 0x7f and 0xff are NaN) */
+    FLASHC_F8_E5M2 = 7, /* OCP's 8-bit float of 5 + 2 bits, the upper half of an f16                  */
+    FLASHC_Q8_0 = 8     /* ggml's blocks of 32 columns: an f16 scale, then 32 codes of 8 bits (34 bytes). An
+                           "element" is a block: strides count blocks, and a row of n columns has n/32 */
 } flashc_dtype;
 
-/* Bytes per element: 4, 2, 2, 1; 0 for an unknown type. */
+/* Bytes per element: 4, 2, 2, 1, 1, 1, 1, 34; 0 for an unknown type. */
 FLASHC_API size_t flashc_dtype_size(flashc_dtype dtype);
-/* "f32", "f16", "bf16", "bool"; "?" for an unknown type. */
+/* "f32", "f16", "bf16", "bool", "i8", "f8_e4m3", "f8_e5m2", "q8_0"; "?" for an unknown type. */
 FLASHC_API const char *flashc_dtype_name(flashc_dtype dtype);
 
 /* A view of memory, read or written as element [i0][i1][i2][i3] at
@@ -101,7 +107,8 @@ FLASHC_API const char *flashc_dtype_name(flashc_dtype dtype);
  * Axes are always [batch, head, row, column], whatever the order in memory; the strides say that
  * order. Inputs take any strides: 0 broadcasts, negative ones walk backwards (data then points to
  * element [0][0][0][0], not to the lowest address). The sizes stand once, in the params struct.
- * data must be aligned to the element's size. data == NULL means "absent" where that is allowed. */
+ * data must be aligned to the element's size (FLASHC_Q8_0: to 2 bytes). data == NULL means "absent" where that is
+ * allowed. */
 typedef struct flashc_tensor {
     void *data;
     flashc_dtype dtype;
@@ -109,7 +116,7 @@ typedef struct flashc_tensor {
 } flashc_tensor;
 
 /* Views of packed arrays. bhsd: [batch, heads, seqlen, dim] (PyTorch SDPA, ONNX 4-D);
- * bshd: [batch, seqlen, heads, dim] (FlashAttention, vLLM, JAX). */
+ * bshd: [batch, seqlen, heads, dim] (FlashAttention, vLLM, JAX). dim counts columns (FLASHC_Q8_0: a multiple of 32). */
 FLASHC_API flashc_tensor flashc_tensor_bhsd(const void *data, flashc_dtype dtype, int64_t heads, int64_t seqlen,
                                             int64_t dim);
 FLASHC_API flashc_tensor flashc_tensor_bshd(const void *data, flashc_dtype dtype, int64_t heads, int64_t seqlen,
@@ -470,8 +477,8 @@ FLASHC_API flashc_status flashc_softmax_trace(int64_t n, const double *x, flashc
  * 5. Arrays: conversion and checks
  * ------------------------------------------------------------------------------------------- */
 
-/* dst[i] = src[i] for n contiguous elements, any pair of f32, f16, bf16. Round to nearest even; NaN
- * stays NaN; f16 overflow gives infinity. dst == src only if the types are the same size. */
+/* dst[i] = src[i] for n contiguous elements, any pair of f32, f16, bf16, f8_e4m3, f8_e5m2. Round to nearest even;
+ * NaN stays NaN; overflow gives infinity, in f8_e4m3 NaN. dst == src only if the types are the same size. */
 FLASHC_API flashc_status flashc_convert(void *dst, flashc_dtype dst_dtype, const void *src, flashc_dtype src_dtype,
                                         int64_t n);
 

@@ -47,7 +47,11 @@ size_t flashc_dtype_size(flashc_dtype dtype)
     case FLASHC_F32: return 4;
     case FLASHC_F16: return 2;
     case FLASHC_BF16: return 2;
-    case FLASHC_BOOL: return 1;
+    case FLASHC_BOOL:
+    case FLASHC_I8:
+    case FLASHC_F8_E4M3:
+    case FLASHC_F8_E5M2: return 1;
+    case FLASHC_Q8_0: return FLASHC_Q8_0_BYTES;
     }
     return 0;
 }
@@ -59,6 +63,10 @@ const char *flashc_dtype_name(flashc_dtype dtype)
     case FLASHC_F16: return "f16";
     case FLASHC_BF16: return "bf16";
     case FLASHC_BOOL: return "bool";
+    case FLASHC_I8: return "i8";
+    case FLASHC_F8_E4M3: return "f8_e4m3";
+    case FLASHC_F8_E5M2: return "f8_e5m2";
+    case FLASHC_Q8_0: return "q8_0";
     }
     return "?";
 }
@@ -80,10 +88,12 @@ static int64_t multiply(int64_t a, int64_t b)
 
 flashc_tensor flashc_tensor_bhsd(const void *data, flashc_dtype dtype, int64_t heads, int64_t seqlen, int64_t dim)
 {
-    return make_view(data, dtype, multiply(multiply(heads, seqlen), dim), multiply(seqlen, dim), dim);
+    const int64_t row = dim / flashc_dtype_columns(dtype);
+    return make_view(data, dtype, multiply(multiply(heads, seqlen), row), multiply(seqlen, row), row);
 }
 
 flashc_tensor flashc_tensor_bshd(const void *data, flashc_dtype dtype, int64_t heads, int64_t seqlen, int64_t dim)
 {
-    return make_view(data, dtype, multiply(multiply(seqlen, heads), dim), dim, multiply(heads, dim));
+    const int64_t row = dim / flashc_dtype_columns(dtype);
+    return make_view(data, dtype, multiply(multiply(seqlen, heads), row), row, multiply(heads, row));
 }

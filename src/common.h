@@ -17,6 +17,15 @@ __attribute__((format(printf, 2, 3)))
 #endif
 flashc_status flashc_fail(flashc_status status, const char *format, ...);
 
+/* A block of FLASHC_Q8_0: an f16 scale, then a byte a column. */
+enum { FLASHC_Q8_0_COLUMNS = 32, FLASHC_Q8_0_BYTES = 34 };
+
+/* Columns of an element. */
+static inline int64_t flashc_dtype_columns(flashc_dtype dtype)
+{
+    return dtype == FLASHC_Q8_0 ? FLASHC_Q8_0_COLUMNS : 1;
+}
+
 static inline int64_t flashc_min(int64_t a, int64_t b)
 {
     return a < b ? a : b;

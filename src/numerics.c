@@ -3,10 +3,12 @@
 #include <inttypes.h>
 #include <math.h>
 
-static flashc_status check_array(const char *name, const void *data, flashc_dtype dtype, int64_t n)
+static flashc_status check_array(const char *name, const void *data, flashc_dtype dtype, int64_t n, bool may_be_f8)
 {
-    if (dtype != FLASHC_F32 && dtype != FLASHC_F16 && dtype != FLASHC_BF16)
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s_dtype: expected f32, f16 or bf16, found %s (%d)", name,
+    const bool f8 = may_be_f8 && (dtype == FLASHC_F8_E4M3 || dtype == FLASHC_F8_E5M2);
+    if (!f8 && dtype != FLASHC_F32 && dtype != FLASHC_F16 && dtype != FLASHC_BF16)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s_dtype: expected %s, found %s (%d)", name,
+                           may_be_f8 ? "f32, f16, bf16, f8_e4m3 or f8_e5m2" : "f32, f16 or bf16",
                            flashc_dtype_name(dtype), (int)dtype);
     if (n < 0 || (uint64_t)n > (uint64_t)PTRDIFF_MAX / flashc_dtype_size(dtype))
         return flashc_fail(FLASHC_ERR_ARGUMENT, "n: expected an array that fits in memory, found %" PRId64 " elements",
@@ -34,9 +36,9 @@ static flashc_status check_overlap(const void *dst, flashc_dtype dst_dtype, cons
 
 flashc_status flashc_convert(void *dst, flashc_dtype dst_dtype, const void *src, flashc_dtype src_dtype, int64_t n)
 {
-    flashc_status status = check_array("dst", dst, dst_dtype, n);
+    flashc_status status = check_array("dst", dst, dst_dtype, n, true);
     if (status == FLASHC_OK)
-        status = check_array("src", src, src_dtype, n);
+        status = check_array("src", src, src_dtype, n, true);
     if (status == FLASHC_OK && n > 0)
         status = check_overlap(dst, dst_dtype, src, src_dtype, n);
     if (status != FLASHC_OK || n == 0)
@@ -45,7 +47,7 @@ flashc_status flashc_convert(void *dst, flashc_dtype dst_dtype, const void *src,
         memmove(dst, src, (size_t)n * flashc_dtype_size(dst_dtype));
         return FLASHC_OK;
     }
-    /* Both 16-bit types go through f32, which holds either exactly: one rounding, whatever the pair. */
+    /* All types go through f32, which holds each exactly: one rounding, whatever the pair. */
     for (int64_t i = 0; i < n; i++)
         flashc_store_f32(dst, dst_dtype, i, flashc_load_f32(src, src_dtype, i));
     return FLASHC_OK;
@@ -71,9 +73,9 @@ static flashc_status check_tolerance(const char *name, double tolerance)
 flashc_status flashc_compare(int64_t n, const void *a, flashc_dtype a_dtype, const void *b, flashc_dtype b_dtype,
                              double rtol, double atol, flashc_compare_report *out)
 {
-    flashc_status status = check_array("a", a, a_dtype, n);
+    flashc_status status = check_array("a", a, a_dtype, n, false);
     if (status == FLASHC_OK)
-        status = check_array("b", b, b_dtype, n);
+        status = check_array("b", b, b_dtype, n, false);
     if (status == FLASHC_OK)
         status = check_tolerance("rtol", rtol);
     if (status == FLASHC_OK)

@@ -1,4 +1,4 @@
-/* Scalar conversions between f32 and the 16-bit types. These are the definition; vector code
+/* Scalar conversions between f32 and the types of fewer bits. These are the definition; vector code
  * must agree bit for bit (tests compare them exhaustively). */
 #ifndef FLASHC_NUMERICS_H
 #define FLASHC_NUMERICS_H
@@ -78,21 +78,92 @@ static inline uint16_t flashc_f16_from_f32(float x)
     return (uint16_t)(sign | (magnitude >> 13));
 }
 
-/* Element number index of an array of dtype (f32, f16 or bf16), as f32. */
-static inline float flashc_load_f32(const void *data, flashc_dtype dtype, int64_t index)
+static inline float flashc_f32_from_e5m2(uint8_t code)
 {
-    if (dtype == FLASHC_F32)
-        return ((const float *)data)[index];
-    uint16_t half = ((const uint16_t *)data)[index];
-    return dtype == FLASHC_F16 ? flashc_f32_from_f16(half) : flashc_f32_from_bf16(half);
+    return flashc_f32_from_f16((uint16_t)(code << 8));
 }
 
+/* As an f16 of the same exponent bits, whose bias is 8 more. */
+static inline float flashc_f32_from_e4m3(uint8_t code)
+{
+    const uint32_t sign = (uint32_t)(code & 0x80u) << 24, magnitude = code & 0x7fu;
+    if (magnitude == 0x7fu)
+        return flashc_f32_from_bits(sign | 0x7fc00000u);
+    return flashc_f32_from_f16((uint16_t)(sign >> 16 | magnitude << 7)) * 0x1p8f;
+}
+
+/* The bits below the sign of a float of so many mantissa bits, for one of f32 that is not NaN. The exponent goes on
+ * beyond what the type holds. In integers, so that the caller's rounding mode has no say. */
+static inline uint32_t flashc_f8_magnitude(uint32_t magnitude, uint32_t mantissa, uint32_t bias)
+{
+    const uint32_t exponent = magnitude >> 23, cut = 23u - mantissa;
+    if (exponent >= 128u - bias) {
+        const uint32_t odd = (magnitude >> cut) & 1u;
+        return (magnitude - ((127u - bias) << 23) + (1u << (cut - 1)) - 1u + odd) >> cut;
+    }
+    const uint32_t shift = cut + 128u - bias - exponent; /* a multiple of the smallest subnormal */
+    if (shift > 24)
+        return 0;
+    const uint32_t significand = (magnitude & 0x007fffffu) | 0x00800000u;
+    return (significand + (1u << (shift - 1)) - 1u + ((significand >> shift) & 1u)) >> shift;
+}
+
+/* Beyond 448, where the type ends, NaN. */
+static inline uint8_t flashc_e4m3_from_f32(float x)
+{
+    const uint32_t bits = flashc_bits_from_f32(x), magnitude = bits & 0x7fffffffu;
+    const uint32_t code = magnitude >= 0x7f800000u ? 0x7fu : flashc_f8_magnitude(magnitude, 3, 7);
+    return (uint8_t)((bits >> 24 & 0x80u) | (code < 0x7fu ? code : 0x7fu));
+}
+
+static inline uint8_t flashc_e5m2_from_f32(float x)
+{
+    const uint32_t bits = flashc_bits_from_f32(x), magnitude = bits & 0x7fffffffu;
+    const uint32_t code = flashc_f8_magnitude(magnitude, 2, 15);
+    if (magnitude > 0x7f800000u)
+        return (uint8_t)((bits >> 24 & 0x80u) | 0x7eu);
+    return (uint8_t)((bits >> 24 & 0x80u) | (code < 0x7cu ? code : 0x7cu));
+}
+
+static inline float flashc_f32_from_q8_0(const void *blocks, int64_t column)
+{
+    const unsigned char *block = (const unsigned char *)blocks + column / FLASHC_Q8_0_COLUMNS * FLASHC_Q8_0_BYTES;
+    uint16_t scale;
+    memcpy(&scale, block, sizeof scale);
+    /* A product of 11 and 8 bits: exact. */
+    return flashc_f32_from_f16(scale) * (float)(int8_t)block[2 + column % FLASHC_Q8_0_COLUMNS];
+}
+
+/* Element number index of an array of dtype, as f32: of I8 and the 8-bit floats the code; of Q8_0 column number index,
+ * 0 or more. */
+static inline float flashc_load_f32(const void *data, flashc_dtype dtype, int64_t index)
+{
+    switch (dtype) {
+    case FLASHC_F32: return ((const float *)data)[index];
+    case FLASHC_F16: return flashc_f32_from_f16(((const uint16_t *)data)[index]);
+    case FLASHC_BF16: return flashc_f32_from_bf16(((const uint16_t *)data)[index]);
+    case FLASHC_BOOL: return ((const uint8_t *)data)[index] != 0;
+    case FLASHC_I8: return ((const int8_t *)data)[index];
+    case FLASHC_F8_E4M3: return flashc_f32_from_e4m3(((const uint8_t *)data)[index]);
+    case FLASHC_F8_E5M2: return flashc_f32_from_e5m2(((const uint8_t *)data)[index]);
+    case FLASHC_Q8_0: return flashc_f32_from_q8_0(data, index);
+    }
+    return 0.0f;
+}
+
+/* Of the types that one number can be rounded to: f32, f16, bf16 and the 8-bit floats. */
 static inline void flashc_store_f32(void *data, flashc_dtype dtype, int64_t index, float value)
 {
-    if (dtype == FLASHC_F32)
-        ((float *)data)[index] = value;
-    else
-        ((uint16_t *)data)[index] = dtype == FLASHC_F16 ? flashc_f16_from_f32(value) : flashc_bf16_from_f32(value);
+    switch (dtype) {
+    case FLASHC_F32: ((float *)data)[index] = value; return;
+    case FLASHC_F16: ((uint16_t *)data)[index] = flashc_f16_from_f32(value); return;
+    case FLASHC_BF16: ((uint16_t *)data)[index] = flashc_bf16_from_f32(value); return;
+    case FLASHC_F8_E4M3: ((uint8_t *)data)[index] = flashc_e4m3_from_f32(value); return;
+    case FLASHC_F8_E5M2: ((uint8_t *)data)[index] = flashc_e5m2_from_f32(value); return;
+    case FLASHC_BOOL:
+    case FLASHC_I8:
+    case FLASHC_Q8_0: return;
+    }
 }
 
 #endif

@@ -1,4 +1,4 @@
-/* Conversions between f32, f16 and bf16 against a definition in double, and flashc_compare. */
+/* Conversions between f32, f16, bf16 and the 8-bit floats against a definition in double, and flashc_compare. */
 #include "flashc.h"
 
 #include "support/expect.h"
@@ -193,6 +193,85 @@ static void nan_stays_nan_whatever_its_payload(void **state)
     }
 }
 
+static const flashc_dtype f8_types[] = {FLASHC_F8_E4M3, FLASHC_F8_E5M2};
+
+static uint8_t to_f8(flashc_dtype dtype, float x)
+{
+    uint8_t code;
+    expect_ok(flashc_convert(&code, dtype, &x, FLASHC_F32, 1));
+    return code;
+}
+
+static void assert_f8_rounds_as_defined(flashc_dtype dtype, float x)
+{
+    const uint8_t found = to_f8(dtype, x);
+    const uint32_t expected = test_encode(dtype, (double)x);
+    if (isnan(test_decode(dtype, expected)) ? !isnan(test_decode(dtype, found)) : found != expected)
+        fail_msg("%a to %s: expected %02x, found %02x", (double)x, flashc_dtype_name(dtype), expected, found);
+}
+
+/* All 256 codes, and between any two neighbours the midpoint and the f32 next to it on either side. */
+static void every_f8_code_converts_both_ways(void **state)
+{
+    (void)state;
+    for (int t = 0; t < 2; t++)
+        for (uint32_t i = 0; i < 256; i++) {
+            const flashc_dtype dtype = f8_types[t];
+            const uint8_t code = (uint8_t)i;
+            const double exact = test_decode(dtype, i);
+            float x;
+            expect_ok(flashc_convert(&x, FLASHC_F32, &code, dtype, 1));
+            assert_int_equal(signbit(x) != 0, i >> 7);
+            if (isnan(exact)) {
+                assert_true(isnan(x));
+                assert_true(isnan(test_decode(dtype, to_f8(dtype, x))));
+                continue;
+            }
+            if ((double)x != exact)
+                fail_msg("%s %02x: expected %a, found %a", flashc_dtype_name(dtype), i, exact, (double)x);
+            assert_int_equal(to_f8(dtype, x), i);
+            if (isinf(exact))
+                continue;
+            double next = test_decode(dtype, i + 1);
+            if (!isfinite(next)) /* what it would be if the type went on */
+                next = exact + 2.0 * test_half_ulp(dtype, exact) * (exact < 0 ? -1.0 : 1.0);
+            const float middle = (float)((exact + next) / 2.0);
+            const float points[] = {middle, nextafterf(middle, 0.0f), nextafterf(middle, 2.0f * middle)};
+            for (int p = 0; p < 3; p++)
+                assert_f8_rounds_as_defined(dtype, points[p]);
+        }
+}
+
+static void random_bits_round_to_f8_as_defined(void **state)
+{
+    (void)state;
+    test_rng rng = {20240603};
+    for (int i = 0; i < 400000; i++)
+        for (int t = 0; t < 2; t++) {
+            assert_f8_rounds_as_defined(f8_types[t], f32_from_bits((uint32_t)test_rng_next(&rng)));
+            const float near = ldexpf((float)test_rng_uniform(&rng) + 1.0f, (int)test_rng_int(&rng, -19, 17));
+            assert_f8_rounds_as_defined(f8_types[t], near);
+        }
+}
+
+static void known_f8_values(void **state)
+{
+    (void)state;
+    assert_int_equal(to_f8(FLASHC_F8_E4M3, 448.0f), 0x7e);
+    assert_int_equal(to_f8(FLASHC_F8_E4M3, 464.0f), 0x7e); /* half way to what would be 480: to even */
+    assert_int_equal(to_f8(FLASHC_F8_E4M3, nextafterf(464.0f, 500.0f)), 0x7f);
+    assert_int_equal(to_f8(FLASHC_F8_E4M3, -INFINITY), 0xff);
+    assert_int_equal(to_f8(FLASHC_F8_E4M3, 0x1p-9f), 0x01);
+    assert_int_equal(to_f8(FLASHC_F8_E4M3, 0x1p-10f), 0x00);
+    assert_int_equal(to_f8(FLASHC_F8_E4M3, -1.0f), 0xb8);
+    assert_int_equal(to_f8(FLASHC_F8_E5M2, 57344.0f), 0x7b);
+    assert_int_equal(to_f8(FLASHC_F8_E5M2, 61440.0f), 0x7c);
+    assert_int_equal(to_f8(FLASHC_F8_E5M2, -INFINITY), 0xfc);
+    assert_int_equal(to_f8(FLASHC_F8_E5M2, 0x1p-16f), 0x01);
+    assert_int_equal(to_f8(FLASHC_F8_E5M2, FLT_MAX), 0x7c);
+    assert_int_equal(to_f8(FLASHC_F8_E5M2, -0.0f), 0x80);
+}
+
 static void known_values(void **state)
 {
     (void)state;
@@ -228,9 +307,9 @@ static void convert_refuses(void **state)
     float x[4] = {1, 2, 3, 4};
     uint16_t h[4] = {7, 7, 7, 7};
     expect_argument_error(flashc_convert(h, (flashc_dtype)9, x, FLASHC_F32, 4),
-                          "dst_dtype: expected f32, f16 or bf16, found ? (9)");
+                          "dst_dtype: expected f32, f16, bf16, f8_e4m3 or f8_e5m2, found ? (9)");
     expect_argument_error(flashc_convert(h, FLASHC_F16, x, FLASHC_BOOL, 4),
-                          "src_dtype: expected f32, f16 or bf16, found bool (4)");
+                          "src_dtype: expected f32, f16, bf16, f8_e4m3 or f8_e5m2, found bool (4)");
     expect_argument_error(flashc_convert(h, FLASHC_F16, x, FLASHC_F32, -1),
                           "n: expected an array that fits in memory, found -1 elements");
     expect_argument_error(flashc_convert(h, FLASHC_F16, x, FLASHC_F32, INT64_MAX / 2),
@@ -353,6 +432,9 @@ int main(void)
         cmocka_unit_test(rounding_modes_do_not_matter),
         cmocka_unit_test(nan_stays_nan_whatever_its_payload),
         cmocka_unit_test(known_values),
+        cmocka_unit_test(every_f8_code_converts_both_ways),
+        cmocka_unit_test(random_bits_round_to_f8_as_defined),
+        cmocka_unit_test(known_f8_values),
         cmocka_unit_test(convert_in_place_and_nothing),
         cmocka_unit_test(convert_refuses),
         cmocka_unit_test(compare_finds_the_largest_excess),

@@ -105,6 +105,35 @@ V_INLINE vec v_load_bool(const uint8_t *p)
     return _mm512_maskz_mov_ps(hidden, v_set1(-(float)INFINITY));
 }
 
+V_INLINE vec v_load_i8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+
+/* As an f16 of the same exponent bits, whose bias is 8 more; all ones is NaN. The sign extends into bits 15 to 7. */
+V_INLINE vec v_load_e4m3(const uint8_t *p)
+{
+    const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+    const __m256i half = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16((int16_t)0xbf80));
+    const __m256i ones = _mm256_set1_epi16(0x3f80);
+    const __m256i nan = _mm256_cmpeq_epi16(_mm256_and_si256(half, ones), ones);
+    const __m256i quiet = _mm256_or_si256(half, _mm256_and_si256(nan, _mm256_set1_epi16(0x7e00)));
+    return v_mul(_mm512_cvtph_ps(quiet), v_set1(0x1p8f));
+}
+
+V_INLINE vec v_load_e5m2(const uint8_t *p)
+{
+    const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+    return _mm512_cvtph_ps(_mm256_slli_epi16(wide, 8));
+}
+
+V_INLINE vec v_set1_f16(const void *p)
+{
+    int16_t half;
+    memcpy(&half, p, sizeof half);
+    return _mm512_cvtph_ps(_mm256_set1_epi16(half));
+}
+
 V_INLINE void v_store_f16(uint16_t *p, vec x)
 {
     _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

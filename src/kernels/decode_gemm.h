@@ -16,14 +16,20 @@
 #include "kernels/f32_gemm.h"
 #include "kernels/kernel.h"
 
+/* Row number row of a tile. */
+V_INLINE const char *tile_row(flashc_dtype dtype, flashc_kv_tile tile, int64_t row)
+{
+    return (const char *)tile.data + row * tile.row_stride * (int64_t)flashc_dtype_size(dtype);
+}
+
 /* One chain each for `rows` queries and `keys` keys; sum[r*stride + j] += q[r] . k[j] */
-V_INLINE void dot_registers(int rows, int keys, int stride, flashc_dtype dtype, const void *k, const int64_t start[4],
+V_INLINE void dot_registers(int rows, int keys, int stride, flashc_dtype dtype, const char *const k[4], int64_t column,
                             const float *q, int64_t ld, int64_t depth, vec *sum)
 {
     for (int64_t d = 0; d < depth; d += VL) {
         vec kd[4];
         for (int j = 0; j < keys; j++)
-            kd[j] = load_vector(k, dtype, start[j] + d);
+            kd[j] = load_vector(k[j], dtype, column + d);
         for (int r = 0; r < rows; r++) {
             const vec qd = v_load(q + r * ld + d);
             for (int j = 0; j < keys; j++)
@@ -36,10 +42,10 @@ V_INLINE void dot_registers(int rows, int keys, int stride, flashc_dtype dtype, 
 V_INLINE void dot_step(int rows, int keys, int step, flashc_dtype dtype, flashc_kv_tile k, int64_t column,
                        int64_t first, int64_t n_keys, const float *q, int64_t ld, int64_t depth, vec sum[VL])
 {
-    int64_t start[4];
+    const char *row[4];
     for (int j = 0; j < keys; j++)
-        start[j] = flashc_min(first + step * keys + j, n_keys - 1) * k.row_stride + column;
-    dot_registers(rows, keys, VL / rows, dtype, k.data, start, q, ld, depth, sum + step * keys);
+        row[j] = tile_row(dtype, k, flashc_min(first + step * keys + j, n_keys - 1));
+    dot_registers(rows, keys, VL / rows, dtype, row, column, q, ld, depth, sum + step * keys);
 }
 
 /* VL scores: `rows` rows by VL / rows keys from first on. rows is 1, 2 or 4; all constants after inlining. */
@@ -99,12 +105,7 @@ static void row_qk(float *scores, flashc_kv_tile k, const void *q, int64_t ld, i
                    int64_t head_dim, float factor)
 {
     (void)factor;
-    switch (k.dtype) {
-    case FLASHC_F32: qk_typed(FLASHC_F32, scores, k, q, ld, n_keys, n_rows, head_dim); return;
-    case FLASHC_F16: qk_typed(FLASHC_F16, scores, k, q, ld, n_keys, n_rows, head_dim); return;
-    case FLASHC_BF16: qk_typed(FLASHC_BF16, scores, k, q, ld, n_keys, n_rows, head_dim); return;
-    case FLASHC_BOOL: return;
-    }
+    FLASHC_OF_CACHE_TYPE(k.dtype, qk_typed, scores, k, q, ld, n_keys, n_rows, head_dim);
 }
 
 /* Keys of V between two steps of the prefetcher. */
@@ -123,11 +124,12 @@ V_INLINE void pv_registers(int rows, int vecs, flashc_dtype dtype, flashc_kv_til
         prefetch_step(upcoming);
         const int64_t end = flashc_min(first + KEYS_PER_PREFETCH, n_keys);
         for (int64_t key = first; key < end; key++) {
+            const char *row = tile_row(dtype, v, key);
             vec pr[4];
             for (int r = 0; r < rows; r++)
                 pr[r] = v_set1(p[r * ld + key]);
             for (int j = 0; j < vecs; j++) {
-                const vec x = load_vector(v.data, dtype, key * v.row_stride + column + j * VL);
+                const vec x = load_vector(row, dtype, column + j * VL);
                 for (int r = 0; r < rows; r++)
                     sum[r][j] = v_fma(pr[r], x, sum[r][j]);
             }
@@ -177,12 +179,7 @@ V_INLINE void pv_typed(flashc_dtype dtype, float *acc, flashc_kv_tile v, const f
 static void row_pv(float *acc, flashc_kv_tile v, const void *p, int64_t ld, int64_t n_keys, int64_t n_rows,
                    int64_t head_dim_v, const float *correction)
 {
-    switch (v.dtype) {
-    case FLASHC_F32: pv_typed(FLASHC_F32, acc, v, p, ld, n_keys, n_rows, head_dim_v, correction); return;
-    case FLASHC_F16: pv_typed(FLASHC_F16, acc, v, p, ld, n_keys, n_rows, head_dim_v, correction); return;
-    case FLASHC_BF16: pv_typed(FLASHC_BF16, acc, v, p, ld, n_keys, n_rows, head_dim_v, correction); return;
-    case FLASHC_BOOL: return;
-    }
+    FLASHC_OF_CACHE_TYPE(v.dtype, pv_typed, acc, v, p, ld, n_keys, n_rows, head_dim_v, correction);
 }
 
 #endif

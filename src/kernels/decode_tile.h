@@ -51,6 +51,15 @@ static void row_hide(float *scores, int64_t ld, int64_t n_keys, int64_t n_rows, 
     }
 }
 
+static void row_scale_keys(float *scores, int64_t ld, int64_t n_keys, int64_t n_rows, const float *scale)
+{
+    for (int64_t row = 0; row < n_rows; row++)
+        for (int64_t key = 0; key < n_keys; key += VL) {
+            float *s = scores + row * ld + key;
+            v_store(s, v_mul(v_load(s), v_load(scale + key)));
+        }
+}
+
 static float horizontal_max(vec x, float max)
 {
     float element[VL];
@@ -122,7 +131,7 @@ static bool row_all_finite(const float *acc, int64_t ld, int64_t n_rows, int64_t
 /* Whole vectors, at any distance. */
 #define DECODE_OPERAND                                                                                                 \
     {                                                                                                                  \
-        .in_place = FLASHC_DTYPE_BIT(FLASHC_F32) | FLASHC_DTYPE_BIT(FLASHC_F16) | FLASHC_DTYPE_BIT(FLASHC_BF16),       \
+        .in_place = FLASHC_CACHE_TYPES,                                                                                \
         .col_multiple = VL,                                                                                            \
     }
 
@@ -134,6 +143,7 @@ static bool row_all_finite(const float *acc, int64_t ld, int64_t n_rows, int64_t
                    .load_rows = row_load_rows,                                                                         \
                    .load = tile_load,                                                                                  \
                    .add_rows = row_add_rows,                                                                           \
+                   .scale_keys = row_scale_keys,                                                                       \
                    .hide = row_hide,                                                                                   \
                    .softmax = row_softmax,                                                                             \
                    .all_finite = row_all_finite,                                                                       \

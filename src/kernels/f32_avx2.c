@@ -78,6 +78,35 @@ V_INLINE vec v_load_bool(const uint8_t *p)
     return _mm256_and_ps(hidden, v_set1(-(float)INFINITY));
 }
 
+V_INLINE vec v_load_i8(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+
+/* As an f16 of the same exponent bits, whose bias is 8 more; all ones is NaN. The sign extends into bits 15 to 7. */
+V_INLINE vec v_load_e4m3(const uint8_t *p)
+{
+    const __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)p));
+    const __m128i half = _mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16((int16_t)0xbf80));
+    const __m128i ones = _mm_set1_epi16(0x3f80);
+    const __m128i nan = _mm_cmpeq_epi16(_mm_and_si128(half, ones), ones);
+    const __m128i quiet = _mm_or_si128(half, _mm_and_si128(nan, _mm_set1_epi16(0x7e00)));
+    return v_mul(_mm256_cvtph_ps(quiet), v_set1(0x1p8f));
+}
+
+V_INLINE vec v_load_e5m2(const uint8_t *p)
+{
+    const __m128i wide = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)p));
+    return _mm256_cvtph_ps(_mm_slli_epi16(wide, 8));
+}
+
+V_INLINE vec v_set1_f16(const void *p)
+{
+    int16_t half;
+    memcpy(&half, p, sizeof half);
+    return _mm256_cvtph_ps(_mm_set1_epi16(half));
+}
+
 V_INLINE void v_store_f16(uint16_t *p, vec x)
 {
     _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

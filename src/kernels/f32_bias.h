@@ -73,6 +73,7 @@ static void tile_add_rows(float *scores, int64_t ld, flashc_rows bias, int64_t n
             case FLASHC_F16: key = add_full_blocks(scores + row, ld, r, FLASHC_F16, n_keys); break;
             case FLASHC_BF16: key = add_full_blocks(scores + row, ld, r, FLASHC_BF16, n_keys); break;
             case FLASHC_BOOL: key = add_full_blocks(scores + row, ld, r, FLASHC_BOOL, n_keys); break;
+            default: break;
             }
         }
         for (; key < n_keys; key += VL)

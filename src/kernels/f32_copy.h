@@ -5,7 +5,14 @@
 #include "kernels/kernel.h"
 #include "numerics.h"
 
-/* VL contiguous elements. */
+/* VL columns of Q8_0: of one block, since VL divides its 32. */
+V_INLINE vec load_q8_0(const void *row, int64_t col)
+{
+    const char *block = (const char *)row + col / FLASHC_Q8_0_COLUMNS * FLASHC_Q8_0_BYTES;
+    return v_mul(v_load_i8((const int8_t *)block + 2 + col % FLASHC_Q8_0_COLUMNS), v_set1_f16(block));
+}
+
+/* VL contiguous elements; of Q8_0 columns, index being 0 or more and a multiple of VL. */
 V_INLINE vec load_vector(const void *src, flashc_dtype dtype, int64_t index)
 {
     switch (dtype) {
@@ -13,6 +20,10 @@ V_INLINE vec load_vector(const void *src, flashc_dtype dtype, int64_t index)
     case FLASHC_F16: return v_load_f16((const uint16_t *)src + index);
     case FLASHC_BF16: return v_load_bf16((const uint16_t *)src + index);
     case FLASHC_BOOL: return v_load_bool((const uint8_t *)src + index);
+    case FLASHC_I8: return v_load_i8((const int8_t *)src + index);
+    case FLASHC_F8_E4M3: return v_load_e4m3((const uint8_t *)src + index);
+    case FLASHC_F8_E5M2: return v_load_e5m2((const uint8_t *)src + index);
+    case FLASHC_Q8_0: return load_q8_0(src, index);
     }
     return v_set1(0.0f);
 }
@@ -36,20 +47,26 @@ V_INLINE vec load_row(flashc_rows src, int64_t row, int64_t col, int64_t count)
                : load_elements(src.row[row], src.dtype, col * src.col_stride, src.col_stride, count);
 }
 
-static void tile_load(float *dst, int64_t ld, flashc_tile src, int64_t n_rows, int64_t n_cols)
+V_INLINE void load_typed(flashc_dtype dtype, float *dst, int64_t ld, flashc_tile src, int64_t n_rows, int64_t n_cols)
 {
+    const int64_t row_bytes = src.row_stride * (int64_t)flashc_dtype_size(src.dtype);
     for (int64_t row = 0; row < n_rows; row++) {
-        int64_t start = row * src.row_stride;
+        const char *in = (const char *)src.data + row * row_bytes;
         float *out = dst + row * ld;
         int64_t col = 0;
         if (src.col_stride == 1)
             for (; col + VL <= n_cols; col += VL)
-                v_store(out + col, load_vector(src.data, src.dtype, start + col));
+                v_store(out + col, load_vector(in, dtype, col));
         for (; col < n_cols; col++)
-            out[col] = flashc_load_f32(src.data, src.dtype, start + col * src.col_stride);
+            out[col] = flashc_load_f32(in, dtype, col * src.col_stride);
         for (; col < ld; col++)
             out[col] = 0.0f;
     }
+}
+
+static void tile_load(float *dst, int64_t ld, flashc_tile src, int64_t n_rows, int64_t n_cols)
+{
+    FLASHC_OF_CACHE_TYPE(src.dtype, load_typed, dst, ld, src, n_rows, n_cols);
 }
 
 /* A full block of VL rows, contiguous columns col .. col + VL; dtype is a constant after inlining. */
@@ -68,6 +85,7 @@ V_INLINE void load_block(vec block[VL], flashc_rows src, int64_t row, int64_t ro
         case FLASHC_F16: load_full_block(block, first, FLASHC_F16, col); return;
         case FLASHC_BF16: load_full_block(block, first, FLASHC_BF16, col); return;
         case FLASHC_BOOL: load_full_block(block, first, FLASHC_BOOL, col); return;
+        default: break;
         }
     }
     for (int64_t i = 0; i < VL; i++)

@@ -71,6 +71,27 @@ V_INLINE vec v_load_bool(const uint8_t *p)
     return v_select(value == 0, v_set1(-(float)INFINITY), v_set1(0.0f));
 }
 
+V_INLINE vec v_load_i8(const int8_t *p) { return (vec){p[0], p[1], p[2], p[3]}; }
+
+V_INLINE vec v_load_e4m3(const uint8_t *p)
+{
+    return (vec){flashc_f32_from_e4m3(p[0]), flashc_f32_from_e4m3(p[1]), flashc_f32_from_e4m3(p[2]),
+                 flashc_f32_from_e4m3(p[3])};
+}
+
+V_INLINE vec v_load_e5m2(const uint8_t *p)
+{
+    return (vec){flashc_f32_from_e5m2(p[0]), flashc_f32_from_e5m2(p[1]), flashc_f32_from_e5m2(p[2]),
+                 flashc_f32_from_e5m2(p[3])};
+}
+
+V_INLINE vec v_set1_f16(const void *p)
+{
+    uint16_t half;
+    memcpy(&half, p, sizeof half);
+    return v_set1(flashc_f32_from_f16(half));
+}
+
 V_INLINE void v_store_f16(uint16_t *p, vec x)
 {
     for (int i = 0; i < VL; i++)

@@ -88,13 +88,48 @@ V_INLINE vec v_load_bf16(const uint16_t *p)
     return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
 }
 
-V_INLINE vec v_load_bool(const uint8_t *p)
+/* Four bytes and no more of memory. */
+V_INLINE uint8x8_t load_bytes(const void *p)
 {
     uint32_t four;
     memcpy(&four, p, sizeof four);
-    const uint16x8_t wide = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
-    const uint32x4_t hidden = vceqzq_u32(vmovl_u16(vget_low_u16(wide)));
+    return vreinterpret_u8_u32(vdup_n_u32(four));
+}
+
+V_INLINE vec v_load_bool(const uint8_t *p)
+{
+    const uint32x4_t hidden = vceqzq_u32(vmovl_u16(vget_low_u16(vmovl_u8(load_bytes(p)))));
     return vreinterpretq_f32_u32(vandq_u32(hidden, vreinterpretq_u32_f32(v_set1(-(float)INFINITY))));
+}
+
+V_INLINE vec v_load_i8(const int8_t *p)
+{
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(load_bytes(p)));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+}
+
+/* As an f16 of the same exponent bits, whose bias is 8 more; all ones is NaN. The sign extends into bits 15 to 7. */
+V_INLINE vec v_load_e4m3(const uint8_t *p)
+{
+    const int16x4_t wide = vget_low_s16(vmovl_s8(vreinterpret_s8_u8(load_bytes(p))));
+    const uint16x4_t half = vand_u16(vreinterpret_u16_s16(vshl_n_s16(wide, 7)), vdup_n_u16(0xbf80));
+    const uint16x4_t ones = vdup_n_u16(0x3f80);
+    const uint16x4_t nan = vceq_u16(vand_u16(half, ones), ones);
+    const uint16x4_t quiet = vorr_u16(half, vand_u16(nan, vdup_n_u16(0x7e00)));
+    return v_mul(vcvt_f32_f16(vreinterpret_f16_u16(quiet)), v_set1(0x1p8f));
+}
+
+V_INLINE vec v_load_e5m2(const uint8_t *p)
+{
+    const uint16x4_t wide = vget_low_u16(vmovl_u8(load_bytes(p)));
+    return vcvt_f32_f16(vreinterpret_f16_u16(vshl_n_u16(wide, 8)));
+}
+
+V_INLINE vec v_set1_f16(const void *p)
+{
+    uint16_t half;
+    memcpy(&half, p, sizeof half);
+    return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half)));
 }
 
 V_INLINE void v_store_f16(uint16_t *p, vec x)

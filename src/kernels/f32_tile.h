@@ -16,6 +16,7 @@
  *   v_hide_if_neg_inf(s, b)        -inf where b is -inf, s elsewhere
  *   v_hide_outside(s, t, first, last)  -inf unless first[lane] <= t < last[lane]
  *   v_load_f16 v_load_bf16 v_load_bool (0 / -inf), v_store_f16 v_store_bf16
+ *   v_load_i8 v_load_e4m3 v_load_e5m2, v_set1_f16(two bytes at any address)
  *   v_transpose(vec r[VL])  in place
  *   v_sum_each(vec r[VL])   the sums of r[0], r[1], ..., one a lane
  *   ROW_ACCUMULATORS     registers for P V rows along
@@ -86,6 +87,15 @@ static void tile_hide(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, 
         }
 }
 
+static void tile_scale_keys(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, const float *scale)
+{
+    for (int64_t key = 0; key < n_keys; key++)
+        for (int64_t lane = 0; lane < lanes; lane += VL) {
+            float *s = scores + key * ld + lane;
+            v_store(s, v_mul(v_load(s), v_set1(scale[key])));
+        }
+}
+
 #define FLASHC_F32_TILE_ISA                                                                                            \
     {                                                                                                                  \
         .vector = {.rows_along = false,                                                                                \
@@ -94,6 +104,7 @@ static void tile_hide(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, 
                    .load_rows = tile_load_rows,                                                                        \
                    .load = tile_load,                                                                                  \
                    .add_rows = tile_add_rows,                                                                          \
+                   .scale_keys = tile_scale_keys,                                                                      \
                    .hide = tile_hide,                                                                                  \
                    .softmax = tile_softmax,                                                                            \
                    .all_finite = tile_all_finite,                                                                      \

@@ -40,11 +40,11 @@ typedef struct flashc_rows {
     int64_t col_stride; /* elements */
 } flashc_rows;
 
-/* Rows x columns of one tensor, evenly spaced: a tile of K or V. */
+/* Rows x columns of one tensor, evenly spaced: a tile of K or V, or of its codes. */
 typedef struct flashc_tile {
     const void *data;
     flashc_dtype dtype;
-    int64_t row_stride, col_stride; /* elements */
+    int64_t row_stride, col_stride; /* elements; of Q8_0, whose columns are contiguous, blocks and 1 */
 } flashc_tile;
 
 /* Rows of memory that will be needed soon; none if n_rows is 0. */
@@ -79,6 +79,9 @@ typedef struct flashc_vector_ops {
     /* scores = bias == -inf ? -inf : scores + bias (a hidden key is hidden also where its score is NaN), the bias
      * straight from its own rows. FLASHC_BOOL is a bias of 0 where true, -inf where false. */
     void (*add_rows)(float *scores, int64_t ld, flashc_rows bias, int64_t n_rows, int64_t n_keys);
+
+    /* scores[row][key] *= scale[key], a whole number of vectors of them. */
+    void (*scale_keys)(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, const float *scale);
 
     /* scores[row][key] = -inf unless first[row] <= key < last[row]. */
     void (*hide)(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, const int32_t *first, const int32_t *last);
@@ -118,6 +121,25 @@ static inline int64_t flashc_col_step(const flashc_vector_ops *vector, int64_t l
 enum { FLASHC_QK_DEPTH = 64 };
 
 #define FLASHC_DTYPE_BIT(dtype) (1u << (dtype))
+
+/* The types of K and V. */
+#define FLASHC_CACHE_TYPES                                                                                             \
+    (FLASHC_DTYPE_BIT(FLASHC_F32) | FLASHC_DTYPE_BIT(FLASHC_F16) | FLASHC_DTYPE_BIT(FLASHC_BF16) |                     \
+     FLASHC_DTYPE_BIT(FLASHC_I8) | FLASHC_DTYPE_BIT(FLASHC_F8_E4M3) | FLASHC_DTYPE_BIT(FLASHC_F8_E5M2) |               \
+     FLASHC_DTYPE_BIT(FLASHC_Q8_0))
+
+/* function(dtype, ...) of K's or V's type, with a constant in dtype's place for what is inlined there. */
+#define FLASHC_OF_CACHE_TYPE(dtype, function, ...)                                                                     \
+    switch (dtype) {                                                                                                   \
+    case FLASHC_F32: function(FLASHC_F32, __VA_ARGS__); break;                                                         \
+    case FLASHC_F16: function(FLASHC_F16, __VA_ARGS__); break;                                                         \
+    case FLASHC_BF16: function(FLASHC_BF16, __VA_ARGS__); break;                                                       \
+    case FLASHC_I8: function(FLASHC_I8, __VA_ARGS__); break;                                                           \
+    case FLASHC_F8_E4M3: function(FLASHC_F8_E4M3, __VA_ARGS__); break;                                                 \
+    case FLASHC_F8_E5M2: function(FLASHC_F8_E5M2, __VA_ARGS__); break;                                                 \
+    case FLASHC_Q8_0: function(FLASHC_Q8_0, __VA_ARGS__); break;                                                       \
+    case FLASHC_BOOL: break;                                                                                           \
+    }
 
 /*
  * How K or V must lie to be multiplied: where it lies in the caller's memory, if it is of one of the types in_place, its

@@ -77,6 +77,62 @@ static void test_load_converts_every_half(void **state)
     free(out);
 }
 
+/* All 256 codes of the one-byte types through load, contiguous and strided, and Q8_0 blocks of every code. */
+static void test_load_converts_every_code(void **state)
+{
+    (void)state;
+    uint8_t codes[512];
+    float *out = floats(256);
+    for (int stride = 1; stride <= 2; stride++)
+        for (int type = FLASHC_I8; type <= FLASHC_F8_E5M2; type++) {
+            for (uint32_t i = 0; i < 256; i++)
+                codes[i * (uint32_t)stride] = (uint8_t)i;
+            const flashc_tile tile = {codes, (flashc_dtype)type, 64 * stride, stride};
+            kernel->vector->load(out, 64, tile, 4, 64);
+            for (uint32_t i = 0; i < 256; i++) {
+                const double want = test_decode((flashc_dtype)type, i);
+                const bool same = isnan(want) ? isnan(out[i]) : (double)out[i] == want;
+                if (!same || (signbit(out[i]) != 0) != (type != FLASHC_I8 ? i >= 128 : out[i] < 0))
+                    fail_msg("%s: type %d code %02x: %a, expected %a", kernel->name, type, i, (double)out[i], want);
+            }
+        }
+    const uint16_t scales[] = {0x3c00, 0x0000, 0x8001, 0x2e66, 0xc500, 0x7bff, 0x0001, 0x3555};
+    enum { BYTES = 8 * FLASHC_Q8_0_BYTES };
+    guarded_buffer blocks = guarded_alloc(BYTES, false);
+    for (int block = 0; block < 8; block++) {
+        memcpy(blocks.bytes + block * FLASHC_Q8_0_BYTES, &scales[block], 2);
+        for (int i = 0; i < 32; i++)
+            blocks.bytes[block * FLASHC_Q8_0_BYTES + 2 + i] = (uint8_t)(32 * block + i);
+    }
+    const flashc_tile tile = {blocks.bytes, FLASHC_Q8_0, 2, 1};
+    kernel->vector->load(out, 64, tile, 4, 64);
+    for (uint32_t i = 0; i < 256; i++)
+        assert_true((double)out[i] == test_decode(FLASHC_F16, scales[i / 32]) * test_decode(FLASHC_I8, i));
+    guarded_free(&blocks);
+    free(out);
+}
+
+static void test_scale_keys(void **state)
+{
+    (void)state;
+    enum { MOST = 50 };
+    const int64_t ld = leading(MOST), keys[] = {1, 4, 7, 16, 33, MOST};
+    float *scores = floats(tile_size(MOST)), *scale = floats(64);
+    for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++) {
+        for (int64_t row = 0; row < 48; row++)
+            for (int64_t key = 0; key < MOST; key++)
+                scores[at(ld, row, key)] = (float)(row + 100 * key);
+        for (int64_t key = 0; key < 64; key++)
+            scale[key] = 0.25f * (float)key;
+        kernel->vector->scale_keys(scores, ld, keys[k], 48, scale);
+        for (int64_t row = 0; row < 48; row++)
+            for (int64_t key = 0; key < keys[k]; key++)
+                assert_true(scores[at(ld, row, key)] == (float)(row + 100 * key) * 0.25f * (float)key);
+    }
+    free(scores);
+    free(scale);
+}
+
 /* Rounding on the way out: random patterns, every exponent, and the exact midpoints of both types. */
 static void test_store_rounds_like_numerics(void **state)
 {
@@ -329,13 +385,31 @@ static void test_all_finite_sees_valid_lanes_only(void **state)
 /* K or V [n, depth] ending at a guard page, in a type and with rows as far apart as the kernel takes them. */
 static guarded_buffer make_tile(flashc_kv_tile *tile, flashc_dtype dtype, int64_t n, int64_t depth, test_rng *rng)
 {
-    const int64_t columns = flashc_round_up(depth, kernel->gemm->k.col_multiple);
+    const int64_t multiple = flashc_max(kernel->gemm->k.col_multiple, flashc_dtype_columns(dtype));
+    const int64_t columns = flashc_round_up(depth, multiple), elements = columns / flashc_dtype_columns(dtype);
     const size_t size = flashc_dtype_size(dtype);
-    guarded_buffer buffer = guarded_alloc((size_t)(n * columns) * size, false);
-    for (int64_t i = 0; i < n * columns; i++)
-        flashc_store_f32(buffer.bytes, dtype, i, i % columns < depth ? (float)test_rng_normal(rng) : 0.0f);
-    *tile = (flashc_kv_tile){.data = buffer.bytes, .dtype = dtype, .row_stride = columns};
+    guarded_buffer buffer = guarded_alloc((size_t)(n * elements) * size, false);
+    for (int64_t i = 0; i < n * columns; i++) {
+        const double x = i % columns < depth ? test_rng_normal(rng) : 0.0;
+        const uint32_t code = test_encode(FLASHC_I8, 40.0 * x);
+        if (dtype == FLASHC_I8)
+            buffer.bytes[i] = (uint8_t)code;
+        else if (dtype == FLASHC_Q8_0) {
+            const int64_t block = i / FLASHC_Q8_0_COLUMNS * FLASHC_Q8_0_BYTES;
+            buffer.bytes[block] = (uint8_t)block, buffer.bytes[block + 1] = 0x28; /* some f16 about 0.03 */
+            buffer.bytes[block + 2 + i % FLASHC_Q8_0_COLUMNS] = (uint8_t)code;
+        } else
+            flashc_store_f32(buffer.bytes, dtype, i, (float)x);
+    }
+    *tile = (flashc_kv_tile){.data = buffer.bytes, .dtype = dtype, .row_stride = elements};
     return buffer;
+}
+
+/* Element (row, col) of such a tile. */
+static double element(const flashc_kv_tile *tile, int64_t row, int64_t col)
+{
+    const char *start = (const char *)tile->data + row * tile->row_stride * (int64_t)flashc_dtype_size(tile->dtype);
+    return (double)flashc_load_f32(start, tile->dtype, col);
 }
 
 static bool takes(flashc_dtype dtype)
@@ -359,7 +433,7 @@ static void check_gemm(flashc_dtype dtype, int64_t depth, int64_t n, int64_t lan
         for (int64_t lane = 0; lane < lanes; lane++) {
             double want = 0, sum = 0;
             for (int64_t k = 0; k < depth; k++) {
-                const double x = (double)flashc_load_f32(tile.data, dtype, key * tile.row_stride + k);
+                const double x = element(&tile, key, k);
                 want += x * (double)b[at(ld, lane, k)];
                 sum += fabs(x * (double)b[at(ld, lane, k)]);
             }
@@ -372,7 +446,7 @@ static void check_gemm(flashc_dtype dtype, int64_t depth, int64_t n, int64_t lan
         for (int64_t lane = 0; lane < lanes; lane++) {
             double want = 0.5, sum = 0.5;
             for (int64_t k = 0; k < n; k++) {
-                const double x = (double)flashc_load_f32(tile.data, dtype, k * tile.row_stride + col);
+                const double x = element(&tile, k, col);
                 want += x * (double)b[at(ld, lane, k)];
                 sum += fabs(x * (double)b[at(ld, lane, k)]);
             }
@@ -389,7 +463,7 @@ static void test_gemm(void **state)
     const int64_t depths[] = {1, 2, 7, 64, 129, 300};
     test_rng rng = {11};
     const int64_t step = kernel->vector->row_multiple, most = kernel->most_rows > 0 ? kernel->most_rows : 48;
-    for (flashc_dtype dtype = FLASHC_F32; dtype <= FLASHC_BF16; dtype++)
+    for (flashc_dtype dtype = FLASHC_F32; dtype <= FLASHC_Q8_0; dtype++)
         for (size_t d = 0; d < sizeof depths / sizeof depths[0]; d++)
             for (int64_t n = 1; n <= 19; n++)
                 for (int64_t lanes = step; lanes <= most && takes(dtype); lanes += step)
@@ -402,6 +476,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_load_converts_every_half),
+        cmocka_unit_test(test_load_converts_every_code),
+        cmocka_unit_test(test_scale_keys),
         cmocka_unit_test(test_store_rounds_like_numerics),
         cmocka_unit_test(test_transposes_at_every_edge),
         cmocka_unit_test(test_exp_error_and_underflow),

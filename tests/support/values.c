@@ -34,33 +34,45 @@ double test_rng_normal(test_rng *rng)
     return radius * cos(6.283185307179586 * test_rng_uniform(rng));
 }
 
-/* Of an IEEE-like binary format: bits of mantissa and exponent below one sign bit. */
+/* Of an IEEE-like binary format: bits of mantissa and exponent below one sign bit. finite: the largest exponent is one
+ * like the others, but for NaN where all bits are ones, and there is no infinity. */
 typedef struct format {
     int mantissa, exponent;
+    bool finite;
 } format;
 
 static format format_of(flashc_dtype dtype)
 {
     switch (dtype) {
-    case FLASHC_F16: return (format){10, 5};
-    case FLASHC_BF16: return (format){7, 8};
+    case FLASHC_F16: return (format){10, 5, false};
+    case FLASHC_BF16: return (format){7, 8, false};
+    case FLASHC_F8_E4M3: return (format){3, 4, true};
+    case FLASHC_F8_E5M2: return (format){2, 5, false};
     case FLASHC_F32:
-    case FLASHC_BOOL: break;
+    case FLASHC_BOOL:
+    case FLASHC_I8:
+    case FLASHC_Q8_0: break;
     }
-    return (format){23, 8};
+    return (format){23, 8, false};
 }
 
 double test_decode(flashc_dtype dtype, uint32_t bits)
 {
     if (dtype == FLASHC_BOOL)
         return bits != 0;
+    if (dtype == FLASHC_I8)
+        return bits < 128 ? (double)bits : (double)bits - 256.0;
     format f = format_of(dtype);
     int bias = (1 << (f.exponent - 1)) - 1;
     int exponent = (int)(bits >> f.mantissa) & ((1 << f.exponent) - 1);
     double fraction = (double)(bits & ((1u << f.mantissa) - 1u));
     double sign = (bits >> (f.mantissa + f.exponent)) & 1u ? -1.0 : 1.0;
-    if (exponent == (1 << f.exponent) - 1)
-        return fraction == 0.0 ? sign * (double)INFINITY : (double)NAN;
+    if (exponent == (1 << f.exponent) - 1) {
+        if (!f.finite)
+            return fraction == 0.0 ? sign * (double)INFINITY : (double)NAN;
+        if (fraction == (double)((1 << f.mantissa) - 1))
+            return (double)NAN;
+    }
     if (exponent == 0)
         return sign * ldexp(fraction, 1 - bias - f.mantissa);
     return sign * ldexp(fraction + (double)(1u << f.mantissa), exponent - bias - f.mantissa);
@@ -92,9 +104,13 @@ uint32_t test_encode(flashc_dtype dtype, double value)
 {
     if (dtype == FLASHC_BOOL)
         return value != 0.0;
+    if (dtype == FLASHC_I8)
+        return (uint32_t)(int32_t)fmax(-128.0, fmin(127.0, round_even(value))) & 0xffu;
     format f = format_of(dtype);
     uint32_t sign = signbit(value) ? 1u << (f.mantissa + f.exponent) : 0u;
     uint32_t infinity = (uint32_t)((1 << f.exponent) - 1) << f.mantissa;
+    if (f.finite) /* its only NaN stands in for infinity, too */
+        infinity |= (1u << f.mantissa) - 1u;
     if (isnan(value))
         return sign | infinity | 1u << (f.mantissa - 1);
     double magnitude = fabs(value);
@@ -117,6 +133,8 @@ double test_half_ulp(flashc_dtype dtype, double value)
 
 unsigned char *test_at(const flashc_tensor *view, int64_t i0, int64_t i1, int64_t i2, int64_t i3)
 {
+    if (view->dtype == FLASHC_Q8_0)
+        i3 /= 32;
     int64_t index = i0 * view->stride[0] + i1 * view->stride[1] + i2 * view->stride[2] + i3 * view->stride[3];
     return (unsigned char *)view->data + index * (int64_t)flashc_dtype_size(view->dtype);
 }
@@ -135,6 +153,10 @@ uint32_t test_get_bits(const flashc_tensor *view, int64_t i0, int64_t i1, int64_
 
 double test_get(const flashc_tensor *view, int64_t i0, int64_t i1, int64_t i2, int64_t i3)
 {
+    if (view->dtype == FLASHC_Q8_0) {
+        const unsigned char *block = test_at(view, i0, i1, i2, i3);
+        return test_decode(FLASHC_F16, block[0] + 256u * block[1]) * test_decode(FLASHC_I8, block[2 + i3 % 32]);
+    }
     return test_decode(view->dtype, test_get_bits(view, i0, i1, i2, i3));
 }
 
