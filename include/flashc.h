@@ -150,6 +150,14 @@ typedef struct flashc_block_table {
     int64_t page_size;    /* rows of a page, at least 1 */
 } flashc_block_table;
 
+/* What the two products are computed in. Sums, scores and softmax are f32 always. */
+typedef enum flashc_compute {
+    FLASHC_COMPUTE_DEFAULT = 0, /* that of the kernel, if one is named; else BF16 where q, k and v all are bf16 (nothing
+                                   of them is rounded then), F32 otherwise */
+    FLASHC_COMPUTE_F32 = 1,     /* f32 products, the stated bound */
+    FLASHC_COMPUTE_BF16 = 2     /* allows kernels that round q, k, v and the softmax weights to bf16; not an order */
+} flashc_compute;
+
 /* Called on the calling thread only, from time to time while it has work itself (not while it waits for
  * the last items of other threads), with the work items done so far and their number. Return 0 to go on;
  * anything else cancels the call. Must not call longjmp or throw. */
@@ -212,6 +220,12 @@ typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
  *     A = max over visible keys of |scale| sum_d |q_d k_d| + |bias|, n = seqlen_k (the longest
  *     sequential chain over keys), T = key tiles. Products scale*q must be 0 or normal f32 numbers,
  *     and sums of |v| over the keys must not overflow.
+ *   - Kernels that compute in bf16 (see flashc_compute; flashc_explain() tells) round the weights to bf16, which adds
+ *     2^-8 sum_j p_j |v_j| to the bound of O and nothing to that of LSE. Subnormal bf16 numbers count as 0 there: each
+ *     product of one with x adds |x| 2^-126. Inputs of other types are rounded to bf16 first; against the inputs as they
+ *     were, with e = 2^-8 (1 + 2^-9) A:
+ *       |O - exact|   <= the bound + (exp(2e) - 1 + 2^-8 exp(2e)) sum_j p_j |v_j|
+ *       |LSE - exact| <= the bound + e
  */
 typedef struct flashc_attention_params {
     size_t struct_size; /* set by init: lets later versions add fields without breaking callers */
@@ -247,6 +261,7 @@ typedef struct flashc_attention_params {
      * OpenMP nesting setting decides how many of them run. */
     int num_threads;
     const char *kernel; /* a name from flashc_kernel_get(); NULL = the best that fits */
+    flashc_compute compute; /* DEFAULT after init */
 
     /* Scratch of at least flashc_attention_workspace_size() bytes, aligned to 64; NULL: one internal
      * allocation, freed before return. It grows with tile and threads, never with seqlen. */
@@ -273,6 +288,7 @@ FLASHC_API flashc_status flashc_attention_workspace_size(const flashc_attention_
 typedef struct flashc_explanation {
     size_t struct_size;    /* the caller sets it to sizeof(flashc_explanation) */
     const char *kernel;    /* name, as in params->kernel */
+    flashc_compute compute; /* what the kernel computes in: F32 or BF16 */
     const char *gemm;      /* who multiplies the tiles: "built-in" or e.g. "OpenBLAS 0.3.21 SkylakeX openmp" */
     int64_t block_m;       /* query rows per tile */
     int64_t block_n;       /* keys per tile */

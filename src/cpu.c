@@ -21,6 +21,7 @@ static const struct {
     {FLASHC_CPU_FMA, "fma", "the CPU has no fma, or it is disabled"},
     {FLASHC_CPU_F16C, "f16c", "the CPU has no f16c, or it is disabled"},
     {FLASHC_CPU_AVX512F, "avx512f", "the CPU has no avx512f, or it is disabled"},
+    {FLASHC_CPU_AVX512BF16, "avx512bf16", "the CPU has no avx512bf16, or it is disabled"},
     {FLASHC_CPU_NEON, "neon", "the CPU has no neon, or it is disabled"},
 };
 enum { NUM_FEATURES = sizeof feature_names / sizeof feature_names[0] };
@@ -42,6 +43,8 @@ static unsigned detect_features(void)
         found |= FLASHC_CPU_FMA;
     if (__builtin_cpu_supports("avx512f"))
         found |= FLASHC_CPU_AVX512F;
+    if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw"))
+        found |= FLASHC_CPU_AVX512BF16;
     /* gcc 12 and clang 14 do not know "f16c" by name; CPUID leaf 1, ECX bit 29. Its registers are
      * AVX's, so AVX2's support by the operating system covers it. */
     unsigned eax = 1, ebx, ecx = 0, edx;

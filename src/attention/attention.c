@@ -76,6 +76,7 @@ flashc_status flashc_explain(const flashc_attention_params *params, flashc_expla
     *out = (flashc_explanation){
         .struct_size = sizeof *out,
         .kernel = plan.kernel->name,
+        .compute = plan.kernel->bf16 ? FLASHC_COMPUTE_BF16 : FLASHC_COMPUTE_F32,
         .gemm = flashc_kernel_gemm_name(plan.kernel),
         .block_m = plan.block.block_m,
         .block_n = plan.block.block_n,

@@ -43,6 +43,9 @@ static flashc_status choose_named(flashc_plan *plan, const flashc_problem *p)
                 return flashc_fail(FLASHC_ERR_UNSUPPORTED,
                                    "kernel: %s takes %s (seqlen_q * num_heads / num_heads_k), found %" PRId64,
                                    p->kernel, too_many, plan->rows);
+            if (row->bf16 && p->compute == FLASHC_COMPUTE_F32)
+                return flashc_fail(FLASHC_ERR_UNSUPPORTED,
+                                   "kernel: %s computes in bf16, compute asks for f32", p->kernel);
             plan->kernel = row;
             return FLASHC_OK;
         }
@@ -50,6 +53,14 @@ static flashc_status choose_named(flashc_plan *plan, const flashc_problem *p)
         used = used < sizeof known ? used : sizeof known - 1;
     }
     return flashc_fail(FLASHC_ERR_ARGUMENT, "kernel: expected one of %s, found \"%.64s\"", known, p->kernel);
+}
+
+/* May inputs and weights be rounded to bf16? */
+static bool allows_bf16(const flashc_problem *p)
+{
+    return p->compute == FLASHC_COMPUTE_BF16 ||
+           (p->compute == FLASHC_COMPUTE_DEFAULT && p->q.dtype == FLASHC_BF16 && p->k.dtype == FLASHC_BF16 &&
+            p->v.dtype == FLASHC_BF16);
 }
 
 static void choose_best(flashc_plan *plan, const flashc_problem *p, char *refused, size_t refused_size)
@@ -60,6 +71,8 @@ static void choose_best(flashc_plan *plan, const flashc_problem *p, char *refuse
         const char *reason = flashc_kernel_not_preferred(row, p->head_dim, p->head_dim_v);
         if (!reason)
             reason = flashc_kernel_too_many_rows(row, plan->rows);
+        if (!reason && row->bf16 && !allows_bf16(p))
+            reason = "computes in bf16, which neither compute nor the types of q, k and v ask for";
         if (!reason) {
             plan->kernel = row;
             return;

@@ -49,6 +49,9 @@ static flashc_status check_options(const flashc_attention_params *p)
     if (p->softmax_scale != FLASHC_SCALE_DEFAULT && !isfinite(p->softmax_scale))
         return flashc_fail(FLASHC_ERR_ARGUMENT, "softmax_scale: expected a finite value, found %f",
                            (double)p->softmax_scale);
+    if ((int)p->compute < FLASHC_COMPUTE_DEFAULT || p->compute > FLASHC_COMPUTE_BF16)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "compute: expected a flashc_compute (0 to 2), found %d",
+                           (int)p->compute);
     if (p->num_threads < 0)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "num_threads: expected 0 (default) or more, found %d", p->num_threads);
     return FLASHC_OK;
@@ -152,6 +155,7 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         .cu_seqlens_k = p.cu_seqlens_k,
         .num_threads = p.num_threads,
         .kernel = p.kernel,
+        .compute = p.compute,
         .workspace = p.workspace,
         .workspace_size = p.workspace_size,
         .progress = p.progress,

@@ -22,6 +22,7 @@ typedef struct flashc_problem {
     const int64_t *seqlens_q, *seqlens_k, *leftpad_k, *cu_seqlens_q, *cu_seqlens_k; /* NULL: not given */
     int num_threads;    /* 0: default */
     const char *kernel; /* NULL: best */
+    flashc_compute compute;
     void *workspace;    /* NULL: allocate */
     size_t workspace_size;
     flashc_progress_fn progress;

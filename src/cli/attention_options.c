@@ -13,7 +13,7 @@ enum {
 
 enum {
     OPT_Q = 1, OPT_K, OPT_V, OPT_O, OPT_LSE, OPT_MASK, OPT_BIAS, OPT_SCALE, OPT_CAUSAL, OPT_ALIGN, OPT_LAYOUT,
-    OPT_DTYPE, OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPARE, OPT_RTOL, OPT_ATOL, OPT_BATCH, OPT_HEADS,
+    OPT_DTYPE, OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_COMPARE, OPT_RTOL, OPT_ATOL, OPT_BATCH, OPT_HEADS,
     OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_REPEATS, OPT_SEED, OPT_COLD,
     OPT_NO_LIMITS, OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
 };
@@ -43,6 +43,9 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_KERNEL, "kernel", 0, "NAME",
      "Kernel, by its name in `flashc-run info`; default the best that fits. "
      "For bench also all: each in turn.", FOR_EACH},
+    {OPT_COMPUTE, "compute", 0, "T",
+     "Type of the products: f32, or bf16 to allow kernels that round to it; default f32, and bf16 where Q, K and V all "
+     "are bf16.", FOR_EACH},
     {OPT_COMPARE, "compare", 0, "REF", "Compare O with this file, after any output was written; a mismatch exits 1.",
      FOR_EACH},
     {OPT_RTOL, "rtol", 0, "X", "Relative tolerance of --compare, times |REF|.", FOR_EACH},
@@ -104,6 +107,14 @@ static int parse_threads(const char *text, int *threads)
     return 0;
 }
 
+static int parse_compute(const char *text, flashc_compute *compute)
+{
+    if (strcmp(text, "f32") != 0 && strcmp(text, "bf16") != 0)
+        return flashc_cli_usage_error("--compute expects f32 or bf16, found '%s'", text);
+    *compute = strcmp(text, "f32") == 0 ? FLASHC_COMPUTE_F32 : FLASHC_COMPUTE_BF16;
+    return 0;
+}
+
 /* 0, or FLASHC_CLI_USAGE after a message. */
 static int take_option(int id, const char *value, flashc_cli_attention_args *args)
 {
@@ -123,6 +134,7 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_OUT_DTYPE: return flashc_cli_parse_dtype("--out-dtype", value, &args->out_dtype);
     case OPT_THREADS: return parse_threads(value, &args->num_threads);
     case OPT_KERNEL: args->kernel = value; return 0;
+    case OPT_COMPUTE: return parse_compute(value, &args->compute);
     case OPT_COMPARE: args->compare = value; return 0;
     case OPT_RTOL: return flashc_cli_parse_double("--rtol", value, 0, DBL_MAX, &args->rtol);
     case OPT_ATOL: return flashc_cli_parse_double("--atol", value, 0, DBL_MAX, &args->atol);

@@ -20,6 +20,7 @@ typedef struct flashc_cli_attention_args {
     int dtype, out_dtype;     /* a flashc_dtype; 0 = not given */
     int num_threads;          /* 0 = default */
     const char *kernel;       /* NULL = best */
+    flashc_compute compute;
     const char *compare;
     double rtol, atol;        /* < 0 = the type's default */
     int json, dry_run, quiet, verbose;

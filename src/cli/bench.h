@@ -58,6 +58,10 @@ flashc_bench_numbers flashc_bench_statistics(const flashc_bench_run *run, flashc
 /* One statistic of n > 0 values; sorts them. */
 double flashc_bench_statistic_of(int n, double *values, flashc_bench_statistic statistic);
 
+/* GFLOP/s that the arithmetic units could do of what the run's kernel computes in: its limits, or those of so many
+ * threads. */
+double flashc_bench_peak(const flashc_bench_run *run, const flashc_bench_limits *limits);
+
 /* one_thread: NULL if the limits were not measured. */
 void flashc_bench_print_text(const flashc_bench_run *run, const flashc_bench_limits *one_thread);
 /* Google Benchmark's layout: one object with "context" and "benchmarks". */

@@ -44,9 +44,10 @@ void flashc_bench_print_text(const flashc_bench_run *run, const flashc_bench_lim
            (long long)run->repeats[0].iterations);
     printf("  work       %.1f GFLOP/s", median.gflops);
     if (one_thread != NULL)
-        printf(", %.1f %% of the FMA peak: %.1f GFLOP/s with %d thread%s (%s), %.1f with one",
-               100.0 * median.share_of_fma_peak, limits->fma.gflops, limits->fma.threads,
-               limits->fma.threads == 1 ? "" : "s", limits->fma.isa, one_thread->fma.gflops);
+        printf(", %.1f %% of the %s peak: %.1f GFLOP/s with %d thread%s (%s), %.1f with one",
+               100.0 * median.share_of_fma_peak, run->plan.compute == FLASHC_COMPUTE_BF16 ? "bf16" : "FMA",
+               flashc_bench_peak(run, limits), limits->fma.threads, limits->fma.threads == 1 ? "" : "s",
+               limits->fma.isa, flashc_bench_peak(run, one_thread));
     printf("\n  K and V    %.1f GB/s", median.kv_gbytes_per_second);
     if (one_thread != NULL && limits->read.gbytes_per_second > 0.0)
         printf(", %.1f %% of the read bandwidth: %.1f GB/s with %d thread%s, %.1f with one",

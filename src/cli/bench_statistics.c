@@ -10,6 +10,11 @@ static double share_of(double value, double limit)
     return limit > 0.0 ? value / limit : (double)NAN;
 }
 
+double flashc_bench_peak(const flashc_bench_run *run, const flashc_bench_limits *limits)
+{
+    return run->plan.compute == FLASHC_COMPUTE_BF16 ? limits->fma.bf16_gflops : limits->fma.gflops;
+}
+
 flashc_bench_numbers flashc_bench_repeat_numbers(const flashc_bench_run *run, int repeat)
 {
     const flashc_bench_repeat *times = &run->repeats[repeat];
@@ -21,7 +26,7 @@ flashc_bench_numbers flashc_bench_repeat_numbers(const flashc_bench_run *run, in
         .workspace_bytes = (double)run->plan.workspace_size,
         .peak_rss_growth_bytes = run->peak_rss_growth < 0 ? (double)NAN : (double)run->peak_rss_growth,
     };
-    numbers.share_of_fma_peak = share_of(numbers.gflops, run->limits.fma.gflops);
+    numbers.share_of_fma_peak = share_of(numbers.gflops, flashc_bench_peak(run, &run->limits));
     numbers.share_of_read_bandwidth =
         share_of(numbers.kv_gbytes_per_second, run->limits.read.gbytes_per_second);
     return numbers;

@@ -35,6 +35,7 @@ static void report_text(const attention_run *run, FILE *out)
         flashc_cli_print_plan(&run->plan, out);
     } else {
         fprintf(out, "kernel     %s\n", run->plan.kernel);
+        fprintf(out, "compute    %s\n", flashc_cli_compute_name(run->plan.compute));
         fprintf(out, "gemm       %s\n", run->plan.gemm);
         fprintf(out, "threads    %lld\n", (long long)run->plan.num_threads);
         fprintf(out, "workspace  %zu bytes\n", run->plan.workspace_size);

@@ -226,6 +226,7 @@ int flashc_cli_job_open(const flashc_cli_attention_args *args, int plan_only, fl
     job->params.softmax_scale = args->scale;
     job->params.num_threads = args->num_threads;
     job->params.kernel = args->kernel;
+    job->params.compute = args->compute;
     if (set_alignment(args, job) || read_mask_and_bias(args, plan_only, job) || make_outputs(args, plan_only, job))
         return FLASHC_CLI_FAILED;
     return FLASHC_CLI_OK;

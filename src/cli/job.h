@@ -33,6 +33,9 @@ void flashc_cli_job_print_shapes(const flashc_cli_job *job, FILE *out);
 void flashc_cli_job_json_shapes(const flashc_cli_job *job, flashc_cli_json *json);
 
 /* The same for kernel, tiles, threads and workspace. */
+/* "f32" or "bf16" */
+const char *flashc_cli_compute_name(flashc_compute compute);
+
 void flashc_cli_print_plan(const flashc_explanation *plan, FILE *out);
 void flashc_cli_json_plan(const flashc_explanation *plan, flashc_cli_json *json);
 

@@ -44,9 +44,15 @@ void flashc_cli_job_json_shapes(const flashc_cli_job *job, flashc_cli_json *json
     }
 }
 
+const char *flashc_cli_compute_name(flashc_compute compute)
+{
+    return compute == FLASHC_COMPUTE_BF16 ? "bf16" : "f32";
+}
+
 void flashc_cli_print_plan(const flashc_explanation *plan, FILE *out)
 {
     fprintf(out, "kernel     %s\n", plan->kernel);
+    fprintf(out, "compute    %s\n", flashc_cli_compute_name(plan->compute));
     fprintf(out, "gemm       %s\n", plan->gemm);
     fprintf(out, "tiles      %lld queries x %lld keys\n", (long long)plan->block_m, (long long)plan->block_n);
     fprintf(out, "items      %lld of up to %lld query rows\n", (long long)plan->num_items,
@@ -69,6 +75,7 @@ void flashc_cli_print_plan(const flashc_explanation *plan, FILE *out)
 void flashc_cli_json_plan(const flashc_explanation *plan, flashc_cli_json *json)
 {
     flashc_cli_json_string(json, "kernel", plan->kernel);
+    flashc_cli_json_string(json, "compute", flashc_cli_compute_name(plan->compute));
     flashc_cli_json_string(json, "gemm", plan->gemm);
     flashc_cli_json_int(json, "block_m", plan->block_m);
     flashc_cli_json_int(json, "block_n", plan->block_n);

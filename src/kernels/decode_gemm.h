@@ -13,8 +13,8 @@
 #define FLASHC_DECODE_GEMM_H
 
 #include "kernels/f32_copy.h"
-#include "kernels/f32_gemm.h"
 #include "kernels/kernel.h"
+#include "kernels/tile_gemm.h"
 
 /* Row number row of a tile. */
 V_INLINE const char *tile_row(flashc_dtype dtype, flashc_kv_tile tile, int64_t row)

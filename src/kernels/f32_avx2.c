@@ -159,6 +159,7 @@ V_INLINE vec v_sum_each(const vec r[8])
 }
 
 #include "kernels/f32_tile.h"
+#include "kernels/f32_gemm.h"
 #include "kernels/decode_tile.h"
 
 const flashc_isa flashc_f32_avx2 = FLASHC_F32_TILE_ISA;

@@ -93,7 +93,7 @@ V_INLINE void load_block(vec block[VL], flashc_rows src, int64_t row, int64_t ro
                             : v_set1(0.0f);
 }
 
-static void tile_load_rows(void *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor)
+static inline void tile_load_rows(void *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor)
 {
     const vec scale = v_set1(factor);
     for (int64_t row = 0; row < n_rows; row += VL)

@@ -119,6 +119,7 @@ V_INLINE vec v_sum_each(const vec r[4])
 }
 
 #include "kernels/f32_tile.h"
+#include "kernels/f32_gemm.h"
 #include "kernels/decode_tile.h"
 
 const flashc_isa flashc_f32_generic = FLASHC_F32_TILE_ISA;

@@ -26,8 +26,26 @@
 
 #include "kernels/f32_bias.h"
 #include "kernels/f32_copy.h"
-#include "kernels/f32_gemm.h"
 #include "kernels/kernel.h"
+
+#ifndef FLASHC_GEMM_PAIRS
+/* The weights of keys key and key + 1, or of the last one alone, in place of their scores. */
+V_INLINE void store_weights(float *column, int64_t ld, int64_t key, vec p0, vec p1)
+{
+    v_store(column + key * ld, p0);
+    v_store(column + (key + 1) * ld, p1);
+}
+
+V_INLINE void store_last_weight(float *column, int64_t ld, int64_t key, vec p)
+{
+    v_store(column + key * ld, p);
+}
+#endif
+
+V_INLINE vec weight(const float *column, int64_t ld, int64_t key, vec max)
+{
+    return v_exp(v_sub(v_load(column + key * ld), max));
+}
 
 /* The online softmax, lane by lane; see flashc_vector_ops in kernel.h. */
 static void tile_softmax(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, float *row_max, float *row_sum,
@@ -48,12 +66,19 @@ static void tile_softmax(float *scores, int64_t ld, int64_t n_keys, int64_t lane
         /* While no key is visible the max is -inf, and 0 stands in for it, so that scores of -inf give
          * exp(-inf) = 0 and not NaN. */
         const vec max = v_zero_if_neg_inf(new_max);
-        vec sum = v_set1(0.0f);
-        for (key = 0; key < n_keys; key++) {
-            const vec p = v_exp(v_sub(v_load(column + key * ld), max));
-            v_store(column + key * ld, p);
+        vec sum = v_set1(0.0f), sum1 = v_set1(0.0f);
+        for (key = 0; key + 2 <= n_keys; key += 2) {
+            const vec p = weight(column, ld, key, max), p1 = weight(column, ld, key + 1, max);
+            store_weights(column, ld, key, p, p1);
+            sum = v_add(sum, p);
+            sum1 = v_add(sum1, p1);
+        }
+        if (key < n_keys) {
+            const vec p = weight(column, ld, key, max);
+            store_last_weight(column, ld, key, p);
             sum = v_add(sum, p);
         }
+        sum = v_add(sum, sum1);
         const vec rescale = v_exp(v_sub(old_max, max));
         v_store(row_max + lane, new_max);
         v_store(row_sum + lane, v_fma(v_load(row_sum + lane), rescale, sum));
@@ -96,19 +121,17 @@ static void tile_scale_keys(float *scores, int64_t ld, int64_t n_keys, int64_t l
         }
 }
 
+/* col_multiple and load_rows of queries as the products take them. */
+#define FLASHC_TILE_VECTOR_OPS(query_columns, load_queries)                                                            \
+    {                                                                                                                  \
+        .rows_along = false, .row_multiple = VL, .col_multiple = query_columns, .load_rows = load_queries,             \
+        .load = tile_load, .add_rows = tile_add_rows, .scale_keys = tile_scale_keys, .hide = tile_hide,                \
+        .softmax = tile_softmax, .all_finite = tile_all_finite, .store_rows = tile_store_rows,                         \
+    }
+
 #define FLASHC_F32_TILE_ISA                                                                                            \
     {                                                                                                                  \
-        .vector = {.rows_along = false,                                                                                \
-                   .row_multiple = VL,                                                                                 \
-                   .col_multiple = 1,                                                                                  \
-                   .load_rows = tile_load_rows,                                                                        \
-                   .load = tile_load,                                                                                  \
-                   .add_rows = tile_add_rows,                                                                          \
-                   .scale_keys = tile_scale_keys,                                                                      \
-                   .hide = tile_hide,                                                                                  \
-                   .softmax = tile_softmax,                                                                            \
-                   .all_finite = tile_all_finite,                                                                      \
-                   .store_rows = tile_store_rows},                                                                     \
+        .vector = FLASHC_TILE_VECTOR_OPS(1, tile_load_rows),                                                           \
         .gemm = {.k = FLASHC_F32_OPERAND, .v = FLASHC_F32_OPERAND, .qk = tile_qk, .pv = tile_pv},                      \
     }
 

@@ -180,6 +180,7 @@ typedef struct flashc_isa {
 } flashc_isa;
 
 extern const flashc_isa flashc_f32_generic, flashc_f32_avx2, flashc_f32_avx512, flashc_f32_neon;
+extern const flashc_isa flashc_bf16_avx512;
 extern const flashc_isa flashc_decode_generic, flashc_decode_avx2, flashc_decode_avx512, flashc_decode_neon;
 
 typedef struct flashc_block_shape {
@@ -191,6 +192,7 @@ typedef struct flashc_kernel_row {
     const char *name, *description;
     unsigned cpu_features; /* FLASHC_CPU_* it needs */
     bool uses_openblas;
+    bool bf16; /* rounds inputs and weights to bf16 */
     int64_t most_rows; /* query rows per K/V head that it takes; 0: any number */
     const char *too_many_rows; /* says so: "at most ..." */
     const flashc_vector_ops *vector;

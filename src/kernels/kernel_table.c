@@ -18,6 +18,13 @@ static flashc_block_shape built_in_blocks(int64_t head_dim, int64_t head_dim_v)
     return (flashc_block_shape){.block_m = 48, .block_n = 96};
 }
 
+static flashc_block_shape bf16_blocks(int64_t head_dim, int64_t head_dim_v)
+{
+    (void)head_dim;
+    (void)head_dim_v;
+    return (flashc_block_shape){.block_m = 48, .block_n = 96};
+}
+
 /*
  * Rows along, for as many query rows as a vector has lanes: with fewer, lanes across leaves some idle, and it must
  * convert halves first; with more, it needs no sums across vectors. (AVX2, f32, head_dim 128, 16 rows: 1,345
@@ -55,6 +62,7 @@ static flashc_block_shape openblas_blocks(int64_t head_dim, int64_t head_dim_v)
 enum {
     NEEDS_AVX2 = FLASHC_CPU_AVX2 | FLASHC_CPU_FMA | FLASHC_CPU_F16C,
     NEEDS_AVX512 = FLASHC_CPU_AVX512F,
+    NEEDS_AVX512_BF16 = FLASHC_CPU_AVX512F | FLASHC_CPU_AVX512BF16,
     NEEDS_NEON = FLASHC_CPU_NEON,
 };
 
@@ -63,6 +71,8 @@ enum {
 #define OPENBLAS(isa) \
     .vector = &flashc_f32_##isa.vector, .gemm = &flashc_gemm_openblas, .block_shape = openblas_blocks, \
     .uses_openblas = true
+#define BF16(isa) \
+    .vector = &flashc_bf16_##isa.vector, .gemm = &flashc_bf16_##isa.gemm, .block_shape = bf16_blocks, .bf16 = true
 #define DECODE(isa, rows) \
     .vector = &flashc_decode_##isa.vector, .gemm = &flashc_decode_##isa.gemm, .block_shape = decode_blocks, \
     .most_rows = rows, \
@@ -72,6 +82,7 @@ static const flashc_kernel_row rows[] = {
 #if FLASHC_HAVE_X86_KERNELS
     {"decode_avx512", "AVX-512 for few query rows: K and V read once, in their own type", NEEDS_AVX512,
      DECODE(avx512, 16)},
+    {"bf16_avx512", "AVX-512 products of bf16, softmax in f32", NEEDS_AVX512_BF16, BF16(avx512)},
 #if FLASHC_HAVE_OPENBLAS
     {"f32_avx512_openblas", "AVX-512 softmax, tiles by OpenBLAS", NEEDS_AVX512, OPENBLAS(avx512)},
 #endif

@@ -221,13 +221,9 @@ static void far_elements(const char *kernel)
                 test_set(view, b, h, i, j, test_get(&near, b, h, i, j));
             }
             oracle exact;
-            char message[512];
             if (run_problem(&p)) {
                 oracle_attention(&p.params, &exact);
-                if (!bound_check(&p.params, &exact, plan_of(&p).block_n, true, message, sizeof message)) {
-                    problem_print(stderr, &p);
-                    fail_msg("%s", message);
-                }
+                check_against(&p, &exact, true);
                 oracle_free(&exact);
             }
             munmap(map, bytes);

@@ -43,18 +43,19 @@ static bool run_part(const problem *whole, int64_t first, int64_t last, float *o
 }
 
 /* An error of e in each part's LSE moves each weight by at most e, and their sum by as much. */
-static void check_rows(const oracle *exact, const float *o, const float *lse, int64_t chain, int parts)
+static void check_rows(const oracle *exact, const float *o, const float *lse, bound_terms terms, int parts)
 {
+    terms.chain += parts;
     for (int64_t row = 0; row < exact->rows; row++) {
         bool empty = exact->visible[row] == 0;
-        double lse_bound = empty ? 0.0 : 2.0 * bound_lse(exact, row, chain + parts);
+        double lse_bound = empty ? 0.0 : 2.0 * bound_lse(exact, row, terms);
         double got = (double)lse[row];
         if (got != exact->lse[row] && !(fabs(got - exact->lse[row]) <= lse_bound))
             fail_msg("%d parts: lse of row %lld is %.9g, expected %.9g (bound %.3g)", parts, (long long)row, got,
                      exact->lse[row], lse_bound);
         for (int64_t c = 0; c < WIDTH; c++) {
             double expected = exact->o[row * WIDTH + c], x = (double)o[row * WIDTH + c];
-            double bound = bound_o(exact, row, c, chain + parts, FLASHC_F32) +
+            double bound = bound_o(exact, row, c, terms, FLASHC_F32) +
                            2.0 * lse_bound * exact->weighted_v[row * WIDTH + c];
             if (!(fabs(x - expected) <= bound))
                 fail_msg("%d parts: o[%lld][%lld] is %.9g, expected %.9g (bound %.3g)", parts, (long long)row,
@@ -73,7 +74,8 @@ static void split_and_merge(const char *kernel)
     hide_some(&whole);
     oracle exact;
     oracle_attention(&whole.params, &exact);
-    int64_t chain = bound_chain(whole.params.seqlen_k, plan_of(&whole).block_n);
+    const flashc_explanation plan = plan_of(&whole);
+    const bound_terms terms = bound_terms_of(&whole.params, &plan);
     static float o[MAX_PARTS][MOST_ROWS * WIDTH], lse[MAX_PARTS][MOST_ROWS];
     static float merged_o[MOST_ROWS * WIDTH], merged_lse[MOST_ROWS];
     test_rng rng = {12};
@@ -95,7 +97,7 @@ static void split_and_merge(const char *kernel)
         if (ran) {
             assert_int_equal(flashc_merge_partials(parts, rows, WIDTH, o_parts, lse_parts, merged_o, merged_lse),
                              FLASHC_OK);
-            check_rows(&exact, merged_o, merged_lse, chain, parts);
+            check_rows(&exact, merged_o, merged_lse, terms, parts);
         }
     }
     oracle_free(&exact);

@@ -67,7 +67,7 @@ class Runner:
         arguments = ["attention"]
         for tensor in inputs:
             arguments += [f"-{tensor}" if len(tensor) == 1 else f"--{tensor}", folder / (tensor + ".npy")]
-        arguments += [*options, "-o", out, "--lse", lse, "--compare", folder / "o.npy"]
+        arguments += ["--compute", "f32", *options, "-o", out, "--lse", lse, "--compare", folder / "o.npy"]
         result = self.run(*arguments)
         if result.returncode == 1 and not must_run:
             plan = self.run(*arguments, "--dry-run")

@@ -35,6 +35,27 @@ static int64_t at(int64_t ld, int64_t row, int64_t col)
     return row * flashc_row_step(kernel->vector, ld) + col * flashc_col_step(kernel->vector, ld);
 }
 
+/* Where element (row, col) of queries, weights or V packed in pairs of col lies, counted in bf16. */
+static int64_t at_pair(int64_t ld, int64_t row, int64_t col)
+{
+    return (col / 2 * ld + row) * 2 + col % 2;
+}
+
+/* Element (row, col) of queries or weights as the kernel's products take them. */
+static float multiplied(const float *tile, int64_t ld, int64_t row, int64_t col)
+{
+    return kernel->bf16 ? flashc_f32_from_bf16(((const uint16_t *)(const void *)tile)[at_pair(ld, row, col)])
+                        : tile[at(ld, row, col)];
+}
+
+static void set_multiplied(float *tile, int64_t ld, int64_t row, int64_t col, float x)
+{
+    if (kernel->bf16)
+        ((uint16_t *)(void *)tile)[at_pair(ld, row, col)] = flashc_bf16_from_f32(x);
+    else
+        tile[at(ld, row, col)] = x;
+}
+
 /* Floats of such a tile of 48 rows. */
 static size_t tile_size(int64_t n_cols)
 {
@@ -198,12 +219,18 @@ static void test_transposes_at_every_edge(void **state)
                     ((float *)(void *)src.bytes)[r * n_cols + c] = (float)(100 * r + c);
             }
             const flashc_rows rows = {in, FLASHC_F32, 1};
-            kernel->vector->load_rows(tile, ld, rows, n_rows, n_cols, 2.0f);
+            const float scale = kernel->gemm->scales_scores ? 1.0f : 2.0f;
+            kernel->vector->load_rows(tile, ld, rows, n_rows, n_cols, scale);
             const int64_t lanes = flashc_round_up(n_rows, kernel->vector->row_multiple);
             for (int64_t c = 0; c < flashc_round_up(n_cols, kernel->vector->col_multiple); c++)
-                for (int64_t r = 0; r < lanes; r++)
-                    assert_true(tile[at(ld, r, c)] ==
-                                (r < n_rows && c < n_cols ? 2.0f * (float)(100 * r + c) : 0.0f));
+                for (int64_t r = 0; r < lanes; r++) {
+                    const float x = r < n_rows && c < n_cols ? scale * (float)(100 * r + c) : 0.0f;
+                    const float want = kernel->bf16 ? flashc_f32_from_bf16(flashc_bf16_from_f32(x)) : x;
+                    assert_true(multiplied(tile, ld, r, c) == want);
+                }
+            for (int64_t c = 0; c < n_cols; c++)
+                for (int64_t r = 0; r < n_rows; r++)
+                    tile[at(ld, r, c)] = 2.0f * (float)(100 * r + c);
             kernel->vector->store_rows(out, FLASHC_F32, 1, tile, ld, n_rows, n_cols, factor);
             for (int64_t r = 0; r < n_rows; r++)
                 for (int64_t c = 0; c < n_cols; c++)
@@ -230,17 +257,20 @@ static void test_exp_error_and_underflow(void **state)
     double worst = 0;
     for (int i = 0; i < LANES * KEYS; i++) {
         const double want = exp((double)exact[i]);
+        const int row = kernel->vector->rows_along ? i / KEYS : i % LANES;
+        const int key = kernel->vector->rows_along ? i % KEYS : i / LANES;
+        const float p = multiplied(scores, ld, row, key);
         if ((double)exact[i] < -87.34)
-            assert_true(scores[i] == 0.0f);
+            assert_true(p == 0.0f);
         else if ((double)exact[i] > -87.336) {
-            const double error = fabs((double)scores[i] - want) / want;
-            const double bound = U * (3 + 0.03 * fabs((double)exact[i]));
+            const double error = fabs((double)p - want) / want;
+            const double bound = U * (3 + 0.03 * fabs((double)exact[i])) + (kernel->bf16 ? 0x1p-8 : 0.0);
             worst = fmax(worst, error / bound);
             if (error > bound)
                 fail_msg("%s: exp(%g) is off by %g u", kernel->name, (double)exact[i], error / U);
         }
     }
-    assert_true(scores[0] == 1.0f);
+    assert_true(multiplied(scores, ld, 0, 0) == 1.0f);
     for (int i = 0; i < LANES; i++)
         assert_true(correction[i] == 1.0f && row_max[i] == 0.0f);
     print_message("%s: largest exp error is %.2f of its bound\n", kernel->name, worst);
@@ -268,14 +298,14 @@ static void test_softmax_step_special_values(void **state)
     row_max[5] = 10.0f, row_sum[5] = 2.0f, scores[at(ld, 5, 0)] = 9.0f; /* lane 5: the max stays */
     row_max[6] = 1.0f, row_sum[6] = 2.0f, scores[at(ld, 6, 0)] = 3.0f;  /* lane 6: the max rises */
     kernel->vector->softmax(scores, ld, KEYS, LANES, row_max, row_sum, correction);
-    assert_true(row_max[0] == -inf && row_sum[0] == 0.0f && scores[at(ld, 0, 0)] == 0.0f && correction[0] == 0.0f);
-    assert_true(row_max[1] == -3e38f && row_sum[1] == 1.0f && scores[at(ld, 1, 0)] == 1.0f);
+    assert_true(row_max[0] == -inf && row_sum[0] == 0.0f && multiplied(scores, ld, 0, 0) == 0.0f && correction[0] == 0.0f);
+    assert_true(row_max[1] == -3e38f && row_sum[1] == 1.0f && multiplied(scores, ld, 1, 0) == 1.0f);
     assert_true(isnan(row_sum[2]) && row_max[2] == 5.0f);
     assert_true(isnan(row_sum[3]));
     assert_true(isnan(row_sum[4]));
     assert_true(row_max[5] == 10.0f && correction[5] == 1.0f);
     assert_float_equal(row_sum[5], 2.0f + expf(-1.0f), 1e-6);
-    assert_true(row_max[6] == 3.0f && scores[at(ld, 6, 0)] == 1.0f);
+    assert_true(row_max[6] == 3.0f && multiplied(scores, ld, 6, 0) == 1.0f);
     assert_float_equal(row_sum[6], 2.0f * expf(-2.0f) + 1.0f, 1e-6);
 }
 
@@ -382,8 +412,8 @@ static void test_all_finite_sees_valid_lanes_only(void **state)
     }
 }
 
-/* K or V [n, depth] ending at a guard page, in a type and with rows as far apart as the kernel takes them. */
-static guarded_buffer make_tile(flashc_kv_tile *tile, flashc_dtype dtype, int64_t n, int64_t depth, test_rng *rng)
+/* K or V [n, depth] ending at a guard page, in a type and with rows as far apart as a product may take them. */
+static guarded_buffer make_tile(flashc_tile *tile, flashc_dtype dtype, int64_t n, int64_t depth, test_rng *rng)
 {
     const int64_t multiple = flashc_max(kernel->gemm->k.col_multiple, flashc_dtype_columns(dtype));
     const int64_t columns = flashc_round_up(depth, multiple), elements = columns / flashc_dtype_columns(dtype);
@@ -401,15 +431,23 @@ static guarded_buffer make_tile(flashc_kv_tile *tile, flashc_dtype dtype, int64_
         } else
             flashc_store_f32(buffer.bytes, dtype, i, (float)x);
     }
-    *tile = (flashc_kv_tile){.data = buffer.bytes, .dtype = dtype, .row_stride = elements};
+    *tile = (flashc_tile){.data = buffer.bytes, .dtype = dtype, .row_stride = elements, .col_stride = 1};
     return buffer;
 }
 
 /* Element (row, col) of such a tile. */
-static double element(const flashc_kv_tile *tile, int64_t row, int64_t col)
+static double element(const flashc_tile *tile, int64_t row, int64_t col)
 {
     const char *start = (const char *)tile->data + row * tile->row_stride * (int64_t)flashc_dtype_size(tile->dtype);
     return (double)flashc_load_f32(start, tile->dtype, col);
+}
+
+/* As the product takes it: where it lies, or packed into scratch. */
+static flashc_kv_tile operand(const flashc_operand *op, flashc_tile tile, float *scratch, int64_t n, int64_t depth)
+{
+    if ((op->in_place & FLASHC_DTYPE_BIT(tile.dtype)) && tile.row_stride % op->col_multiple == 0)
+        return (flashc_kv_tile){.data = tile.data, .dtype = tile.dtype, .row_stride = tile.row_stride};
+    return op->pack(scratch, tile, n, depth);
 }
 
 static bool takes(flashc_dtype dtype)
@@ -421,40 +459,52 @@ static bool takes(flashc_dtype dtype)
 static void check_gemm(flashc_dtype dtype, int64_t depth, int64_t n, int64_t lanes, test_rng *rng)
 {
     const int64_t large = depth > n ? depth : n, ld = leading(large);
-    flashc_kv_tile tile;
+    flashc_tile tile;
     guarded_buffer buffer = make_tile(&tile, dtype, n, depth, rng);
-    float *b = floats(tile_size(large)), *c = floats(tile_size(large)), correction[48];
+    float *b = floats(tile_size(large)), *c = floats(tile_size(large)), *copy = floats(tile_size(large) + 48);
+    float correction[48];
+    memset(b, 0, tile_size(large) * sizeof *b);
+    for (int64_t i = 0; i < large; i++)
+        for (int64_t lane = 0; lane < 48; lane++)
+            set_multiplied(b, ld, lane, i, (float)test_rng_normal(rng));
     for (int64_t i = 0; i < (int64_t)tile_size(large); i++)
-        b[i] = (float)test_rng_normal(rng), c[i] = 1.0f;
+        c[i] = 1.0f;
     for (int i = 0; i < 48; i++)
         correction[i] = 0.5f;
-    kernel->gemm->qk(c, tile, b, ld, n, lanes, depth, 1.0f);
+    const float factor = kernel->gemm->scales_scores ? 0.5f : 1.0f;
+    kernel->gemm->qk(c, operand(&kernel->gemm->k, tile, copy, n, depth), b, ld, n, lanes, depth, factor);
     for (int64_t key = 0; key < n; key++)
         for (int64_t lane = 0; lane < lanes; lane++) {
             double want = 0, sum = 0;
             for (int64_t k = 0; k < depth; k++) {
                 const double x = element(&tile, key, k);
-                want += x * (double)b[at(ld, lane, k)];
-                sum += fabs(x * (double)b[at(ld, lane, k)]);
+                const double y = (double)(factor * multiplied(b, ld, lane, k));
+                want += x * y;
+                sum += fabs(x * y);
             }
             assert_true(fabs((double)c[at(ld, lane, key)] - want) <= U * (double)depth * sum * 2);
         }
     for (int64_t i = 0; i < (int64_t)tile_size(large); i++)
         c[i] = 1.0f;
-    kernel->gemm->pv(c, tile, b, ld, n, lanes, depth, correction);
+    if (n % 2 == 1) /* the partner of the last weight, where there are pairs */
+        for (int64_t lane = 0; lane < 48 && kernel->bf16; lane++)
+            set_multiplied(b, ld, lane, n, 0.0f);
+    kernel->gemm->pv(c, operand(&kernel->gemm->v, tile, copy, n, depth), b, ld, n, lanes, depth, correction);
     for (int64_t col = 0; col < depth; col++)
         for (int64_t lane = 0; lane < lanes; lane++) {
             double want = 0.5, sum = 0.5;
             for (int64_t k = 0; k < n; k++) {
                 const double x = element(&tile, k, col);
-                want += x * (double)b[at(ld, lane, k)];
-                sum += fabs(x * (double)b[at(ld, lane, k)]);
+                const double y = (double)multiplied(b, ld, lane, k);
+                want += x * y;
+                sum += fabs(x * y);
             }
             assert_true(fabs((double)c[at(ld, lane, col)] - want) <= U * (double)(n + 1) * sum * 2);
         }
     guarded_free(&buffer);
     free(b);
     free(c);
+    free(copy);
 }
 
 static void test_gemm(void **state)

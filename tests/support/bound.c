@@ -18,9 +18,23 @@ static const double SUBNORMAL_STEP = 0x1p-149;
 /* Measured on a model of the algorithm, random zero-mean data stay 7 times inside this. */
 static const double ZERO_MEAN_FACTOR = 4.0;
 
-int64_t bound_chain(int64_t seqlen_k, int64_t block_n)
+/* Half an ulp of bf16, relative. */
+static const double BF16_ROUNDOFF = 0x1p-8;
+
+bound_terms bound_terms_of(const flashc_attention_params *p, const flashc_explanation *plan)
 {
-    return seqlen_k + (seqlen_k + block_n - 1) / block_n;
+    const bool bf16 = plan->compute == FLASHC_COMPUTE_BF16;
+    return (bound_terms){
+        .chain = p->seqlen_k + (p->seqlen_k + plan->block_n - 1) / plan->block_n,
+        .weights_rounded = bf16 ? 1 + (p->v.dtype != FLASHC_BF16) : 0,
+        .logits_rounded = bf16 && (p->q.dtype != FLASHC_BF16 || p->k.dtype != FLASHC_BF16),
+    };
+}
+
+/* How far rounding q and k to bf16 moves a logit. */
+static double logit_error(const oracle *r, int64_t row, bound_terms terms)
+{
+    return terms.logits_rounded ? BF16_ROUNDOFF * (2.0 + BF16_ROUNDOFF) * r->magnitude[row] : 0.0;
 }
 
 /* The result is first an f32 near the exact value and then rounded to the output's type, whose step
@@ -35,17 +49,19 @@ static double underflow(const oracle *r, int64_t row, int64_t chain)
     return SMALLEST_NORMAL * (double)r->visible[row] * r->max_v[row] + SUBNORMAL_STEP * (double)chain;
 }
 
-double bound_o(const oracle *r, int64_t row, int64_t column, int64_t chain, flashc_dtype o_dtype)
+double bound_o(const oracle *r, int64_t row, int64_t column, bound_terms terms, flashc_dtype o_dtype)
 {
     int64_t at = row * r->head_dim_v + column;
-    double factor = O_CONSTANT + O_PER_LOGIT * r->magnitude[row] + PER_CHAIN_STEP * (double)chain;
-    return with_rounding(UNIT_ROUNDOFF * factor * r->weighted_v[at] + underflow(r, row, chain), r->o[at], o_dtype);
+    double factor = O_CONSTANT + O_PER_LOGIT * r->magnitude[row] + PER_CHAIN_STEP * (double)terms.chain;
+    const double bf16 = exp(2.0 * logit_error(r, row, terms)) * pow(1.0 + BF16_ROUNDOFF, terms.weights_rounded) - 1.0;
+    return with_rounding((UNIT_ROUNDOFF * factor + bf16) * r->weighted_v[at] + underflow(r, row, terms.chain), r->o[at],
+                         o_dtype);
 }
 
-double bound_lse(const oracle *r, int64_t row, int64_t chain)
+double bound_lse(const oracle *r, int64_t row, bound_terms terms)
 {
     double size = fmax(1.0, fmax(fabs(r->lse[row]), r->magnitude[row]));
-    return UNIT_ROUNDOFF * (LSE_PER_LOGIT * size + PER_CHAIN_STEP * (double)chain);
+    return UNIT_ROUNDOFF * (LSE_PER_LOGIT * size + PER_CHAIN_STEP * (double)terms.chain) + logit_error(r, row, terms);
 }
 
 double bound_o_zero_mean(const oracle *r, int64_t row, int64_t column, flashc_dtype o_dtype)
@@ -66,16 +82,17 @@ static bool agrees(double got, double exact, double bound, bool special)
     return fabs(got - exact) <= bound;
 }
 
-bool bound_check(const flashc_attention_params *p, const oracle *r, int64_t block_n, bool zero_mean, char *message,
-                 size_t size)
+bool bound_check(const flashc_attention_params *p, const oracle *r, const flashc_explanation *plan, bool zero_mean,
+                 char *message, size_t size)
 {
-    int64_t chain = bound_chain(p->seqlen_k, block_n);
+    const bound_terms terms = bound_terms_of(p, plan);
+    zero_mean = zero_mean && plan->compute == FLASHC_COMPUTE_F32;
     for (int64_t row = 0; row < r->rows; row++) {
         int64_t i = row % p->seqlen_q, h = row / p->seqlen_q % p->num_heads, b = row / p->seqlen_q / p->num_heads;
         for (int64_t c = 0; c < p->head_dim_v; c++) {
             int64_t at = row * p->head_dim_v + c;
             double got = test_get(&p->o, b, h, i, c), exact = r->o[at];
-            double bound = bound_o(r, row, c, chain, p->o.dtype);
+            double bound = bound_o(r, row, c, terms, p->o.dtype);
             bool special = r->special_v[at] && !isnan(r->lse[row]); /* else the whole row is NaN */
             if (zero_mean)
                 bound = fmin(bound, bound_o_zero_mean(r, row, c, p->o.dtype));
@@ -90,7 +107,7 @@ bool bound_check(const flashc_attention_params *p, const oracle *r, int64_t bloc
         }
         if (p->lse.data == NULL)
             continue;
-        double got = test_get(&p->lse, b, h, i, 0), bound = bound_lse(r, row, chain);
+        double got = test_get(&p->lse, b, h, i, 0), bound = bound_lse(r, row, terms);
         if (!agrees(got, r->lse[row], bound, false)) {
             snprintf(message, size, "lse[%lld][%lld][%lld] = %.9g, exact %.9g, error %.3g, bound %.3g (A %.3g)",
                      (long long)b, (long long)h, (long long)i, got, r->lse[row], fabs(got - r->lse[row]), bound,

@@ -9,20 +9,28 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The chain that the bound grows with: n + T of flashc.h, n keys and T = n / block_n key tiles. */
-int64_t bound_chain(int64_t seqlen_k, int64_t block_n);
+/* What the bound depends on besides the row. */
+typedef struct bound_terms {
+    int64_t chain;       /* n + T of flashc.h: n keys and T = n / block_n key tiles */
+    int weights_rounded; /* to bf16: factors of 1 + 2^-8 on the weighted V, of the weights themselves and of V */
+    bool logits_rounded; /* q or k was rounded to bf16 */
+} bound_terms;
+
+/* Those of a call whose plan is this. */
+bound_terms bound_terms_of(const flashc_attention_params *params, const flashc_explanation *plan);
 
 /* |O - exact| of one element, half an ulp of the output type included. row, column: of the oracle. */
-double bound_o(const oracle *r, int64_t row, int64_t column, int64_t chain, flashc_dtype o_dtype);
+double bound_o(const oracle *r, int64_t row, int64_t column, bound_terms terms, flashc_dtype o_dtype);
 /* |LSE - exact| of one row. */
-double bound_lse(const oracle *r, int64_t row, int64_t chain);
+double bound_lse(const oracle *r, int64_t row, bound_terms terms);
 /* For zero-mean random data only: rounding errors of terms of both signs cancel, so that the error
  * does not grow with the number of keys: 4 u (1 + A) max|v|, half an ulp included. */
 double bound_o_zero_mean(const oracle *r, int64_t row, int64_t column, flashc_dtype o_dtype);
 
 /* Compares o, and lse if there, of params with the oracle's. true: all is as flashc.h says; false:
- * message (of size bytes) says where it is not. zero_mean: apply the tight gate as well. */
-bool bound_check(const flashc_attention_params *params, const oracle *r, int64_t block_n, bool zero_mean,
-                 char *message, size_t size);
+ * message (of size bytes) says where it is not. zero_mean: apply the tight gate as well, where nothing is rounded to
+ * bf16. */
+bool bound_check(const flashc_attention_params *params, const oracle *r, const flashc_explanation *plan,
+                 bool zero_mean, char *message, size_t size);
 
 #endif

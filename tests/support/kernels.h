@@ -2,6 +2,7 @@
 #ifndef FLASHC_TESTS_KERNELS_H
 #define FLASHC_TESTS_KERNELS_H
 
+#include "support/oracle.h"
 #include "support/problem.h"
 
 #include <stdbool.h>
@@ -34,6 +35,9 @@ int64_t kernel_piece(const char *kernel, int64_t head_dim, int64_t head_dim_v);
 
 /* The plan of the problem's call. Fails the test if there is none. */
 flashc_explanation plan_of(const problem *p);
+
+/* Fails unless the results of p are within the stated bound of these, and the tight one if zero_mean. */
+void check_against(const problem *p, const oracle *exact, bool zero_mean);
 
 /* Runs the problem on its kernel and compares with the oracle by the header's bound, the tight gate
  * if p->zero_mean, and checks that nothing but outputs was written. Fails the cmocka test with the

@@ -1,0 +1,140 @@
+/*
+ * AVX-512 with VDPBF16PS: both products on pairs of bf16, 32 multiply-adds an instruction where f32 has 16, summed in
+ * f32. Lanes across (see kernel.h); the softmax between the products is f32's.
+ *
+ *   qt      [head_dim/2, lane, 2]  queries, packed once per block and not scaled: bf16 could not hold scale * q
+ *   K       rows as they are: two columns of a row are one broadcast of 32 bits
+ *   scores  f32, scaled as they leave the registers
+ *   P       [n_keys/2, lane, 2]    rounded to bf16 in place of the scores, two keys together
+ *   V       [n_keys/2, column, 2]  packed once per tile for all row blocks of the item: two keys are one broadcast
+ *
+ * Registers: 8 x 3 accumulators, 3 loads, 1 broadcast, as in f32. VDPBF16PS takes subnormal numbers as 0.
+ */
+#include "kernels/avx512.h"
+
+enum { GEMM_ROWS = 8, GEMM_VECS = 3 };
+
+#define FLASHC_GEMM_PAIRS
+typedef uint16_t gemm_element;
+enum { GEMM_PER_LANE = 2 };
+
+V_INLINE vec v_broadcast(const gemm_element *p)
+{
+    int32_t pair;
+    memcpy(&pair, p, sizeof pair);
+    return _mm512_castsi512_ps(_mm512_set1_epi32(pair));
+}
+
+V_INLINE vec v_load_elements(const gemm_element *p) { return _mm512_castsi512_ps(_mm512_loadu_si512(p)); }
+V_INLINE vec v_dot(vec a, vec b, vec c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
+
+/* Lane by lane the pair (a, b), rounded. */
+V_INLINE __m512i pairs_of(vec a, vec b)
+{
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(b, a);
+    const __m512i lanes = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(lanes, halves);
+}
+
+/* Row key/2 of P lies over the scores of a key that is not later, which are read by then. */
+V_INLINE void store_weights(float *column, int64_t ld, int64_t key, vec p0, vec p1)
+{
+    _mm512_storeu_si512(column + key / 2 * ld, pairs_of(p0, p1));
+}
+
+V_INLINE void store_last_weight(float *column, int64_t ld, int64_t key, vec p)
+{
+    store_weights(column, ld, key, p, v_set1(0.0f));
+}
+
+#include "kernels/f32_tile.h"
+#include "kernels/tile_gemm.h"
+
+static void pair_load_rows(void *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor)
+{
+    (void)factor; /* 1: see scales_scores */
+    uint16_t *out = dst;
+    for (int64_t row = 0; row < n_rows; row += VL)
+        for (int64_t col = 0; col < n_cols; col += VL) {
+            const int64_t cols = flashc_min(VL, n_cols - col);
+            vec block[VL];
+            load_block(block, src, row, flashc_min(VL, n_rows - row), col, cols);
+            v_transpose(block);
+            for (int64_t i = 0; i < cols; i += 2) /* beyond cols the block holds 0 */
+                _mm512_storeu_si512(out + (col + i) * ld + row * 2, pairs_of(block[i], block[i + 1]));
+        }
+}
+
+static void store_bf16(uint16_t *dst, vec x, int64_t count)
+{
+    const __mmask16 mask = (__mmask16)((1u << count) - 1u);
+    _mm512_mask_storeu_epi16(dst, mask, _mm512_zextsi256_si512((__m256i)_mm512_cvtneps_pbh(x)));
+}
+
+/* VL columns of one row from col on; those beyond n_cols are 0. */
+V_INLINE vec load_columns(flashc_tile src, int64_t row, int64_t col, int64_t n_cols)
+{
+    const int64_t start = row * src.row_stride, count = flashc_min(VL, n_cols - col);
+    return count == VL && src.col_stride == 1
+               ? load_vector(src.data, src.dtype, start + col)
+               : load_elements(src.data, src.dtype, start + col * src.col_stride, src.col_stride, count);
+}
+
+/* Rows of bf16, of an even number of columns. */
+static flashc_kv_tile pack_rows(void *dst, flashc_tile src, int64_t n_rows, int64_t n_cols)
+{
+    const int64_t ld = flashc_round_up(n_cols, 2);
+    uint16_t *out = dst;
+    for (int64_t row = 0; row < n_rows; row++)
+        for (int64_t col = 0; col < n_cols; col += VL)
+            store_bf16(out + row * ld + col, load_columns(src, row, col, n_cols), flashc_min(VL, ld - col));
+    return (flashc_kv_tile){.data = dst, .dtype = FLASHC_BF16, .row_stride = ld};
+}
+
+/* Pairs of rows, column by column; 0 for the second of the last where there is none. row_stride: from pair to pair. */
+static flashc_kv_tile pack_row_pairs(void *dst, flashc_tile src, int64_t n_rows, int64_t n_cols)
+{
+    uint16_t *out = dst;
+    for (int64_t row = 0; row < n_rows; row += 2)
+        for (int64_t col = 0; col < n_cols; col += VL) {
+            const vec a = load_columns(src, row, col, n_cols);
+            const vec b = row + 1 < n_rows ? load_columns(src, row + 1, col, n_cols) : v_set1(0.0f);
+            const __mmask16 mask = (__mmask16)((1u << flashc_min(VL, n_cols - col)) - 1u);
+            _mm512_mask_storeu_epi32(out + row * n_cols + col * 2, mask, pairs_of(a, b));
+        }
+    return (flashc_kv_tile){.data = dst, .dtype = FLASHC_BF16, .row_stride = 2 * n_cols};
+}
+
+/* In pieces of FLASHC_QK_DEPTH products, as in f32. */
+static void pair_qk(float *scores, flashc_kv_tile k, const void *queries, int64_t ld, int64_t n_keys, int64_t lanes,
+                    int64_t head_dim, float factor)
+{
+    const uint16_t *data = k.data, *qt = queries;
+    prefetcher upcoming = prefetch_over(k.upcoming, n_keys / GEMM_ROWS);
+    for (int64_t d = 0; d < head_dim; d += FLASHC_QK_DEPTH) {
+        const int64_t pairs = flashc_ceil_div(flashc_min(head_dim - d, FLASHC_QK_DEPTH), 2);
+        if (d == 0)
+            gemm(GEMM_SET_SCALED, n_keys, lanes, pairs, data, k.row_stride, 2, qt, scores, ld, &factor, &upcoming);
+        else
+            gemm(GEMM_ADD_SCALED, n_keys, lanes, pairs, data + d, k.row_stride, 2, qt + d * ld, scores, ld, &factor,
+                 &upcoming);
+    }
+}
+
+static void pair_pv(float *acc, flashc_kv_tile v, const void *p, int64_t ld, int64_t n_keys, int64_t lanes,
+                    int64_t head_dim_v, const float *correction)
+{
+    prefetcher upcoming = prefetch_over(v.upcoming, head_dim_v / GEMM_ROWS);
+    gemm(GEMM_SCALE_ADD, head_dim_v, lanes, flashc_ceil_div(n_keys, 2), v.data, 2, v.row_stride, p, acc, ld, correction,
+         &upcoming);
+}
+
+const flashc_isa flashc_bf16_avx512 = {
+    .vector = FLASHC_TILE_VECTOR_OPS(2, pair_load_rows),
+    .gemm = {.k = {.in_place = FLASHC_DTYPE_BIT(FLASHC_BF16), .col_multiple = 2, .pack = pack_rows},
+             .v = {.col_multiple = 1, .pack = pack_row_pairs},
+             .scales_scores = true,
+             .qk = pair_qk,
+             .pv = pair_pv},
+};
