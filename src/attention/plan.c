@@ -59,8 +59,8 @@ static flashc_status choose_named(flashc_plan *plan, const flashc_problem *p)
 static bool allows_bf16(const flashc_problem *p)
 {
     return p->compute == FLASHC_COMPUTE_BF16 ||
-           (p->compute == FLASHC_COMPUTE_DEFAULT && p->q.dtype == FLASHC_BF16 && p->k.dtype == FLASHC_BF16 &&
-            p->v.dtype == FLASHC_BF16);
+           (p->compute == FLASHC_COMPUTE_DEFAULT && p->q.dtype == FLASHC_BF16 && p->k.tensor.dtype == FLASHC_BF16 &&
+            p->v.tensor.dtype == FLASHC_BF16);
 }
 
 static void choose_best(flashc_plan *plan, const flashc_problem *p, char *refused, size_t refused_size)
