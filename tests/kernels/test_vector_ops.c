@@ -445,7 +445,7 @@ static double element(const flashc_tile *tile, int64_t row, int64_t col)
 /* As the product takes it: where it lies, or packed into scratch. */
 static flashc_kv_tile operand(const flashc_operand *op, flashc_tile tile, float *scratch, int64_t n, int64_t depth)
 {
-    if ((op->in_place & FLASHC_DTYPE_BIT(tile.dtype)) && tile.row_stride % op->col_multiple == 0)
+    if (op->in_place & FLASHC_DTYPE_BIT(tile.dtype))
         return (flashc_kv_tile){.data = tile.data, .dtype = tile.dtype, .row_stride = tile.row_stride};
     return op->pack(scratch, tile, n, depth);
 }
