@@ -6,24 +6,34 @@
 #include "cache/rows.h"
 #include "kernels/kernel.h"
 
-/* Can every tile of these rows be multiplied where it lies? Of rows in pages some can, but not every one. */
+/* Can every tile of these rows be multiplied where it lies? (Otherwise some may: those within a page.) */
 bool flashc_cache_in_place(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_cols);
 
-/* Floats of scratch for a copy of so many rows. */
-int64_t flashc_cache_copy_floats(const flashc_operand *operand, int64_t n_rows, int64_t n_cols);
+/* Scratch for a tile. */
+typedef struct flashc_tile_scratch {
+    float *copy;      /* flashc_cache_copy_floats() */
+    void *gathered;   /* flashc_cache_gathered_bytes(): rows that are packed then */
+    const void **row; /* flashc_cache_row_pointers(): where the rows of this tile and the next are */
+} flashc_tile_scratch;
 
-/* Bytes of scratch in which rows are gathered to be packed. */
+int64_t flashc_cache_copy_floats(const flashc_operand *operand, int64_t n_rows, int64_t n_cols);
 int64_t flashc_cache_gathered_bytes(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_rows,
                                     int64_t n_cols);
+int64_t flashc_cache_row_pointers(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_rows);
 
-/* Rows first_row .. first_row + n_rows of a sequence's head, as the operand wants them: where they lie, or copied to
- * scratch, perhaps by way of `gathered`. */
+/* The rows of a tile. */
+typedef struct flashc_tile_rows {
+    int64_t sequence, head, first, n;
+    int64_t next; /* rows that follow and will be asked for, at most n */
+} flashc_tile_rows;
+
+/* These rows as the operand wants them: where they lie, or copied to scratch. */
 flashc_kv_tile flashc_cache_load(const flashc_cache_rows *rows, const flashc_kernel_row *kernel,
-                                 const flashc_operand *operand, int64_t sequence, int64_t head, int64_t first_row,
-                                 int64_t n_rows, int64_t n_cols, float *scratch, void *gathered);
+                                 const flashc_operand *operand, const flashc_tile_rows *tile, int64_t n_cols,
+                                 const flashc_tile_scratch *scratch);
 
 /* The same rows as plain f32, ld floats apart, with zeros from n_cols on. */
-void flashc_cache_load_f32(const flashc_cache_rows *rows, const flashc_kernel_row *kernel, int64_t sequence,
-                           int64_t head, int64_t first_row, int64_t n_rows, int64_t n_cols, float *dst, int64_t ld);
+void flashc_cache_load_f32(const flashc_cache_rows *rows, const flashc_kernel_row *kernel,
+                           const flashc_tile_rows *tile, int64_t n_cols, float *dst, int64_t ld);
 
 #endif

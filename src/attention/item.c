@@ -28,8 +28,8 @@ typedef struct item {
     int64_t likely_next_row; /* first row of the item that this thread takes next, if it is of this head; or < 0 */
     bool careful;
     float *partial; /* the state that this piece is made in */
-    float *qt, *scores, *k_tile, *v_tile, *v_finite, *correction;
-    void *gathered;
+    flashc_tile_scratch k_scratch, v_scratch;
+    float *qt, *scores, *v_finite, *correction;
     uint8_t *hidden;
 } item;
 
@@ -48,10 +48,13 @@ static item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t 
                 : (span.first_block - plan->num_threads * plan->blocks_per_item) * plan->block.block_m,
         .qt = (float *)(void *)(slot + s->qt),
         .scores = (float *)(void *)(slot + s->scores),
-        .k_tile = (float *)(void *)(slot + s->k_tile),
-        .v_tile = (float *)(void *)(slot + s->v_tile),
+        .k_scratch = {.copy = (float *)(void *)(slot + s->k_tile),
+                      .gathered = slot + s->gathered,
+                      .row = (const void **)(void *)(slot + s->k_rows)},
+        .v_scratch = {.copy = (float *)(void *)(slot + s->v_tile),
+                      .gathered = slot + s->gathered,
+                      .row = (const void **)(void *)(slot + s->v_rows)},
         .v_finite = (float *)(void *)(slot + s->v_finite),
-        .gathered = slot + s->gathered,
         .hidden = (uint8_t *)(slot + s->hidden),
         .correction = (float *)(void *)(slot + s->correction),
     };
@@ -122,8 +125,7 @@ static void run_tile(const item *it, int64_t i, const flashc_row_block *block, f
             flashc_fold_block(it->plan, p->head_dim_v, it->partial, i, block->n_rows);
         flashc_careful_add(&rows, &p->v, block->sequence.k_element, it->span.head_k,
                            block->sequence.first_key + first_key, n_keys, it->v_finite, finite_v_ld(it), it->hidden,
-                           flashc_row_step(vector, ld),
-                           flashc_col_step(vector, ld));
+                           flashc_row_step(vector, ld), flashc_col_step(vector, ld));
     }
 }
 
@@ -150,16 +152,15 @@ static void name_upcoming(const item *it, int64_t i, const flashc_row_block *blo
 }
 
 /* A tile of V with 0 in place of NaN and infinity; see careful.h. */
-static flashc_kv_tile load_finite_v(const item *it, int64_t first_row, int64_t n_keys, bool *has_non_finite)
+static flashc_kv_tile load_finite_v(const item *it, const flashc_tile_rows *rows, bool *has_non_finite)
 {
     const flashc_problem *p = it->p;
     const flashc_operand *operand = &it->plan->kernel->gemm->v;
     const int64_t ld = finite_v_ld(it);
-    flashc_cache_load_f32(&p->v, it->plan->kernel, it->span.sequence.k_element, it->span.head_k, first_row, n_keys,
-                          p->head_dim_v, it->v_finite, ld);
-    *has_non_finite = flashc_careful_clear(it->v_finite, n_keys, p->head_dim_v, ld);
+    flashc_cache_load_f32(&p->v, it->plan->kernel, rows, p->head_dim_v, it->v_finite, ld);
+    *has_non_finite = flashc_careful_clear(it->v_finite, rows->n, p->head_dim_v, ld);
     const flashc_tile tile = {.data = it->v_finite, .dtype = FLASHC_F32, .row_stride = ld, .col_stride = 1};
-    return operand->pack ? operand->pack(it->v_tile, tile, n_keys, p->head_dim_v)
+    return operand->pack ? operand->pack(it->v_scratch.copy, tile, rows->n, p->head_dim_v)
                          : (flashc_kv_tile){.data = tile.data, .dtype = tile.dtype, .row_stride = ld};
 }
 
@@ -169,18 +170,22 @@ static bool run_keys(const item *it, const flashc_row_block *blocks, int64_t beg
 {
     const flashc_problem *p = it->p;
     const flashc_kernel_row *kernel = it->plan->kernel;
-    const int64_t block_n = it->plan->block.block_n, element = it->span.sequence.k_element;
+    const int64_t block_n = it->plan->block.block_n;
     for (int64_t key = begin; key < end; key += block_n) {
         if (!keep_going(context))
             return false;
-        const int64_t n_keys = flashc_min(block_n, end - key), row = it->span.sequence.first_key + key;
-        flashc_kv_tile k = flashc_cache_load(&p->k, kernel, &kernel->gemm->k, element, it->span.head_k, row, n_keys,
-                                             p->head_dim, it->k_tile, it->gathered);
+        const int64_t n_keys = flashc_min(block_n, end - key);
+        const flashc_tile_rows rows = {.sequence = it->span.sequence.k_element,
+                                       .head = it->span.head_k,
+                                       .first = it->span.sequence.first_key + key,
+                                       .n = n_keys,
+                                       .next = flashc_min(n_keys, run_end - key - n_keys)};
+        flashc_kv_tile k =
+            flashc_cache_load(&p->k, kernel, &kernel->gemm->k, &rows, p->head_dim, &it->k_scratch);
         bool v_has_non_finite = false;
-        flashc_kv_tile v = it->careful ? load_finite_v(it, row, n_keys, &v_has_non_finite)
-                                       : flashc_cache_load(&p->v, kernel, &kernel->gemm->v, element,
-                                                           it->span.head_k, row, n_keys, p->head_dim_v, it->v_tile,
-                                                           it->gathered);
+        flashc_kv_tile v = it->careful ? load_finite_v(it, &rows, &v_has_non_finite)
+                                       : flashc_cache_load(&p->v, kernel, &kernel->gemm->v, &rows, p->head_dim_v,
+                                                           &it->v_scratch);
         for (int64_t i = 0; i < it->span.n_blocks; i++)
             if (blocks[i].keys.begin < key + n_keys && blocks[i].keys.end > key) {
                 name_upcoming(it, i, &blocks[i], key, run_end - key - block_n, &k, &v);

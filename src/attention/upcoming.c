@@ -5,6 +5,9 @@ flashc_upcoming flashc_upcoming_keys(flashc_kv_tile tile, int64_t n_keys, int64_
 {
     const int64_t element_size = (int64_t)flashc_dtype_size(tile.dtype), stride = tile.row_stride * element_size;
     const int64_t next = flashc_min(n_keys, left), first = next * part / parts, last = next * (part + 1) / parts;
+    if (tile.row)
+        return (flashc_upcoming){
+            .rows = tile.row + n_keys + first, .n_rows = last - first, .row_bytes = n_cols * element_size};
     return (flashc_upcoming){
         .row = (const char *)tile.data + (n_keys + first) * stride,
         .n_rows = last - first,

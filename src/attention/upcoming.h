@@ -14,7 +14,7 @@
 #include "attention/problem.h"
 
 /* part of parts of the `left` keys (at most a tile) that follow the n_keys of this tile, which is read in
- * place and followed in memory by them. */
+ * place and followed by them: in memory, or in the pointers to its rows. */
 flashc_upcoming flashc_upcoming_keys(flashc_kv_tile tile, int64_t n_keys, int64_t left, int64_t n_cols, int64_t part,
                                      int64_t parts);
 

@@ -128,11 +128,12 @@ static bool row_all_finite(const float *acc, int64_t ld, int64_t n_rows, int64_t
     return true;
 }
 
-/* Whole vectors, at any distance. */
+/* Whole vectors, of rows that lie anywhere. */
 #define DECODE_OPERAND                                                                                                 \
     {                                                                                                                  \
         .in_place = FLASHC_CACHE_TYPES,                                                                                \
         .col_multiple = VL,                                                                                            \
+        .any_rows = true,                                                                                              \
     }
 
 #define FLASHC_DECODE_TILE_ISA                                                                                         \

@@ -49,7 +49,8 @@ typedef struct flashc_tile {
 
 /* Rows of memory that will be needed soon; none if n_rows is 0. */
 typedef struct flashc_upcoming {
-    const char *row;
+    const char *row;         /* the first; the others follow by row_stride */
+    const void *const *rows; /* NULL, or where each of them is */
     int64_t n_rows, row_stride, row_bytes; /* bytes */
 } flashc_upcoming;
 
@@ -58,7 +59,8 @@ typedef struct flashc_upcoming {
 typedef struct flashc_kv_tile {
     const void *data;
     flashc_dtype dtype;
-    int64_t row_stride; /* elements */
+    int64_t row_stride;     /* elements */
+    const void *const *row; /* NULL, or (see any_rows) where each row is, instead of data and row_stride */
     flashc_upcoming upcoming;
 } flashc_kv_tile;
 
@@ -150,6 +152,7 @@ typedef struct flashc_operand {
     unsigned in_place; /* sum of FLASHC_DTYPE_BIT */
     int col_multiple;
     bool blas_rows; /* BLAS's rule: a distance of rows that is a positive int and no less than their length */
+    bool any_rows;  /* takes rows that are not evenly spaced, too (in pages) */
     /* NULL, or makes a copy of n_rows rows of src, in no more bytes than rows of f32 take; returns it. */
     flashc_kv_tile (*pack)(void *dst, flashc_tile src, int64_t n_rows, int64_t n_cols);
 } flashc_operand;

@@ -74,9 +74,15 @@ V_INLINE void prefetch_step(prefetcher *p)
 {
     const int64_t rows = flashc_min(p->rows_per_step, p->left.n_rows);
     p->left.n_rows -= rows;
-    for (int64_t i = 0; i < rows; i++, p->left.row += p->left.row_stride)
+    for (int64_t i = 0; i < rows; i++) {
+        const char *row = p->left.row;
+        if (p->left.rows)
+            row = *p->left.rows++;
+        else
+            p->left.row += p->left.row_stride;
         for (int64_t byte = 0; byte < p->left.row_bytes; byte += 64)
-            __builtin_prefetch(p->left.row + byte, 0, 2);
+            __builtin_prefetch(row + byte, 0, 2);
+    }
 }
 
 static prefetcher prefetch_over(flashc_upcoming rows, int64_t steps)
