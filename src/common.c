@@ -43,17 +43,7 @@ const char *flashc_version(void)
 
 size_t flashc_dtype_size(flashc_dtype dtype)
 {
-    switch (dtype) {
-    case FLASHC_F32: return 4;
-    case FLASHC_F16: return 2;
-    case FLASHC_BF16: return 2;
-    case FLASHC_BOOL:
-    case FLASHC_I8:
-    case FLASHC_F8_E4M3:
-    case FLASHC_F8_E5M2: return 1;
-    case FLASHC_Q8_0: return FLASHC_Q8_0_BYTES;
-    }
-    return 0;
+    return flashc_element_size(dtype);
 }
 
 const char *flashc_dtype_name(flashc_dtype dtype)

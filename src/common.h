@@ -26,6 +26,22 @@ static inline int64_t flashc_dtype_columns(flashc_dtype dtype)
     return dtype == FLASHC_Q8_0 ? FLASHC_Q8_0_COLUMNS : 1;
 }
 
+/* flashc_dtype_size() for inner loops: a constant where dtype is one. */
+static inline size_t flashc_element_size(flashc_dtype dtype)
+{
+    switch (dtype) {
+    case FLASHC_F32: return 4;
+    case FLASHC_F16: return 2;
+    case FLASHC_BF16: return 2;
+    case FLASHC_BOOL:
+    case FLASHC_I8:
+    case FLASHC_F8_E4M3:
+    case FLASHC_F8_E5M2: return 1;
+    case FLASHC_Q8_0: return FLASHC_Q8_0_BYTES;
+    }
+    return 0;
+}
+
 static inline int64_t flashc_min(int64_t a, int64_t b)
 {
     return a < b ? a : b;

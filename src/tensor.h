@@ -29,7 +29,7 @@ flashc_status flashc_tensor_check_apart(const flashc_tensor_argument *output, co
 static inline char *flashc_element(const flashc_tensor *t, int64_t i0, int64_t i1, int64_t i2, int64_t i3)
 {
     int64_t index = i0 * t->stride[0] + i1 * t->stride[1] + i2 * t->stride[2] + i3 * t->stride[3];
-    return (char *)t->data + index * (int64_t)flashc_dtype_size(t->dtype);
+    return (char *)t->data + index * (int64_t)flashc_element_size(t->dtype);
 }
 
 #endif

@@ -23,7 +23,7 @@
 V_INLINE const char *tile_row(flashc_dtype dtype, flashc_kv_tile tile, int64_t row)
 {
     return tile.row ? tile.row[row]
-                    : (const char *)tile.data + row * tile.row_stride * (int64_t)flashc_dtype_size(dtype);
+                    : (const char *)tile.data + row * tile.row_stride * (int64_t)flashc_element_size(dtype);
 }
 
 /* One chain each for `rows` queries and `keys` keys; sum[r*stride + j] += q[r] . k[j] */
