@@ -292,7 +292,7 @@ typedef struct flashc_explanation {
     const char *gemm;      /* who multiplies the tiles: "built-in" or e.g. "OpenBLAS 0.3.21 SkylakeX openmp" */
     int64_t block_m;       /* query rows per tile */
     int64_t block_n;       /* keys per tile */
-    int64_t rows_per_item; /* query rows that share each loaded key tile */
+    int64_t rows_per_item; /* query rows that share each loaded key tile; fewer for more threads */
     int64_t piece_n;       /* keys are split at multiples of this, and the pieces' partial results merged in a
                               fixed binary tree; 0: not split. It depends on kernel and shape, never on
                               threads or on other batch elements; of several lengths, this is the longest. */

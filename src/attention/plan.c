@@ -10,8 +10,8 @@
 #include <string.h>
 
 enum {
-    /* Enough items for a last one that runs alone to cost little. */
-    TARGET_ITEMS = 64,
+    /* Enough items, of several threads, for a last one that runs alone to cost little. */
+    ITEMS_PER_THREAD = 32,
     /* Row blocks that share a K/V tile: 4 x 48 rows read each tile seldom enough from L3 or memory
      * for f32; a tile that must be converted first wants twice as many to hide that. */
     MAX_BLOCKS_IN_PLACE = 4,
@@ -148,16 +148,34 @@ static int64_t most_pieces(const flashc_plan *plan, const flashc_problem *p)
     return most;
 }
 
-/* Threads, and runs that occupy them: aligned, so a power of two pieces long, and at most twice as many as
- * asked for. *most_runs: a bound of runs that does not depend on the length. */
-static void choose_runs(flashc_plan *plan, const flashc_problem *p, int64_t *most_runs)
+/* What the caller asks for, or what the work is worth. */
+static int64_t wanted_threads(const flashc_plan *plan, const flashc_problem *p)
 {
-    const int64_t row_items = plan->row_items * p->batch * p->num_heads_k;
-    const int64_t pieces = most_pieces(plan, p);
     int64_t threads = p->num_threads;
     if (threads == 0)
         threads = (int64_t)fmin(flashc_default_threads(), 1 + plan->flops / FLOPS_PER_THREAD);
-    threads = flashc_threads_limit(threads);
+    return flashc_threads_limit(threads);
+}
+
+/* Row blocks that share each loaded K/V tile. More than one only where items remain for all threads; no bit of a result
+ * depends on it. */
+static int64_t choose_blocks_per_item(const flashc_plan *plan, const flashc_problem *p, bool in_place, int64_t threads)
+{
+    if (plan->longest_piece > 0)
+        return 1; /* an item holds a partial state per level of the tree */
+    const int64_t block_bytes = (p->head_dim + p->head_dim_v) * plan->block.block_m * (int64_t)sizeof(float);
+    int64_t most = flashc_min(in_place ? MAX_BLOCKS_IN_PLACE : MAX_BLOCKS_CONVERTED, FLASHC_HALF_L2 / block_bytes);
+    if (threads > 1)
+        most = flashc_min(most, plan->row_blocks * p->batch * p->num_heads_k / (ITEMS_PER_THREAD * threads));
+    return flashc_max(1, flashc_min(most, plan->row_blocks));
+}
+
+/* Threads, and runs that occupy them: aligned, so a power of two pieces long, and at most twice as many as
+ * asked for. *most_runs: a bound of runs that does not depend on the length. */
+static void choose_runs(flashc_plan *plan, const flashc_problem *p, int64_t threads, int64_t *most_runs)
+{
+    const int64_t row_items = plan->row_items * p->batch * p->num_heads_k;
+    const int64_t pieces = most_pieces(plan, p);
     /* Row items are divided by, not multiplied with the pieces: there may be any number of them. */
     if (flashc_ceil_div(threads, pieces) > row_items)
         threads = pieces * row_items;
@@ -241,17 +259,12 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
                    : plan->block.block_m;
     plan->flops = useful_flops(p);
 
-    const int64_t heads = p->batch * p->num_heads_k;
+    const int64_t threads = wanted_threads(plan, p);
     plan->row_blocks = flashc_ceil_div(plan->rows, plan->block.block_m);
     find_longest_piece(plan, p);
     const bool in_place = flashc_cache_in_place(&p->k, &plan->kernel->gemm->k, p->head_dim) &&
                           flashc_cache_in_place(&p->v, &plan->kernel->gemm->v, p->head_dim_v);
-    const int64_t block_bytes = (p->head_dim + p->head_dim_v) * plan->block.block_m * (int64_t)sizeof(float);
-    int64_t most = flashc_min(in_place ? MAX_BLOCKS_IN_PLACE : MAX_BLOCKS_CONVERTED, FLASHC_HALF_L2 / block_bytes);
-    most = flashc_min(most, plan->row_blocks * heads / TARGET_ITEMS);
-    if (plan->longest_piece > 0)
-        most = 1; /* an item holds a partial state per level of the tree */
-    plan->blocks_per_item = flashc_max(1, flashc_min(most, plan->row_blocks));
+    plan->blocks_per_item = choose_blocks_per_item(plan, p, in_place, threads);
     plan->row_items = flashc_ceil_div(plan->row_blocks, plan->blocks_per_item);
     /* An item of one block would issue more prefetches than it gains where K and V stay in L2 anyway (-4 % at
      * seqlen 512). Divided, since a long head's bytes may be beyond 64 bits. */
@@ -259,7 +272,7 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
     plan->prefetch_keys = in_place && (plan->blocks_per_item > 1 || !head_fits);
 
     int64_t most_runs;
-    choose_runs(plan, p, &most_runs);
+    choose_runs(plan, p, threads, &most_runs);
     plan->block_floats = 2 * flashc_round_up(plan->block.block_m, FLASHC_COLUMN_MULTIPLE) +
                          flashc_round_up(flashc_plan_tile_floats(plan, p->head_dim_v), FLASHC_COLUMN_MULTIPLE);
     plan->partial_floats = plan->block_floats * plan->blocks_per_item;

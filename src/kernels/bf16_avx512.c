@@ -92,17 +92,39 @@ static flashc_kv_tile pack_rows(void *dst, flashc_tile src, int64_t n_rows, int6
     return (flashc_kv_tile){.data = dst, .dtype = FLASHC_BF16, .row_stride = ld};
 }
 
+/* Whole vectors of bf16 columns of two rows, as they are; returns the columns done. */
+V_INLINE int64_t interleave(uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n_cols)
+{
+    const __m512i first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
+                                           37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(VL));
+    int64_t col = 0;
+    for (; col + 2 * VL <= n_cols; col += 2 * VL) {
+        const __m512i x = _mm512_loadu_si512(a + col), y = _mm512_loadu_si512(b + col);
+        _mm512_storeu_si512(out + 2 * col, _mm512_permutex2var_epi16(x, first, y));
+        _mm512_storeu_si512(out + 2 * col + 2 * VL, _mm512_permutex2var_epi16(x, second, y));
+    }
+    return col;
+}
+
 /* Pairs of rows, column by column; 0 for the second of the last where there is none. row_stride: from pair to pair. */
 static flashc_kv_tile pack_row_pairs(void *dst, flashc_tile src, int64_t n_rows, int64_t n_cols)
 {
     uint16_t *out = dst;
-    for (int64_t row = 0; row < n_rows; row += 2)
-        for (int64_t col = 0; col < n_cols; col += VL) {
+    for (int64_t row = 0; row < n_rows; row += 2) {
+        uint16_t *to = out + row * n_cols;
+        int64_t col = 0;
+        if (src.dtype == FLASHC_BF16 && src.col_stride == 1 && row + 1 < n_rows) {
+            const uint16_t *a = (const uint16_t *)src.data + row * src.row_stride;
+            col = interleave(to, a, a + src.row_stride, n_cols);
+        }
+        for (; col < n_cols; col += VL) {
             const vec a = load_columns(src, row, col, n_cols);
             const vec b = row + 1 < n_rows ? load_columns(src, row + 1, col, n_cols) : v_set1(0.0f);
             const __mmask16 mask = (__mmask16)((1u << flashc_min(VL, n_cols - col)) - 1u);
-            _mm512_mask_storeu_epi32(out + row * n_cols + col * 2, mask, pairs_of(a, b));
+            _mm512_mask_storeu_epi32(to + col * 2, mask, pairs_of(a, b));
         }
+    }
     return (flashc_kv_tile){.data = dst, .dtype = FLASHC_BF16, .row_stride = 2 * n_cols};
 }
 
