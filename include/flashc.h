@@ -315,7 +315,8 @@ FLASHC_API flashc_status flashc_explain(const flashc_attention_params *params, f
 typedef struct flashc_item_work {
     int64_t batch, head_k; /* whose K and V it reads */
     int64_t rows;          /* query rows; of several items over the same rows (keys split) each counts them */
-    int64_t keys;          /* keys that it loads, once for all its rows */
+    int64_t first_key;     /* it loads the keys first_key .. first_key + keys - 1, once for all its rows */
+    int64_t keys;
     int64_t pieces;        /* partial results that it makes of them, at least 1; 1 unless keys are split */
     int64_t tiles;         /* at most block_m rows against at most block_n keys: Q K^T, softmax, P V */
     int64_t edge_tiles;    /* of these: where position hides keys of the tile from some row */

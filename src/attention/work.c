@@ -38,6 +38,7 @@ flashc_item_work flashc_work_of_item(const flashc_problem *p, const flashc_plan 
     if (span.n_blocks == 0 || span.run >= span.n_runs)
         return work;
     const flashc_piece_range pieces = flashc_plan_pieces(span.keys, span.piece_keys);
+    work.first_key = span.keys.begin;
     work.keys = span.keys.end - span.keys.begin;
     work.pieces = flashc_max(1, pieces.end - pieces.begin);
     for (int64_t i = 0; i < span.n_blocks; i++) {

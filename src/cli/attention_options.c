@@ -15,7 +15,7 @@ enum {
     OPT_Q = 1, OPT_K, OPT_V, OPT_O, OPT_LSE, OPT_MASK, OPT_BIAS, OPT_SCALE, OPT_CAUSAL, OPT_ALIGN, OPT_LAYOUT,
     OPT_DTYPE, OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_COMPARE, OPT_RTOL, OPT_ATOL, OPT_BATCH, OPT_HEADS,
     OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_REPEATS, OPT_SEED, OPT_COLD,
-    OPT_NO_LIMITS, OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
+    OPT_NO_LIMITS, OPT_PREDICT, OPT_BANDWIDTH, OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
 };
 
 const flashc_cli_option flashc_cli_attention_options[] = {
@@ -67,6 +67,12 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_NO_LIMITS, "no-limits", 0, NULL,
      "Do not measure the multiply-add peak and the read bandwidth: quicker, without the shares of them.",
      FLASHC_CLI_FOR_BENCH},
+    {OPT_PREDICT, "predict", 0, NULL,
+     "Measure what the work costs here, and predict the time with 1, 2, 4, ... up to --threads threads, or 128.",
+     FLASHC_CLI_FOR_EXPLAIN},
+    {OPT_BANDWIDTH, "bandwidth", 0, "GB/s",
+     "Memory bandwidth of the machine that --predict is for; default what is measured here with all threads.",
+     FLASHC_CLI_FOR_EXPLAIN},
     {OPT_JSON, "json", 0, NULL, "One JSON object on standard output instead of text.", FOR_EACH},
     {OPT_DRY_RUN, "dry-run", 0, NULL, "Compute nothing; print what `flashc-run explain` prints.", FOR_EACH},
     {OPT_QUIET, "quiet", 0, NULL, "Print nothing but errors, a failed --compare and what --json asks for.",
@@ -95,6 +101,15 @@ static int parse_scale(const char *text, float *scale)
     if (flashc_cli_parse_double("--scale", text, -(double)FLT_MAX, (double)FLT_MAX, &value))
         return FLASHC_CLI_USAGE;
     *scale = (float)value;
+    return 0;
+}
+
+static int parse_bandwidth(const char *text, double *bytes_per_second)
+{
+    double value;
+    if (flashc_cli_parse_double("--bandwidth", text, 0.001, 1e9, &value))
+        return FLASHC_CLI_USAGE;
+    *bytes_per_second = 1e9 * value;
     return 0;
 }
 
@@ -149,6 +164,8 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_SEED: return flashc_cli_parse_int("--seed", value, 0, INT64_MAX, &args->seed);
     case OPT_COLD: args->cold = 1; return 0;
     case OPT_NO_LIMITS: args->no_limits = 1; return 0;
+    case OPT_PREDICT: args->predict = 1; return 0;
+    case OPT_BANDWIDTH: return parse_bandwidth(value, &args->bandwidth);
     case OPT_JSON: args->json = 1; return 0;
     case OPT_DRY_RUN: args->dry_run = 1; return 0;
     case OPT_QUIET: args->quiet = 1; return 0;

@@ -29,6 +29,8 @@ typedef struct flashc_cli_attention_args {
     int64_t repeats;          /* bench; -1 = not given */
     int64_t seed;             /* bench */
     int cold, no_limits;      /* bench */
+    int predict;              /* explain */
+    double bandwidth;         /* explain; bytes per second; 0 = not given */
 } flashc_cli_attention_args;
 
 /* The table, ended by an entry whose name is NULL. */

@@ -1,6 +1,7 @@
 /* What is printed about a call and its plan. */
 #include "cli/cli.h"
 #include "cli/job.h"
+#include "cli/predict.h"
 
 typedef struct named_array {
     const char *label, *key;
@@ -88,11 +89,15 @@ void flashc_cli_json_plan(const flashc_explanation *plan, flashc_cli_json *json)
     flashc_cli_json_string(json, "refused", plan->refused);
 }
 
-static void print_explanation(const flashc_cli_job *job, const flashc_explanation *plan, int as_json)
+/* predictions: NULL if none were asked for. */
+static void print_explanation(const flashc_cli_job *job, const flashc_explanation *plan,
+                              const flashc_predictions *predictions, int as_json)
 {
     if (!as_json) {
         flashc_cli_job_print_shapes(job, stdout);
         flashc_cli_print_plan(plan, stdout);
+        if (predictions)
+            flashc_predictions_print(predictions, stdout);
         return;
     }
     flashc_cli_json json;
@@ -100,6 +105,8 @@ static void print_explanation(const flashc_cli_job *job, const flashc_explanatio
     flashc_cli_json_object(&json, NULL);
     flashc_cli_job_json_shapes(job, &json);
     flashc_cli_json_plan(plan, &json);
+    if (predictions)
+        flashc_predictions_json(predictions, &json);
     flashc_cli_json_end(&json, '}');
 }
 
@@ -107,16 +114,17 @@ int flashc_cli_explain(const flashc_cli_attention_args *args)
 {
     flashc_cli_job job;
     flashc_explanation plan = {.struct_size = sizeof plan};
+    flashc_predictions predictions;
     int exit_code = flashc_cli_job_open(args, 1, &job);
     if (exit_code == FLASHC_CLI_OK) {
         const flashc_status status = flashc_explain(&job.params, &plan);
-        if (status != FLASHC_OK) {
+        if (status != FLASHC_OK)
             exit_code = flashc_cli_library_error(status);
-        } else {
-            if (args->json || !args->quiet)
-                print_explanation(&job, &plan, args->json);
-            exit_code = flashc_cli_finish_stdout(FLASHC_CLI_OK);
-        }
+        else if (args->predict)
+            exit_code = flashc_predict(args, &job, &plan, &predictions);
+        if (exit_code == FLASHC_CLI_OK && (args->json || !args->quiet))
+            print_explanation(&job, &plan, args->predict ? &predictions : NULL, args->json);
+        exit_code = flashc_cli_finish_stdout(exit_code);
     }
     flashc_cli_job_close(&job);
     return exit_code;

@@ -33,7 +33,8 @@ static void check_items(const problem *p)
         assert_in_range(item->batch, 0, params->batch - 1);
         assert_in_range(item->head_k, 0, params->num_heads_k - 1);
         assert_in_range(item->rows, may_be_idle ? 0 : 1, plan.rows_per_item);
-        assert_in_range(item->keys, 0, params->seqlen_k);
+        assert_in_range(item->first_key, 0, params->seqlen_k);
+        assert_in_range(item->keys, 0, params->seqlen_k - item->first_key);
         assert_in_range(item->edge_tiles, 0, item->tiles);
         assert_true(item->pieces >= (item->rows > 0) && (plan.piece_n > 0 || item->pieces <= 1));
         assert_true(plan.piece_n == 0 || item->keys <= item->pieces * plan.piece_n);
@@ -121,6 +122,7 @@ static void split_keys(const char *kernel)
         check_items(&p);
         for (int64_t i = 0; i < count; i++) {
             assert_int_equal(items[i].rows, 2);
+            assert_int_equal(items[i].first_key, keys % shape.seqlen_k);
             keys += items[i].keys;
             pieces += items[i].pieces;
         }

@@ -1,0 +1,115 @@
+#include "cli/probe.h"
+
+#include "cli/cli.h"
+#include "cli/peak.h"
+#include "cli/progress.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Each timing is the best of so many, since others only ever make it slower; fewer where that takes long. */
+enum { REPEATS_MIN = 3, REPEATS_MAX = 15 };
+#define REPEAT_SECONDS 0.004
+#define TIMING_SECONDS 0.15
+
+static int64_t min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t at_least_1(int64_t x)
+{
+    return x < 1 ? 1 : x;
+}
+
+void flashc_probe_close(flashc_probe *p)
+{
+    free(p->items);
+    flashc_bench_rotation_close(&p->rotation);
+    flashc_cli_job_close(&p->job);
+}
+
+/* The arguments of a call of this shape and otherwise like the one to predict, whose position hides nothing or, with
+ * causal, the upper triangle. */
+static flashc_cli_attention_args args_of(const flashc_probed_call *c, const flashc_probe_shape *s)
+{
+    flashc_cli_attention_args args = *c->args;
+    const int64_t group = c->params->num_heads / c->params->num_heads_k;
+    args.q = args.k = args.v = args.mask = args.bias = NULL;
+    args.batch = 1;
+    args.heads = s->heads * group;
+    args.heads_k = s->heads;
+    args.seqlen_q = min(at_least_1((s->rows + group - 1) / group), at_least_1(c->params->seqlen_q));
+    args.seqlen_k = at_least_1(s->keys);
+    args.head_dim = c->params->head_dim;
+    args.head_dim_v = c->params->head_dim_v;
+    args.dtype = (int)c->params->q.dtype;
+    args.out_dtype = (int)c->params->o.dtype;
+    args.kernel = c->kernel;
+    args.causal = s->causal;
+    args.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
+    args.num_threads = 1;
+    return args;
+}
+
+/* The plan's items with so many threads. */
+int flashc_probe_plan(flashc_probe *p, int threads)
+{
+    flashc_explanation plan = {.struct_size = sizeof plan};
+    p->job.params.num_threads = threads;
+    free(p->items);
+    p->items = NULL;
+    flashc_status status = flashc_explain(&p->job.params, &plan);
+    if (status == FLASHC_OK)
+        p->items = calloc((size_t)plan.num_items, sizeof *p->items);
+    if (status == FLASHC_OK && p->items == NULL)
+        return flashc_cli_error("no memory for %lld work items", (long long)plan.num_items);
+    p->count = plan.num_items;
+    if (status == FLASHC_OK)
+        status = flashc_explain_items(&p->job.params, 0, p->count, p->items);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+}
+
+int flashc_probe_open(const flashc_probed_call *c, const flashc_probe_shape *s, int cold, flashc_probe *p)
+{
+    const flashc_cli_attention_args args = args_of(c, s);
+    *p = (flashc_probe){.count = 0};
+    const int code = flashc_cli_job_open(&args, 0, &p->job);
+    if (code != FLASHC_CLI_OK)
+        return code;
+    flashc_bench_fill(&p->job, 1);
+    if (!flashc_bench_rotation_open(&p->job, cold, flashc_read_buffer_size(), &p->rotation))
+        return flashc_cli_error("no memory for copies of K and V that no cache holds");
+    return flashc_probe_plan(p, 1);
+}
+
+/* Calls in a row, *seconds each. */
+static int time_calls(flashc_probe *p, int64_t calls, double *seconds)
+{
+    const double start = flashc_cli_now();
+    for (int64_t i = 0; i < calls; i++) {
+        flashc_bench_rotate(&p->rotation, &p->job.params);
+        const flashc_status status = flashc_attention_fwd(&p->job.params);
+        if (status != FLASHC_OK)
+            return flashc_cli_library_error(status);
+    }
+    *seconds = (flashc_cli_now() - start) / (double)calls;
+    return FLASHC_CLI_OK;
+}
+
+/* Seconds of a call at its best. */
+int flashc_probe_time(flashc_probe *p, double *best)
+{
+    double seconds = 0.0;
+    int code = time_calls(p, 1, &seconds) || time_calls(p, 1, &seconds); /* warm up; the second tells how many */
+    const int64_t calls = at_least_1((int64_t)(REPEAT_SECONDS / fmax(seconds, 1e-8)));
+    const double start = flashc_cli_now();
+    *best = (double)INFINITY;
+    for (int i = 0; code == FLASHC_CLI_OK && i < REPEATS_MAX; i++) {
+        code = time_calls(p, calls, &seconds);
+        *best = fmin(*best, seconds);
+        if (i + 1 >= REPEATS_MIN && flashc_cli_now() - start > TIMING_SECONDS)
+            break;
+    }
+    return code ? FLASHC_CLI_FAILED : FLASHC_CLI_OK;
+}
