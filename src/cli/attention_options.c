@@ -12,10 +12,12 @@ enum {
 };
 
 enum {
-    OPT_Q = 1, OPT_K, OPT_V, OPT_O, OPT_LSE, OPT_MASK, OPT_BIAS, OPT_SCALE, OPT_CAUSAL, OPT_ALIGN, OPT_LAYOUT,
-    OPT_DTYPE, OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_COMPARE, OPT_RTOL, OPT_ATOL, OPT_BATCH, OPT_HEADS,
-    OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_REPEATS, OPT_SEED, OPT_COLD,
-    OPT_NO_LIMITS, OPT_PREDICT, OPT_BANDWIDTH, OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
+    OPT_Q = 1, OPT_K, OPT_V, OPT_O, OPT_LSE, OPT_MASK, OPT_BIAS, OPT_SEQLENS_Q, OPT_SEQLENS_K, OPT_LEFTPAD_K,
+    OPT_CU_SEQLENS_Q, OPT_CU_SEQLENS_K, OPT_BLOCK_TABLE, OPT_BLOCK_TABLE_V, OPT_SCALE, OPT_CAUSAL, OPT_ALIGN,
+    OPT_LAYOUT, OPT_DTYPE, OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_COMPARE, OPT_RTOL, OPT_ATOL,
+    OPT_BATCH, OPT_HEADS,
+    OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_PACKED, OPT_PAGE_SIZE, OPT_REPEATS,
+    OPT_SEED, OPT_COLD, OPT_NO_LIMITS, OPT_PREDICT, OPT_BANDWIDTH, OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
 };
 
 const flashc_cli_option flashc_cli_attention_options[] = {
@@ -28,6 +30,18 @@ const flashc_cli_option flashc_cli_attention_options[] = {
      "Boolean mask (bool, u8 or i8), non-zero = visible; broadcasts to [B,H,Lq,Lk] as in NumPy.", FOR_EACH},
     {OPT_BIAS, "bias", 0, "FILE", "Bias added to the scaled scores; broadcasts to [B,H,Lq,Lk] as in NumPy.",
      FOR_EACH},
+    {OPT_SEQLENS_Q, "seqlens-q", 0, "FILE", "How many of its queries each batch element has: i32 or i64, [B].",
+     FOR_EACH},
+    {OPT_SEQLENS_K, "seqlens-k", 0, "FILE", "How many of its keys each batch element has, [B].", FOR_EACH},
+    {OPT_LEFTPAD_K, "leftpad-k", 0, "FILE", "How many of these are padding in front, [B].", FOR_EACH},
+    {OPT_CU_SEQLENS_Q, "cu-seqlens-q", 0, "FILE",
+     "Q and O are packed, [H,L,D]: sequence b has the rows from number b to number b + 1 of this file, [B+1].",
+     FOR_EACH},
+    {OPT_CU_SEQLENS_K, "cu-seqlens-k", 0, "FILE", "K and V are packed in the same way.", FOR_EACH},
+    {OPT_BLOCK_TABLE, "block-table", 0, "FILE",
+     "K and V are pages of R rows, [P,H,R,D]: rows i*R to i*R + R - 1 of sequence b are page [b,i] of this file, [B,N].",
+     FOR_EACH},
+    {OPT_BLOCK_TABLE_V, "block-table-v", 0, "FILE", "The pages of V, if they are others.", FOR_EACH},
     {OPT_SCALE, "scale", 0, "X", "Factor of the scores; default 1/sqrt(head_dim).", FOR_EACH},
     {OPT_CAUSAL, "causal", 0, NULL, "Hide the keys after each query's position; needs --align.", FOR_EACH},
     {OPT_ALIGN, "align", 0, "A",
@@ -57,6 +71,8 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_SEQLEN_K, "seqlen-k", 0, "N", "Keys; default as many as queries.", FOR_SHAPES},
     {OPT_HEAD_DIM, "head-dim", 0, "N", "Length of a query and of a key; default 64.", FOR_SHAPES},
     {OPT_HEAD_DIM_V, "head-dim-v", 0, "N", "Length of a value; default head-dim.", FOR_SHAPES},
+    {OPT_PACKED, "packed", 0, NULL, "Pack the batch: all sequences one after the other.", FOR_SHAPES},
+    {OPT_PAGE_SIZE, "page-size", 0, "N", "Keep K and V in pages of N rows, in random order.", FOR_SHAPES},
     {OPT_REPEATS, "repeats", 0, "N",
      "Timed repeats, each of at least 0.05 s and one call; default 10, or 5 if a call takes longer than a second.",
      FLASHC_CLI_FOR_BENCH},
@@ -141,6 +157,13 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_LSE: args->lse = value; return 0;
     case OPT_MASK: args->mask = value; return 0;
     case OPT_BIAS: args->bias = value; return 0;
+    case OPT_CU_SEQLENS_Q: args->cu_seqlens_q = value; return 0;
+    case OPT_CU_SEQLENS_K: args->cu_seqlens_k = value; return 0;
+    case OPT_SEQLENS_Q: args->seqlens_q = value; return 0;
+    case OPT_SEQLENS_K: args->seqlens_k = value; return 0;
+    case OPT_LEFTPAD_K: args->leftpad_k = value; return 0;
+    case OPT_BLOCK_TABLE: args->block_table = value; return 0;
+    case OPT_BLOCK_TABLE_V: args->block_table_v = value; return 0;
     case OPT_SCALE: return parse_scale(value, &args->scale);
     case OPT_CAUSAL: args->causal = 1; return 0;
     case OPT_ALIGN: return parse_align(value, args);
@@ -160,6 +183,8 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_SEQLEN_K: return flashc_cli_parse_int("--seqlen-k", value, 0, INT64_MAX, &args->seqlen_k);
     case OPT_HEAD_DIM: return flashc_cli_parse_int("--head-dim", value, 1, INT64_MAX, &args->head_dim);
     case OPT_HEAD_DIM_V: return flashc_cli_parse_int("--head-dim-v", value, 0, INT64_MAX, &args->head_dim_v);
+    case OPT_PACKED: args->packed = 1; return 0;
+    case OPT_PAGE_SIZE: return flashc_cli_parse_int("--page-size", value, 1, INT32_MAX, &args->page_size);
     case OPT_REPEATS: return flashc_cli_parse_int("--repeats", value, 1, INT_MAX, &args->repeats);
     case OPT_SEED: return flashc_cli_parse_int("--seed", value, 0, INT64_MAX, &args->seed);
     case OPT_COLD: args->cold = 1; return 0;
@@ -178,7 +203,7 @@ int flashc_cli_attention_parse(unsigned command, int argc, char **argv, const ch
 {
     *args = (flashc_cli_attention_args){
         .scale = FLASHC_SCALE_DEFAULT, .rtol = -1, .atol = -1, .batch = -1, .heads = -1, .heads_k = -1,
-        .seqlen_q = -1, .seqlen_k = -1, .head_dim = -1, .head_dim_v = -1, .repeats = -1};
+        .seqlen_q = -1, .seqlen_k = -1, .head_dim = -1, .head_dim_v = -1, .page_size = -1, .repeats = -1};
     *exit_code = FLASHC_CLI_USAGE;
     const char *value = NULL;
     int id;

@@ -12,6 +12,7 @@
 typedef struct flashc_cli_attention_args {
     /* File names, NULL = not given, "-" = standard input or output. */
     const char *q, *k, *v, *o, *lse, *mask, *bias;
+    const char *cu_seqlens_q, *cu_seqlens_k, *seqlens_q, *seqlens_k, *leftpad_k, *block_table, *block_table_v;
     float scale;              /* FLASHC_SCALE_DEFAULT = not given */
     int causal;
     flashc_alignment alignment;
@@ -26,6 +27,8 @@ typedef struct flashc_cli_attention_args {
     int json, dry_run, quiet, verbose;
     /* Shapes instead of files (explain, bench); -1 = not given. */
     int64_t batch, heads, heads_k, seqlen_q, seqlen_k, head_dim, head_dim_v;
+    int packed;               /* --packed */
+    int64_t page_size;        /* -1 = not given */
     int64_t repeats;          /* bench; -1 = not given */
     int64_t seed;             /* bench */
     int cold, no_limits;      /* bench */

@@ -17,6 +17,7 @@ typedef struct flashc_cli_command {
 int flashc_cmd_attention(int argc, char **argv);
 int flashc_cmd_explain(int argc, char **argv);
 int flashc_cmd_bench(int argc, char **argv);
+int flashc_cmd_append(int argc, char **argv);
 int flashc_cmd_softmax(int argc, char **argv);
 int flashc_cmd_merge(int argc, char **argv);
 int flashc_cmd_trace(int argc, char **argv);

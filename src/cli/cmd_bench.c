@@ -65,27 +65,42 @@ static void name_run(const flashc_cli_attention_args *args, const flashc_attenti
         append(run->name, size, "/causal:%lld", (long long)args->offset);
     else if (p->causal)
         append(run->name, size, "/causal:%s", p->alignment == FLASHC_ALIGN_TOP_LEFT ? "top-left" : "bottom-right");
-    append(run->name, size, "%s%s%s%s", p->mask.data != NULL ? "/mask" : "", p->bias.data != NULL ? "/bias" : "",
+    if (args->page_size > 0)
+        append(run->name, size, "/page_size:%lld", (long long)args->page_size);
+    append(run->name, size, "%s%s%s%s%s", args->packed ? "/packed" : "", p->mask.data != NULL ? "/mask" : "", p->bias.data != NULL ? "/bias" : "",
            args->bshd ? "/bshd" : "", args->cold ? "/cold" : "");
     append(run->name, size, "/threads:%lld/%s", (long long)run->plan.num_threads, run->plan.kernel);
+}
+
+/* Of one sequence, keys that some query sees by position. */
+static int64_t visible_keys(const flashc_attention_params *p, int64_t b)
+{
+    const int64_t queries = p->cu_seqlens_q ? p->cu_seqlens_q[b + 1] - p->cu_seqlens_q[b]
+                            : p->seqlens_q  ? p->seqlens_q[b]
+                                            : p->seqlen_q;
+    int64_t keys = p->cu_seqlens_k ? p->cu_seqlens_k[b + 1] - p->cu_seqlens_k[b]
+                   : p->seqlens_k  ? p->seqlens_k[b]
+                                   : p->seqlen_k;
+    keys -= p->leftpad_k ? p->leftpad_k[b] : 0;
+    if (p->causal) {
+        const int64_t offset = p->alignment == FLASHC_ALIGN_EXPLICIT       ? p->offsets[b]
+                               : p->alignment == FLASHC_ALIGN_BOTTOM_RIGHT ? keys - queries
+                                                                           : 0;
+        const int64_t last = queries + offset; /* one beyond the last query's position */
+        keys = last < 0 ? 0 : last < keys ? last : keys;
+    }
+    return queries == 0 ? 0 : keys;
 }
 
 /* Bytes of K and V that some query sees; every call must read these once. */
 static double visible_kv_bytes(const flashc_attention_params *p)
 {
-    int64_t keys = p->seqlen_k;
-    if (p->causal) {
-        const int64_t offset = p->alignment == FLASHC_ALIGN_EXPLICIT       ? (p->batch > 0 ? p->offsets[0] : 0)
-                               : p->alignment == FLASHC_ALIGN_BOTTOM_RIGHT ? p->seqlen_k - p->seqlen_q
-                                                                           : 0;
-        const int64_t last = p->seqlen_q + offset; /* one beyond the last query's position */
-        keys = last < 0 ? 0 : last < keys ? last : keys;
-    }
-    if (p->seqlen_q == 0)
-        keys = 0;
+    double keys = 0;
+    for (int64_t b = 0; b < p->batch; b++)
+        keys += (double)visible_keys(p, b);
     const double per_key = (double)p->head_dim * (double)flashc_dtype_size(p->k.dtype) +
                            (double)p->head_dim_v * (double)flashc_dtype_size(p->v.dtype);
-    return (double)p->batch * (double)p->num_heads_k * (double)keys * per_key;
+    return (double)p->num_heads_k * keys * per_key;
 }
 
 /* Makes n calls. */

@@ -1,6 +1,7 @@
 #include "cli/job.h"
 
 #include "cli/cli.h"
+#include "cli/layout.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,39 +13,34 @@ int flashc_cli_library_error(flashc_status status)
     return flashc_cli_error("%s: %s", flashc_status_string(status), flashc_last_error());
 }
 
-/* Where the axes [batch, head, row, column] are among the array's axes; -1: missing, of size 1. */
-static void axes_of(int rank, int bshd, int axes[4])
-{
-    axes[0] = rank == 4 ? 0 : -1;
-    axes[1] = rank == 2 ? -1 : bshd ? rank - 2 : rank - 3;
-    axes[2] = rank > 2 && bshd ? rank - 3 : rank - 2;
-    axes[3] = rank - 1;
-}
-
-/* View and sizes of an array whose axes are in the given layout. */
-static flashc_tensor tensor_of(const flashc_cli_array *array, int bshd, int64_t sizes[4])
-{
-    flashc_tensor tensor = {.data = array->data, .dtype = array->dtype};
-    int axes[4];
-    axes_of(array->rank, bshd, axes);
-    for (int i = 0; i < 4; i++) {
-        sizes[i] = axes[i] < 0 ? 1 : array->shape[axes[i]];
-        tensor.stride[i] = axes[i] < 0 ? 0 : array->strides[axes[i]];
-    }
-    return tensor;
-}
-
-static int check_rank(const flashc_cli_array *array, const flashc_cli_array *q, int bshd)
+/* expected: a rank; q: what has it, or NULL if the call's form asks for it. */
+static int check_rank(const flashc_cli_array *array, int expected, const flashc_cli_array *q, int bshd)
 {
     char text[FLASHC_CLI_SHAPE_TEXT];
     const char *found = flashc_cli_shape_text(array->rank, array->shape, text);
     if (array->rank < 2 || array->rank > 4)
         return flashc_cli_error("%s: expected rank 2 [L,D], 3 %s or 4 %s, found rank %d %s", array->name,
                                 bshd ? "[L,H,D]" : "[H,L,D]", bshd ? "[B,L,H,D]" : "[B,H,L,D]", array->rank, found);
-    if (array->rank != q->rank)
+    if (array->rank == expected)
+        return FLASHC_CLI_OK;
+    if (q)
         return flashc_cli_error("%s has rank %d %s, %s has rank %d: they must be the same", array->name, array->rank,
                                 found, q->name, q->rank);
-    return FLASHC_CLI_OK;
+    return flashc_cli_error("%s: expected rank %d, %s, found rank %d %s", array->name, expected,
+                            expected == 3 ? "packed sequences" : "a batch or pages", array->rank, found);
+}
+
+static int check_ranks(const flashc_cli_job *job, int bshd)
+{
+    const flashc_cli_array *q = &job->q, *of_k = q;
+    const flashc_cli_sequences *s = &job->sequences;
+    int rank_k = q->rank;
+    if (s->cu_seqlens_q.values || s->cu_seqlens_k.values || s->block_table.narrow) {
+        rank_k = s->cu_seqlens_k.values && !s->block_table.narrow ? 3 : 4;
+        of_k = NULL;
+    }
+    return check_rank(q, s->cu_seqlens_q.values ? 3 : q->rank, NULL, bshd) ||
+           check_rank(&job->k, rank_k, of_k, bshd) || check_rank(&job->v, rank_k, of_k, bshd);
 }
 
 /* Two arrays must agree in a size. */
@@ -65,31 +61,38 @@ static int check_heads(const flashc_cli_array *q, int64_t heads, const flashc_cl
                             (long long)heads, k->name, (long long)heads_k, (long long)heads, (long long)heads_k);
 }
 
-/* Sizes and views of Q, K and V, which are of the same rank. */
+/* Sizes and views of Q, K and V. */
 static int set_inputs(flashc_cli_job *job, int bshd)
 {
     flashc_attention_params *p = &job->params;
     const flashc_cli_array *q = &job->q, *k = &job->k, *v = &job->v;
+    const flashc_cli_sequences *s = &job->sequences;
     int64_t sq[4], sk[4], sv[4];
-    if (check_rank(q, q, bshd) || check_rank(k, q, bshd) || check_rank(v, q, bshd))
+    if (check_ranks(job, bshd))
         return FLASHC_CLI_FAILED;
-    p->q = tensor_of(q, bshd, sq);
-    p->k = tensor_of(k, bshd, sk);
-    p->v = tensor_of(v, bshd, sv);
-    if (check_same(q, sq[0], k, sk[0], "batch") || check_same(k, sk[0], v, sv[0], "batch") ||
-        check_heads(q, sq[1], k, sk[1]) || check_same(k, sk[1], v, sv[1], "heads") ||
-        check_same(k, sk[2], v, sv[2], "seqlen_k") || check_same(q, sq[3], k, sk[3], "head_dim"))
+    p->q = flashc_cli_layout_tensor(q, bshd, sq);
+    p->k = flashc_cli_layout_tensor(k, bshd, sk);
+    p->v = flashc_cli_layout_tensor(v, bshd, sv);
+    const int padded_k = !s->cu_seqlens_k.values && !s->block_table.narrow, own_v = s->block_table_v.narrow != NULL;
+    p->batch = s->cu_seqlens_q.values ? s->cu_seqlens_q.shape[0] - 1 : sq[0];
+    if ((padded_k && !s->cu_seqlens_q.values && check_same(q, sq[0], k, sk[0], "batch")) ||
+        (!own_v && check_same(k, sk[0], v, sv[0], padded_k ? "batch" : "pages")) || check_heads(q, sq[1], k, sk[1]) ||
+        check_same(k, sk[1], v, sv[1], "heads") || (!own_v && check_same(k, sk[2], v, sv[2], "seqlen_k")) ||
+        check_same(q, sq[3], k, sk[3], "head_dim"))
         return FLASHC_CLI_FAILED;
+    if (padded_k && sk[0] != p->batch)
+        return flashc_cli_error("%s has batch %lld, %s has %lld sequences: they must be the same", k->name,
+                                (long long)sk[0], s->cu_seqlens_q.name, (long long)p->batch);
     if (sq[3] < 1)
         return flashc_cli_error("%s has head_dim 0: expected at least 1", q->name);
-    p->batch = sq[0];
     p->num_heads = sq[1];
     p->num_heads_k = sk[1];
     p->seqlen_q = sq[2];
-    p->seqlen_k = sk[2];
+    p->seqlen_k = s->block_table.narrow ? s->block_table.shape[1] * sk[2] : sk[2];
     p->head_dim = sq[3];
     p->head_dim_v = sv[3];
-    return FLASHC_CLI_OK;
+    const int64_t k_pages[2] = {sk[0], sk[2]}, v_pages[2] = {sv[0], sv[2]};
+    return flashc_cli_sequences_set(s, k_pages, v_pages, p);
 }
 
 static int read_inputs(const flashc_cli_attention_args *args, int plan_only, flashc_cli_job *job)
@@ -100,13 +103,13 @@ static int read_inputs(const flashc_cli_attention_args *args, int plan_only, fla
         if (!inputs[i].path)
             return flashc_cli_usage_error("%s FILE is missing", inputs[i].option);
     if (args->batch >= 0 || args->heads >= 0 || args->heads_k >= 0 || args->seqlen_q >= 0 || args->seqlen_k >= 0 ||
-        args->head_dim >= 0 || args->head_dim_v >= 0)
+        args->head_dim >= 0 || args->head_dim_v >= 0 || args->packed || args->page_size > 0)
         return flashc_cli_usage_error("give either the files -q, -k and -v or shapes, not both");
     for (int i = 0; i < 3; i++)
         if (flashc_cli_array_read(inputs[i].path, plan_only, inputs[i].array) ||
             flashc_cli_array_to_float(inputs[i].array, args->dtype))
             return FLASHC_CLI_FAILED;
-    return set_inputs(job, args->bshd);
+    return flashc_cli_sequences_read(args, &job->sequences) || set_inputs(job, args->bshd);
 }
 
 static int64_t or_default(int64_t value, int64_t otherwise)
@@ -123,17 +126,29 @@ static int make_inputs(const flashc_cli_attention_args *args, int plan_only, fla
     const int64_t seqlen_k = or_default(args->seqlen_k, seqlen_q);
     const int64_t head_dim = or_default(args->head_dim, DEFAULT_HEAD_DIM);
     const int64_t head_dim_v = or_default(args->head_dim_v, head_dim);
-    const int rows = args->bshd ? 1 : 2, head = args->bshd ? 2 : 1;
+    const int64_t page_size = or_default(args->page_size, 0);
+    const int64_t pages_each = page_size ? seqlen_k / page_size + (seqlen_k % page_size != 0) : 0;
+    const int rows = args->bshd ? 1 : 2, head = args->bshd ? 2 : 1, rank = args->packed ? 3 : 4;
     int64_t shape[3][4];
     for (int i = 0; i < 3; i++) {
-        shape[i][0] = batch;
+        const int paged = i > 0 && page_size;
+        shape[i][0] = paged ? batch * pages_each : batch;
         shape[i][head] = i == 0 ? heads : heads_k;
-        shape[i][rows] = i == 0 ? seqlen_q : seqlen_k;
+        shape[i][rows] = paged ? page_size : i == 0 ? seqlen_q : seqlen_k;
         shape[i][3] = i == 2 ? head_dim_v : head_dim;
+        if (args->packed) {
+            shape[i][rows] *= batch;
+            memmove(shape[i], shape[i] + 1, 3 * sizeof shape[i][0]);
+        }
     }
-    if (flashc_cli_array_make("q", dtype, 4, shape[0], plan_only, &job->q) ||
-        flashc_cli_array_make("k", dtype, 4, shape[1], plan_only, &job->k) ||
-        flashc_cli_array_make("v", dtype, 4, shape[2], plan_only, &job->v))
+    if (args->packed && page_size)
+        return flashc_cli_usage_error("give --packed or --page-size, not both");
+    if ((args->packed && flashc_cli_sequences_pack(batch, seqlen_q, seqlen_k, &job->sequences)) ||
+        (page_size && flashc_cli_sequences_page(batch, pages_each, seqlen_k, &job->sequences)))
+        return FLASHC_CLI_FAILED;
+    if (flashc_cli_array_make("q", dtype, rank, shape[0], plan_only, &job->q) ||
+        flashc_cli_array_make("k", dtype, rank, shape[1], plan_only, &job->k) ||
+        flashc_cli_array_make("v", dtype, rank, shape[2], plan_only, &job->v))
         return FLASHC_CLI_FAILED;
     return set_inputs(job, args->bshd);
 }
@@ -141,7 +156,7 @@ static int make_inputs(const flashc_cli_attention_args *args, int plan_only, fla
 /* NumPy's rule: axes are aligned at the last one; missing ones and those of size 1 repeat. */
 static int broadcast(const flashc_cli_array *array, const flashc_attention_params *p, flashc_tensor *tensor)
 {
-    const int64_t target[4] = {p->batch, p->num_heads, p->seqlen_q, p->seqlen_k};
+    const int64_t target[4] = {p->cu_seqlens_q ? 1 : p->batch, p->num_heads, p->seqlen_q, p->seqlen_k};
     char found[FLASHC_CLI_SHAPE_TEXT], expected[FLASHC_CLI_SHAPE_TEXT];
     *tensor = (flashc_tensor){.data = array->data, .dtype = array->dtype};
     int fits = array->rank <= 4;
@@ -186,10 +201,10 @@ static int make_outputs(const flashc_cli_attention_args *args, int plan_only, fl
     o_shape[q->rank - 1] = p->head_dim_v;
     if (flashc_cli_array_make("O", dtype, q->rank, o_shape, plan_only, &job->o))
         return FLASHC_CLI_FAILED;
-    p->o = tensor_of(&job->o, args->bshd, sizes);
+    p->o = flashc_cli_layout_tensor(&job->o, args->bshd, sizes);
 
     /* LSE is [batch, head, row] in both layouts, with the axes that Q has. */
-    axes_of(q->rank, 0, axes);
+    flashc_cli_layout_axes(q->rank, 0, axes);
     const int64_t lse_sizes[3] = {p->batch, p->num_heads, p->seqlen_q};
     if (flashc_cli_array_make("LSE", FLASHC_F32, q->rank - 1, lse_sizes + 4 - q->rank, plan_only, &job->lse))
         return FLASHC_CLI_FAILED;
@@ -237,6 +252,7 @@ void flashc_cli_job_close(flashc_cli_job *job)
     flashc_cli_array *const arrays[] = {&job->q, &job->k, &job->v, &job->mask, &job->bias, &job->o, &job->lse};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         flashc_cli_array_free(arrays[i]);
+    flashc_cli_sequences_free(&job->sequences);
     free(job->offsets);
     *job = (flashc_cli_job){0};
 }

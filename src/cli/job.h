@@ -7,6 +7,7 @@
 #include "cli/array.h"
 #include "cli/attention_options.h"
 #include "cli/json.h"
+#include "cli/sequences.h"
 
 #include <flashc.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@ typedef struct flashc_cli_job {
     flashc_attention_params params; /* ready for flashc_attention_fwd() */
     flashc_cli_array q, k, v, mask, bias; /* mask.data, bias.data NULL: none */
     flashc_cli_array o, lse;        /* packed, in Q's rank and layout; always there */
+    flashc_cli_sequences sequences; /* what params' lengths and tables point to */
     int64_t *offsets;               /* what params.offsets points to */
 } flashc_cli_job;
 

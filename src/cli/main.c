@@ -12,6 +12,7 @@ static const flashc_cli_command commands[] = {
     {"attention", "attention of the arrays in .npy files", flashc_cmd_attention},
     {"explain", "how an attention call would run: kernel, tiles, threads, memory", flashc_cmd_explain},
     {"bench", "how fast attention is on this machine", flashc_cmd_bench},
+    {"append", "new rows of K and V into a cache, with rotary embedding", flashc_cmd_append},
     {"softmax", "softmax over the last axis, whole or in pieces that are merged", flashc_cmd_softmax},
     {"merge", "exact attention from partial (O, LSE) results over disjoint keys", flashc_cmd_merge},
     {"trace", "the online softmax recurrence, step by step", flashc_cmd_trace},

@@ -11,7 +11,7 @@ from support import (COMMAND, EMULATOR, CliTest, attention, bf16_to_float, count
 # On random zero-mean data the error stays within 4 u (1 + A) max|v|, u = 2^-24; here A < 20 and max|v| < 5.
 TOLERANCE = 4 * 2.0 ** -24 * 21 * 5
 LSE_TOLERANCE = TOLERANCE
-COMMANDS = ['attention', 'explain', 'bench', 'softmax', 'merge', 'trace', 'info']
+COMMANDS = ['attention', 'explain', 'bench', 'append', 'softmax', 'merge', 'trace', 'info']
 
 
 class HelpTest(CliTest):
