@@ -130,7 +130,7 @@ FLASHC_API flashc_tensor flashc_tensor_bshd(const void *data, flashc_dtype dtype
  * p = i + offset(b), key j at position j, counted from the batch element's first real key. Causal shows the
  * keys j <= p, a window those with p - window_left <= j <= p + window_right. */
 typedef enum flashc_alignment {
-    FLASHC_ALIGN_UNSET = 0,        /* an error wherever a position is needed (causal, window)    */
+    FLASHC_ALIGN_UNSET = 0,        /* an error wherever a position is needed (causal, window, ALiBi) */
     FLASHC_ALIGN_TOP_LEFT = 1,     /* offset 0: PyTorch's is_causal, ONNX without a cache        */
     FLASHC_ALIGN_BOTTOM_RIGHT = 2, /* offset (number of keys) - (number of queries) of the batch element, so
                                       that its last query sees its last key: FlashAttention, KV caches */
@@ -162,6 +162,47 @@ typedef enum flashc_compute {
  * the last items of other threads), with the work items done so far and their number. Return 0 to go on;
  * anything else cancels the call. Must not call longjmp or throw. */
 typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
+
+/* One head's scores of some queries and keys, in f32 and natural units, on their way to softmax. Key 0 is the batch
+ * element's first real key (row leftpad_k[batch] of k). */
+typedef struct flashc_score_block {
+    float *scores; /* of query first_query + i and key first_key + j: scores[i * query_stride + j * key_stride] */
+    int64_t query_stride, key_stride;
+    int64_t batch, head;
+    int64_t first_query, n_queries;
+    int64_t first_key, n_keys;
+    int64_t first_position; /* of query first_query; with alignment UNSET counted as with TOP_LEFT */
+} flashc_score_block;
+
+/* Changes a block's scores in place; -inf hides a key. Called in the worker threads, several at a time, in the IEEE
+ * default floating-point mode, for blocks of any size in any order and more than once for the same scores: what
+ * becomes of a score may depend on itself and its coordinates alone. Scores of keys that a mask, position or -inf hides
+ * may be among them: they stay hidden whatever is written. Must not call longjmp or throw, and leave the mode.
+ *
+ * A relative-position bias (T5, Swin), of a table [num_heads][2 * reach + 1] for distances of -reach to reach:
+ *
+ *     static void add_relative_bias(void *user_data, const flashc_score_block *b) {
+ *         const struct bias_table *t = user_data;
+ *         for (int64_t i = 0; i < b->n_queries; i++)
+ *             for (int64_t j = 0; j < b->n_keys; j++) {
+ *                 int64_t d = b->first_key + j - (b->first_position + i);
+ *                 d = d < -t->reach ? -t->reach : d > t->reach ? t->reach : d;
+ *                 b->scores[i * b->query_stride + j * b->key_stride] +=
+ *                     t->value[b->head * (2 * t->reach + 1) + t->reach + d];
+ *             }
+ *     }
+ *
+ * A document mask, of the documents' numbers [seqlen] (queries and keys are the same tokens):
+ *
+ *     static void hide_other_documents(void *user_data, const flashc_score_block *b) {
+ *         const int *document = user_data;
+ *         for (int64_t i = 0; i < b->n_queries; i++)
+ *             for (int64_t j = 0; j < b->n_keys; j++)
+ *                 if (document[b->first_query + i] != document[b->first_key + j])
+ *                     b->scores[i * b->query_stride + j * b->key_stride] = -INFINITY;
+ *     }
+ */
+typedef void (*flashc_score_mod_fn)(void *user_data, const flashc_score_block *block);
 
 /* softmax_scale's default: 1 / sqrt(head_dim). (NaN and +infinity are refused, so that a scale that
  * came out of a division by zero is seen.) */
@@ -198,13 +239,17 @@ typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
  *
  * Semantics, per score, in this order and in natural units (not log2):
  *   1. s = softmax_scale * (q . k)
- *   2. s += bias
- *   3. hidden keys are left out (not: given a large negative number). Hidden are keys that the
- *      boolean mask (0 = hidden), causal or the window hides, and keys whose score is -inf from any
+ *   2. softcap > 0: s = softcap * tanh(s / softcap)
+ *   3. s += bias
+ *   4. s -= alibi_slopes[head] * |p - j|, the distance of the query's position from the key's
+ *   5. score_mod changes s
+ *   6. hidden keys are left out (not: given a large negative number). Hidden are keys that the
+ *      boolean mask (0 = hidden), the block mask, causal or the window hides, and keys whose score is -inf from any
  *      source, a bias of -inf included, also where q . k is NaN. (q . k of -inf plus a bias of +inf is NaN.)
- *   4. softmax over the visible keys; O = P V.
+ *   7. sinks[head] is one more logit in the softmax, of a key with V = 0
+ *   8. softmax over the visible keys; O = P V.
  *
- *   - A row with no visible key: O = 0, LSE = -inf.
+ *   - A row with no visible key: O = 0, LSE = -inf, or the sink where there is one.
  *   - A hidden key cannot influence the result, bit for bit, whatever its K and V hold (NaN too).
  *   - NaN in a visible q . k, or a logit of +inf, makes that row of O and LSE NaN. NaN or infinity in
  *     a visible row of V makes its column of O NaN or infinite, and nothing else.
@@ -217,9 +262,9 @@ typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
  *       |O - exact|   <= u (8 + 4A + 2(n + T)) sum_j p_j |v_j|  + half an ulp of o's type
  *                        + 2^-126 sum_j |v_j| + 2^-149 (n + T), which is underflow
  *       |LSE - exact| <= u (16 max(1, |LSE|, A) + 2(n + T))
- *     A = max over visible keys of |scale| sum_d |q_d k_d| + |bias|, n = seqlen_k (the longest
- *     sequential chain over keys), T = key tiles. Products scale*q must be 0 or normal f32 numbers,
- *     and sums of |v| over the keys must not overflow.
+ *     A = max over visible keys of |scale| sum_d |q_d k_d| + softcap + |bias| + |ALiBi| (+ what score_mod adds),
+ *     n = seqlen_k (the longest sequential chain over keys), T = key tiles. Products scale*q must be 0 or normal
+ *     f32 numbers, and sums of |v| over the keys must not overflow; u A must be well below 1.
  *   - Kernels that compute in bf16 (see flashc_compute; flashc_explain() tells) round the weights to bf16, which adds
  *     2^-8 sum_j p_j |v_j| to the bound of O and nothing to that of LSE. Subnormal bf16 numbers count as 0 there: each
  *     product of one with x adds |x| 2^-126. Inputs of other types are rounded to bf16 first; against the inputs as they
@@ -254,7 +299,24 @@ typedef struct flashc_attention_params {
     flashc_block_table block_table;   /* of k and v, if they have pages */
     flashc_block_table block_table_v; /* of v, if its pages are others */
     flashc_tensor mask;         /* FLASHC_BOOL, non-zero = visible; optional */
-    flashc_tensor bias;         /* f32, f16 or bf16, added to the scaled score; optional */
+    /* A mask of whole tiles of block_mask_m queries x block_mask_n keys: FLASHC_BOOL [batch, num_heads,
+     * ceil(seqlen_q / block_mask_m), ceil(seqlen_k / block_mask_n)], non-zero = visible; optional. Query i and key j of
+     * a batch element, counted from its own first, are in tile (i / block_mask_m, j / block_mask_n); of packed
+     * sequences, the longest says how many tiles there are. Hidden tiles are not computed where the plan's own tiles
+     * fit into them: it takes lengths that divide theirs, if there are any that are not too short. */
+    flashc_tensor block_mask;
+    int64_t block_mask_m, block_mask_n; /* at least 1 with a block mask */
+
+    float softcap;              /* 0 (after init): none; otherwise positive, finite and normal */
+    flashc_tensor bias;         /* f32, f16 or bf16, added to the scaled (and capped) score; optional */
+    const float *alibi_slopes;  /* [num_heads], finite; NULL: none. Needs alignment. */
+    int64_t alibi_batch_stride; /* elements; 0 (after init): the same slopes for every batch element; num_heads: the
+                                   slopes are [batch, num_heads] */
+    flashc_score_mod_fn score_mod; /* NULL: none */
+    void *score_mod_user_data;
+    /* [num_heads], finite or -inf (none); NULL: none. LSE includes them, so results with sinks are no partial results:
+     * leave them out there, and merge one more part with O = 0 and LSE = sink at the end. */
+    const float *sinks;
 
     /* 0: the OpenMP default, limited by the affinity mask and the cgroup CPU quota. Otherwise
      * obeyed, bounded by 1024 and the number of work items. Inside a parallel region of the caller's the
@@ -301,8 +363,8 @@ typedef struct flashc_explanation {
     int64_t num_threads;   /* team size */
     size_t workspace_size; /* bytes */
     double flops;          /* useful floating-point operations: 2 * (head_dim + head_dim_v) per visible
-                              (query, key) pair; causal, window and lengths are counted out, mask and
-                              bias are not read */
+                              (query, key) pair; causal, window and lengths are counted out, masks
+                              and bias are not read */
     char refused[1024];    /* one line per faster kernel that was not taken: "name: reason\n" */
 } flashc_explanation;
 

@@ -1,7 +1,7 @@
 /*
  * The way of one item: for each piece of its keys, and in it for each key tile, load it once, then for each row
  * block that can see it
- *     Q K^T -> mask and bias -> online softmax -> P V.
+ *     Q K^T -> score stages -> mask -> online softmax -> P V.
  * Pieces are folded as they are done. An item that holds all pieces of its rows divides by the row sums and
  * stores; of several runs over the same rows the one that ends last folds the runs' results first.
  */
@@ -12,6 +12,7 @@
 #include "attention/fold.h"
 #include "attention/mask.h"
 #include "attention/span.h"
+#include "attention/stages.h"
 #include "attention/upcoming.h"
 #include "numerics.h"
 
@@ -113,8 +114,8 @@ static void run_tile(const item *it, int64_t i, const flashc_row_block *block, f
         return;
     gemm->qk(it->scores, k, block_queries(it, i), ld, n_keys, lanes, p->head_dim,
              gemm->scales_scores ? p->softmax_scale : 1.0f);
-    flashc_mask_add(p, block, vector, ld, first_key, n_keys, it->scores);
-    flashc_mask_hide_by_position(p, block, vector, ld, lanes, first_key, n_keys, it->scores);
+    flashc_stages_run(p, block, vector, ld, lanes, first_key, n_keys, it->scores, it->hidden);
+    flashc_mask_hide(p, block, vector, ld, lanes, first_key, n_keys, it->scores);
     if (v_has_non_finite)
         flashc_careful_note_hidden(it->scores, flashc_plan_tile_floats(it->plan, n_keys), it->hidden);
     vector->softmax(it->scores, ld, n_keys, lanes, state.row_max, state.row_sum, it->correction);
@@ -164,6 +165,14 @@ static flashc_kv_tile load_finite_v(const item *it, const flashc_tile_rows *rows
                          : (flashc_kv_tile){.data = tile.data, .dtype = tile.dtype, .row_stride = ld};
 }
 
+static bool any_block_reaches(const item *it, const flashc_row_block *blocks, int64_t key, int64_t n_keys)
+{
+    for (int64_t i = 0; i < it->span.n_blocks; i++)
+        if (flashc_mask_reaches(it->p, &blocks[i], key, n_keys))
+            return true;
+    return false;
+}
+
 /* The key tiles begin .. end of an item whose keys go on until run_end. Returns false if told to end. */
 static bool run_keys(const item *it, const flashc_row_block *blocks, int64_t begin, int64_t end, int64_t run_end,
                      flashc_keep_going_fn keep_going, void *context)
@@ -175,6 +184,8 @@ static bool run_keys(const item *it, const flashc_row_block *blocks, int64_t beg
         if (!keep_going(context))
             return false;
         const int64_t n_keys = flashc_min(block_n, end - key);
+        if (p->block_mask.data && !any_block_reaches(it, blocks, key, n_keys))
+            continue;
         const flashc_tile_rows rows = {.sequence = it->span.sequence.k_element,
                                        .head = it->span.head_k,
                                        .first = it->span.sequence.first_key + key,
@@ -187,7 +198,7 @@ static bool run_keys(const item *it, const flashc_row_block *blocks, int64_t beg
                                        : flashc_cache_load(&p->v, kernel, &kernel->gemm->v, &rows, p->head_dim_v,
                                                            &it->v_scratch);
         for (int64_t i = 0; i < it->span.n_blocks; i++)
-            if (blocks[i].keys.begin < key + n_keys && blocks[i].keys.end > key) {
+            if (flashc_mask_reaches(p, &blocks[i], key, n_keys)) {
                 name_upcoming(it, i, &blocks[i], key, run_end - key - block_n, &k, &v);
                 run_tile(it, i, &blocks[i], k, v, key, flashc_min(n_keys, blocks[i].keys.end - key), v_has_non_finite);
             }
@@ -258,12 +269,9 @@ static void store_block(const item *it, int64_t i, const flashc_row_block *block
     void *row[FLASHC_MAX_BLOCK_M];
     float factor[FLASHC_MAX_BLOCK_M] = {0};
     for (int64_t r = 0; r < block->n_rows; r++) {
-        const float sum = state.row_sum[r];
+        float *lse = p->lse.data ? (float *)(void *)flashc_row_element(p, block, &p->lse, r) : NULL;
         row[r] = flashc_row_element(p, block, &p->o, r);
-        factor[r] = sum == 0.0f ? 0.0f : 1.0f / sum; /* 0: no visible key; NaN stays */
-        if (p->lse.data)
-            *(float *)(void *)flashc_row_element(p, block, &p->lse, r) =
-                sum == 0.0f ? -INFINITY : (float)((double)state.row_max[r] + log((double)sum));
+        flashc_stages_finish_row(p, flashc_row_head(p, block, r), state.row_max[r], state.row_sum[r], &factor[r], lse);
     }
     it->vector->store_rows(row, p->o.dtype, p->o.stride[3], state.acc, it->plan->ld, block->n_rows, p->head_dim_v,
                            factor);

@@ -124,16 +124,50 @@ static bool hides_tile(const flashc_tensor *t, const flashc_problem *p, const fl
     return true;
 }
 
+static bool block_mask_shows(const flashc_problem *p, const flashc_row_block *block, int64_t head, int64_t tile_m,
+                             int64_t tile_n)
+{
+    return *flashc_element(&p->block_mask, block->batch, head, tile_m, tile_n) != 0;
+}
+
+static int64_t tile_of_row(const flashc_problem *p, const flashc_row_block *block, int64_t row)
+{
+    return flashc_row_query(p, block, row) / p->block_mask_m;
+}
+
+/* How many of the keys first_key .. + n_keys are in the tile of the block mask's that the first is in. */
+static int64_t keys_of_first_tile(const flashc_problem *p, int64_t first_key, int64_t n_keys)
+{
+    return flashc_min(n_keys, p->block_mask_n - first_key % p->block_mask_n);
+}
+
+/* Does the block mask hide the tile from all rows? */
+static bool block_mask_hides(const flashc_problem *p, const flashc_row_block *block, int64_t first_key, int64_t n_keys)
+{
+    const int64_t first_head = block->head_k * p->group;
+    const int64_t first = tile_of_row(p, block, 0), last = tile_of_row(p, block, block->n_rows - 1);
+    for (int64_t tile_n = first_key / p->block_mask_n; tile_n <= (first_key + n_keys - 1) / p->block_mask_n; tile_n++)
+        for (int64_t tile_m = first; tile_m <= last; tile_m++)
+            for (int64_t head = first_head; head < first_head + p->group; head++)
+                if (block_mask_shows(p, block, head, tile_m, tile_n))
+                    return false;
+    return true;
+}
+
+bool flashc_mask_reaches(const flashc_problem *p, const flashc_row_block *block, int64_t first_key, int64_t n_keys)
+{
+    return block->keys.begin < first_key + n_keys && block->keys.end > first_key &&
+           !(p->block_mask.data && block_mask_hides(p, block, first_key, n_keys));
+}
+
 bool flashc_mask_hides_tile(const flashc_problem *p, const flashc_row_block *block, int64_t first_key, int64_t n_keys)
 {
     return hides_tile(&p->mask, p, block, first_key, n_keys) || hides_tile(&p->bias, p, block, first_key, n_keys);
 }
 
-static void add(const flashc_tensor *t, const flashc_problem *p, const flashc_row_block *block,
-                const flashc_vector_ops *vector, int64_t ld, int64_t first_key, int64_t n_keys, float *scores)
+void flashc_mask_add(const flashc_tensor *t, const flashc_problem *p, const flashc_row_block *block,
+                     const flashc_vector_ops *vector, int64_t ld, int64_t first_key, int64_t n_keys, float *scores)
 {
-    if (!t->data)
-        return;
     const void *row[FLASHC_MAX_BLOCK_M];
     walk w = first_of(p, block);
     for (int64_t r = 0; r < block->n_rows; r++)
@@ -142,16 +176,28 @@ static void add(const flashc_tensor *t, const flashc_problem *p, const flashc_ro
     vector->add_rows(scores, ld, rows, block->n_rows, n_keys);
 }
 
-void flashc_mask_add(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
-                     int64_t ld, int64_t first_key, int64_t n_keys, float *scores)
+/* Tile by tile of the block mask's, the rows that do not see it. */
+static void hide_by_block_mask(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
+                               int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores)
 {
-    add(&p->bias, p, block, vector, ld, first_key, n_keys, scores);
-    add(&p->mask, p, block, vector, ld, first_key, n_keys, scores);
+    int32_t first[FLASHC_MAX_BLOCK_M] = {0}, last[FLASHC_MAX_BLOCK_M] = {0};
+    for (int64_t done = 0, keys; done < n_keys; done += keys) {
+        const int64_t tile_n = (first_key + done) / p->block_mask_n;
+        keys = keys_of_first_tile(p, first_key + done, n_keys - done);
+        bool hides = false;
+        for (int64_t r = 0; r < block->n_rows; r++) {
+            const bool shows =
+                block_mask_shows(p, block, flashc_row_head(p, block, r), tile_of_row(p, block, r), tile_n);
+            last[r] = shows ? (int32_t)keys : 0;
+            hides = hides || !shows;
+        }
+        if (hides)
+            vector->hide(scores + done * flashc_col_step(vector, ld), ld, keys, lanes, first, last);
+    }
 }
 
-void flashc_mask_hide_by_position(const flashc_problem *p, const flashc_row_block *block,
-                                  const flashc_vector_ops *vector, int64_t ld, int64_t lanes, int64_t first_key,
-                                  int64_t n_keys, float *scores)
+static void hide_by_position(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
+                             int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores)
 {
     if (first_key >= block->full.begin && first_key + n_keys <= block->full.end)
         return;
@@ -166,4 +212,14 @@ void flashc_mask_hide_by_position(const flashc_problem *p, const flashc_row_bloc
         last[r] = (int32_t)flashc_max(0, flashc_min(keys.end - first_key - skip, walked));
     }
     vector->hide(scores + skip * flashc_col_step(vector, ld), ld, walked, lanes, first, last);
+}
+
+void flashc_mask_hide(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
+                      int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores)
+{
+    if (p->mask.data)
+        flashc_mask_add(&p->mask, p, block, vector, ld, first_key, n_keys, scores);
+    if (p->block_mask.data)
+        hide_by_block_mask(p, block, vector, ld, lanes, first_key, n_keys, scores);
+    hide_by_position(p, block, vector, ld, lanes, first_key, n_keys, scores);
 }

@@ -1,8 +1,8 @@
 /*
  * Which keys can a query see? The one place that knows, in two steps: a key range for a span of
  * queries, then, for one tile, whether it is hidden, fully visible or in between, and what is hidden in it.
- * Positions (causal, window) become per-row limits; the bias and the boolean mask (0 or -inf) are added to the
- * scores from where they lie, and -inf hides.
+ * Positions (causal, window) and the block mask's tiles become per-row limits; the boolean mask (0 or -inf) is added
+ * to the scores from where it lies, and -inf hides.
  */
 #ifndef FLASHC_MASK_H
 #define FLASHC_MASK_H
@@ -56,17 +56,20 @@ double flashc_mask_visible_pairs(const flashc_problem *p, const flashc_sequence 
 /* Fills keys and full. */
 void flashc_mask_resolve_block(const flashc_problem *p, flashc_row_block *block);
 
+/* Does any row of the block see any of keys first_key .. + n_keys, as far as positions and the block mask go? If not,
+ * the tile is not even loaded for it. */
+bool flashc_mask_reaches(const flashc_problem *p, const flashc_row_block *block, int64_t first_key, int64_t n_keys);
+
 /* Does the mask alone, or the bias alone, hide all of keys first_key .. + n_keys from all rows of the block? Then
  * nothing else of the tile need be touched. Looks no further than to the first element that does not hide. */
 bool flashc_mask_hides_tile(const flashc_problem *p, const flashc_row_block *block, int64_t first_key, int64_t n_keys);
 
-/* Adds bias and mask to the scores of these keys; hidden ones become -inf. */
-void flashc_mask_add(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
-                     int64_t ld, int64_t first_key, int64_t n_keys, float *scores);
+/* Adds the bias, or the mask as 0 or -inf, to the scores of these keys. */
+void flashc_mask_add(const flashc_tensor *t, const flashc_problem *p, const flashc_row_block *block,
+                     const flashc_vector_ops *vector, int64_t ld, int64_t first_key, int64_t n_keys, float *scores);
 
-/* Hides the keys of a tile that each row does not see by position. */
-void flashc_mask_hide_by_position(const flashc_problem *p, const flashc_row_block *block,
-                                  const flashc_vector_ops *vector, int64_t ld, int64_t lanes, int64_t first_key,
-                                  int64_t n_keys, float *scores);
+/* Makes the scores of all keys -inf that the mask, the block mask or a row's position hides. */
+void flashc_mask_hide(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
+                      int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores);
 
 #endif

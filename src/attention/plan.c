@@ -101,6 +101,33 @@ static double useful_flops(const flashc_problem *p)
     return 2.0 * pairs * (double)p->num_heads * (double)(p->head_dim + p->head_dim_v);
 }
 
+/* A block of at most `most` that tiles of this length are whole numbers of, or that is a whole number of tiles; a
+ * multiple of step, and not less than a quarter of most. If there is none, most. */
+static int64_t fit_tiles(int64_t tile, int64_t step, int64_t most)
+{
+    enum { MOST_BLOCKS = 64 }; /* of a longer tile hardly anything is in a block that reaches beyond it */
+    if (tile <= most) {
+        const int64_t block = tile * flashc_ceil_div(flashc_max(1, most / 4), tile);
+        return block % step == 0 && block <= most ? block : most;
+    }
+    for (int64_t n = flashc_ceil_div(tile, most); n <= MOST_BLOCKS && tile / n >= most / 4; n++)
+        if (tile % (n * step) == 0)
+            return tile / n;
+    return most;
+}
+
+/* Blocks that fit a block mask: so its hidden tiles cost nothing. */
+static void fit_block_mask(flashc_plan *plan, const flashc_problem *p)
+{
+    const int64_t large = 1 << 20; /* anything longer than MOST_BLOCKS, and no overflow */
+    if (!p->block_mask.data)
+        return;
+    flashc_block_shape *b = &plan->block;
+    b->block_m = fit_tiles(flashc_min(p->block_mask_m, large) * flashc_min(p->group, large),
+                           plan->kernel->vector->row_multiple, b->block_m);
+    b->block_n = fit_tiles(flashc_min(p->block_mask_n, large), 1, b->block_n);
+}
+
 static size_t take(size_t *size, int64_t count, size_t element_size)
 {
     size_t offset = *size;
@@ -251,6 +278,7 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
         choose_best(plan, p, refused, refused_size);
     }
     plan->block = plan->kernel->block_shape(p->head_dim, p->head_dim_v);
+    fit_block_mask(plan, p);
     plan->block.block_m = flashc_round_up(flashc_max(1, flashc_min(plan->rows, plan->block.block_m)),
                                           plan->kernel->vector->row_multiple);
     plan->ld = plan->kernel->vector->rows_along

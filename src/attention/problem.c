@@ -2,6 +2,8 @@
 
 #include "params.h"
 
+#include "attention/stages.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -54,7 +56,17 @@ static flashc_status check_options(const flashc_attention_params *p)
                            (int)p->compute);
     if (p->num_threads < 0)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "num_threads: expected 0 (default) or more, found %d", p->num_threads);
-    return FLASHC_OK;
+    if (p->block_mask.data && (p->block_mask_m < 1 || p->block_mask_n < 1))
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected at least 1 with a block mask, found %" PRId64,
+                           p->block_mask_m < 1 ? "block_mask_m" : "block_mask_n",
+                           p->block_mask_m < 1 ? p->block_mask_m : p->block_mask_n);
+    return flashc_stages_check(p);
+}
+
+/* Rows of the longest sequence. */
+static int64_t longest(const int64_t *cu_seqlens, int64_t batch, int64_t otherwise)
+{
+    return cu_seqlens ? flashc_sequences_longest(cu_seqlens, batch) : otherwise;
 }
 
 /* k or v, in one array or in pages. */
@@ -71,19 +83,27 @@ static flashc_status check_tensors(const flashc_attention_params *p)
 {
     const flashc_block_table *table_v = flashc_cache_table_v(&p->block_table, &p->block_table_v);
     const int64_t elements = p->cu_seqlens_q ? 1 : p->batch;
+    const int64_t mask_m = flashc_max(1, p->block_mask_m), mask_n = flashc_max(1, p->block_mask_n);
     const flashc_tensor_argument arguments[] = {
         {"q", &p->q, {elements, p->num_heads, p->seqlen_q, p->head_dim}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
         rows_argument("k", &p->k, &p->block_table, p, p->head_dim),
         rows_argument("v", &p->v, table_v, p, p->head_dim_v),
         {"mask", &p->mask, {elements, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_INPUT, FLASHC_TYPES_BOOL},
         {"bias", &p->bias, {elements, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
+        {"block_mask",
+         &p->block_mask,
+         {p->batch, p->num_heads, flashc_ceil_div(longest(p->cu_seqlens_q, p->batch, p->seqlen_q), mask_m),
+          flashc_ceil_div(longest(p->cu_seqlens_k, p->batch, p->seqlen_k), mask_n)},
+         FLASHC_INPUT,
+         FLASHC_TYPES_BOOL},
         {"lse", &p->lse, {elements, p->num_heads, p->seqlen_q, 1}, FLASHC_OUTPUT, FLASHC_TYPES_F32},
         {"o", &p->o, {elements, p->num_heads, p->seqlen_q, p->head_dim_v}, FLASHC_OUTPUT, FLASHC_TYPES_FLOAT},
     };
     const size_t count = sizeof arguments / sizeof arguments[0];
     for (size_t i = 0; i < count; i++) {
         const flashc_tensor_argument *a = &arguments[i];
-        bool optional = a->tensor == &p->mask || a->tensor == &p->bias || a->tensor == &p->lse;
+        bool optional = a->tensor == &p->mask || a->tensor == &p->bias || a->tensor == &p->block_mask ||
+                        a->tensor == &p->lse;
         if (optional && !a->tensor->data)
             continue;
         flashc_status status = flashc_tensor_check(a);
@@ -129,8 +149,8 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         .batch = p.batch,
         .num_heads = p.num_heads,
         .num_heads_k = p.num_heads_k,
-        .seqlen_q = p.cu_seqlens_q ? flashc_sequences_longest(p.cu_seqlens_q, p.batch) : p.seqlen_q,
-        .seqlen_k = p.cu_seqlens_k ? flashc_sequences_longest(p.cu_seqlens_k, p.batch) : p.seqlen_k,
+        .seqlen_q = longest(p.cu_seqlens_q, p.batch, p.seqlen_q),
+        .seqlen_k = longest(p.cu_seqlens_k, p.batch, p.seqlen_k),
         .head_dim = p.head_dim,
         .head_dim_v = p.head_dim_v,
         .group = p.num_heads_k ? p.num_heads / p.num_heads_k : 0,
@@ -140,7 +160,16 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         .o = p.o,
         .lse = p.lse,
         .mask = p.mask,
+        .block_mask = p.block_mask,
+        .block_mask_m = p.block_mask.data ? p.block_mask_m : 0,
+        .block_mask_n = p.block_mask.data ? p.block_mask_n : 0,
         .bias = p.bias,
+        .softcap = p.softcap,
+        .alibi_slopes = p.alibi_slopes,
+        .alibi_batch_stride = p.alibi_batch_stride,
+        .score_mod = p.score_mod,
+        .score_mod_user_data = p.score_mod_user_data,
+        .sinks = p.sinks,
         .softmax_scale =
             p.softmax_scale == FLASHC_SCALE_DEFAULT ? (float)(1.0 / sqrt((double)p.head_dim)) : p.softmax_scale,
         .causal = p.causal != 0,

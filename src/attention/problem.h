@@ -13,8 +13,13 @@ typedef struct flashc_problem {
     int64_t seqlen_q, seqlen_k; /* no sequence has more */
     int64_t group; /* query heads per K/V head */
     flashc_cache_rows k, v;
-    flashc_tensor q, o, lse, mask, bias;
-    float softmax_scale;
+    flashc_tensor q, o, lse, mask, block_mask, bias;
+    int64_t block_mask_m, block_mask_n; /* 0: no block mask */
+    float softmax_scale, softcap;       /* softcap 0: none */
+    const float *alibi_slopes, *sinks;
+    int64_t alibi_batch_stride;
+    flashc_score_mod_fn score_mod;
+    void *score_mod_user_data;
     bool causal;
     flashc_alignment alignment;
     const int64_t *offsets;

@@ -19,6 +19,7 @@ static flashc_status check_alignment(const flashc_attention_params *p)
     const char *asks = p->causal                ? "causal"
                        : p->window_left >= 0    ? "window_left"
                        : p->window_right >= 0   ? "window_right"
+                       : p->alibi_slopes        ? "alibi_slopes"
                                                 : NULL;
     if (asks && p->alignment == FLASHC_ALIGN_UNSET)
         return flashc_fail(FLASHC_ERR_ARGUMENT,

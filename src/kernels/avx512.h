@@ -20,6 +20,8 @@ V_INLINE vec v_sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
 V_INLINE vec v_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 V_INLINE vec v_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 V_INLINE vec v_max(vec a, vec b) { return _mm512_max_ps(a, b); } /* b if either is NaN */
+V_INLINE vec v_min(vec a, vec b) { return _mm512_min_ps(a, b); }
+V_INLINE vec v_div(vec a, vec b) { return _mm512_div_ps(a, b); }
 
 /*
  * exp(x) = 2^n 2^(j/16) e^f for x <= 0, with 16 n + j = m = round(16 x log2e) and f = x - m ln2/16.

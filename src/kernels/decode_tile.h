@@ -7,6 +7,7 @@
 
 #include "kernels/decode_gemm.h"
 #include "kernels/f32_copy.h"
+#include "kernels/f32_stages.h"
 #include "kernels/kernel.h"
 
 static void row_load_rows(void *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor)
@@ -38,6 +39,26 @@ static void row_add_rows(float *scores, int64_t ld, flashc_rows bias, int64_t n_
     for (int64_t row = 0; row < n_rows; row++)
         for (int64_t key = 0; key < n_keys; key += VL)
             add_vector(scores + row * ld + key, load_row(bias, row, key, flashc_min(VL, n_keys - key)));
+}
+
+static void row_softcap(float *scores, int64_t ld, int64_t n_keys, int64_t n_rows, float softcap)
+{
+    for (int64_t row = 0; row < n_rows; row++)
+        cap_floats(scores + row * ld, n_keys, softcap);
+}
+
+static void row_alibi(float *scores, int64_t ld, int64_t n_keys, int64_t n_rows, const float *slope,
+                      const float *distance)
+{
+    float index[VL];
+    for (int i = 0; i < VL; i++)
+        index[i] = (float)i;
+    for (int64_t row = 0; row < n_rows; row++)
+        for (int64_t key = 0; key < n_keys; key += VL) {
+            float *s = scores + row * ld + key;
+            const vec keys = v_add(v_load(index), v_set1((float)key));
+            v_store(s, v_alibi(v_load(s), v_set1(slope[row]), v_sub(v_set1(distance[row]), keys)));
+        }
 }
 
 static void row_hide(float *scores, int64_t ld, int64_t n_keys, int64_t n_rows, const int32_t *first,
@@ -143,8 +164,10 @@ static bool row_all_finite(const float *acc, int64_t ld, int64_t n_rows, int64_t
                    .col_multiple = VL,                                                                                 \
                    .load_rows = row_load_rows,                                                                         \
                    .load = tile_load,                                                                                  \
+                   .softcap = row_softcap,                                                                             \
                    .add_rows = row_add_rows,                                                                           \
                    .scale_keys = row_scale_keys,                                                                       \
+                   .alibi = row_alibi,                                                                                 \
                    .hide = row_hide,                                                                                   \
                    .softmax = row_softmax,                                                                             \
                    .all_finite = row_all_finite,                                                                       \

@@ -18,6 +18,8 @@ V_INLINE vec v_sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
 V_INLINE vec v_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
 V_INLINE vec v_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 V_INLINE vec v_max(vec a, vec b) { return _mm256_max_ps(a, b); } /* b if either is NaN */
+V_INLINE vec v_min(vec a, vec b) { return _mm256_min_ps(a, b); }
+V_INLINE vec v_div(vec a, vec b) { return _mm256_div_ps(a, b); }
 
 #include "kernels/f32_exp.h"
 

@@ -25,6 +25,8 @@ V_INLINE vec v_mul(vec a, vec b) { return a * b; }
 V_INLINE vec v_fma(vec a, vec b, vec c) { return a * b + c; }
 V_INLINE vec v_select(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 V_INLINE vec v_max(vec a, vec b) { return v_select(a > b, a, b); } /* false if either is NaN: b */
+V_INLINE vec v_min(vec a, vec b) { return v_select(a < b, a, b); }
+V_INLINE vec v_div(vec a, vec b) { return a / b; }
 
 #include "kernels/f32_exp.h"
 

@@ -39,6 +39,8 @@ V_INLINE vec v_sub(vec a, vec b) { return vsubq_f32(a, b); }
 V_INLINE vec v_mul(vec a, vec b) { return vmulq_f32(a, b); }
 V_INLINE vec v_fma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
 V_INLINE vec v_max(vec a, vec b) { return vbslq_f32(vcgtq_f32(a, b), a, b); } /* b if either is NaN */
+V_INLINE vec v_min(vec a, vec b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+V_INLINE vec v_div(vec a, vec b) { return vdivq_f32(a, b); }
 
 #include "kernels/f32_exp.h"
 

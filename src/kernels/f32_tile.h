@@ -8,9 +8,9 @@
  *                        loads plus one broadcast must fit the register file
  *   FLASHC_OWN_GEMM_SUMS and gemm_sums, both or neither: an inner loop of its own for the register block,
  *                        sum[r][j] += a[r*a_row + k*a_depth] * b[k*ldb + j*VL ..] for k = 0 .. depth in this order
- *   v_load v_store v_set1 v_add v_sub v_mul
+ *   v_load v_store v_set1 v_add v_sub v_mul v_div
  *   v_fma(a, b, c)       a*b + c
- *   v_max(a, b)          the larger; b if either is NaN
+ *   v_max(a, b) v_min(a, b)  the larger, the smaller; b if either is NaN
  *   v_exp(x)             e^x to about 1 ulp for x <= 0; exactly 0 below FLASHC_EXP_MIN; NaN stays NaN
  *   v_zero_if_neg_inf(x) 0 where x is -inf, x elsewhere
  *   v_hide_if_neg_inf(s, b)        -inf where b is -inf, s elsewhere
@@ -26,6 +26,7 @@
 
 #include "kernels/f32_bias.h"
 #include "kernels/f32_copy.h"
+#include "kernels/f32_stages.h"
 #include "kernels/kernel.h"
 
 #ifndef FLASHC_GEMM_PAIRS
@@ -125,7 +126,8 @@ static void tile_scale_keys(float *scores, int64_t ld, int64_t n_keys, int64_t l
 #define FLASHC_TILE_VECTOR_OPS(query_columns, load_queries)                                                            \
     {                                                                                                                  \
         .rows_along = false, .row_multiple = VL, .col_multiple = query_columns, .load_rows = load_queries,             \
-        .load = tile_load, .add_rows = tile_add_rows, .scale_keys = tile_scale_keys, .hide = tile_hide,                \
+        .load = tile_load, .softcap = tile_softcap, .add_rows = tile_add_rows, .scale_keys = tile_scale_keys,          \
+        .alibi = tile_alibi, .hide = tile_hide,                                                                        \
         .softmax = tile_softmax, .all_finite = tile_all_finite, .store_rows = tile_store_rows,                         \
     }
 

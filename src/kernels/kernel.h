@@ -78,12 +78,18 @@ typedef struct flashc_vector_ops {
     /* A plain array, whatever the layout: dst[row*ld + col] = src[row][col], 0 for n_cols <= col < ld. */
     void (*load)(float *dst, int64_t ld, flashc_tile src, int64_t n_rows, int64_t n_cols);
 
+    /* scores = softcap tanh(scores / softcap), to about 6 u of each. */
+    void (*softcap)(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, float softcap);
+
     /* scores = bias == -inf ? -inf : scores + bias (a hidden key is hidden also where its score is NaN), the bias
      * straight from its own rows. FLASHC_BOOL is a bias of 0 where true, -inf where false. */
     void (*add_rows)(float *scores, int64_t ld, flashc_rows bias, int64_t n_rows, int64_t n_keys);
 
     /* scores[row][key] *= scale[key], a whole number of vectors of them. */
     void (*scale_keys)(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, const float *scale);
+
+    /* scores[row][key] -= slope[row] |distance[row] - key|; both arrays have lanes elements. */
+    void (*alibi)(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, const float *slope, const float *distance);
 
     /* scores[row][key] = -inf unless first[row] <= key < last[row]. */
     void (*hide)(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, const int32_t *first, const int32_t *last);

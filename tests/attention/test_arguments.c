@@ -94,6 +94,44 @@ static void long_leftpad(problem *p)
     problem_add_array(p, ARRAY_SEQLENS_K, 11)[1] = 5;
     problem_add_array(p, ARRAY_LEFTPAD_K, 5)[1] = 6;
 }
+static void alibi_unset(problem *p) { problem_add_alibi(p, false); }
+static void nan_slope(problem *p)
+{
+    problem_add_alibi(p, true)[6] = NAN;
+    p->params.alignment = FLASHC_ALIGN_TOP_LEFT;
+}
+static void odd_alibi_stride(problem *p)
+{
+    problem_add_alibi(p, true);
+    p->params.alibi_batch_stride = 3;
+    p->params.alignment = FLASHC_ALIGN_TOP_LEFT;
+}
+static void infinite_sink(problem *p) { problem_add_sinks(p)[2] = INFINITY; }
+static void nan_sink(problem *p) { problem_add_sinks(p)[0] = NAN; }
+static void negative_softcap(problem *p) { p->params.softcap = -30.0f; }
+static void nan_softcap(problem *p) { p->params.softcap = NAN; }
+static void infinite_softcap(problem *p) { p->params.softcap = INFINITY; }
+static void subnormal_softcap(problem *p) { p->params.softcap = 0x1p-130f; }
+static void no_block_m(problem *p)
+{
+    problem_add_block_mask(p, 4, 4);
+    p->params.block_mask_m = 0;
+}
+static void no_block_n(problem *p)
+{
+    problem_add_block_mask(p, 4, 4);
+    p->params.block_mask_n = -5;
+}
+static void f32_block_mask(problem *p)
+{
+    problem_add_block_mask(p, 4, 4);
+    p->params.block_mask.dtype = FLASHC_F32;
+}
+static void far_block_mask(problem *p)
+{
+    problem_add_block_mask(p, 4, 4);
+    p->params.block_mask.stride[1] = INT64_MAX;
+}
 static void f32_mask(problem *p) { p->params.mask = flashc_tensor_bhsd(p->params.q.data, FLASHC_F32, 0, 0, 0); }
 static void bool_bias(problem *p) { p->params.bias = flashc_tensor_bhsd(p->params.q.data, FLASHC_BOOL, 0, 0, 0); }
 static void odd_bias(problem *p)
@@ -180,6 +218,20 @@ static const mistake mistakes[] = {
     {"seqlens_k too long", many_keys, FLASHC_ERR_ARGUMENT, "seqlens_k[1]: expected 0 to 11", "12"},
     {"leftpad_k negative", negative_leftpad, FLASHC_ERR_ARGUMENT, "leftpad_k[1]", "-3"},
     {"leftpad_k beyond seqlens_k", long_leftpad, FLASHC_ERR_ARGUMENT, "leftpad_k[1]: expected 0 to 5", "6"},
+    {"ALiBi without alignment", alibi_unset, FLASHC_ERR_ARGUMENT, "alignment: alibi_slopes", "UNSET"},
+    {"slope NaN", nan_slope, FLASHC_ERR_ARGUMENT, "alibi_slopes[6]", "nan"},
+    {"alibi_batch_stride 3", odd_alibi_stride, FLASHC_ERR_ARGUMENT, "alibi_batch_stride: expected 0 or num_heads (4)",
+     "3"},
+    {"sink infinite", infinite_sink, FLASHC_ERR_ARGUMENT, "sinks[2]", "inf"},
+    {"sink NaN", nan_sink, FLASHC_ERR_ARGUMENT, "sinks[0]", "nan"},
+    {"softcap negative", negative_softcap, FLASHC_ERR_ARGUMENT, "softcap", "-30"},
+    {"softcap NaN", nan_softcap, FLASHC_ERR_ARGUMENT, "softcap", "nan"},
+    {"softcap infinite", infinite_softcap, FLASHC_ERR_ARGUMENT, "softcap", "inf"},
+    {"softcap subnormal", subnormal_softcap, FLASHC_ERR_ARGUMENT, "softcap", "7.34684e-40"},
+    {"block mask of 0 rows", no_block_m, FLASHC_ERR_ARGUMENT, "block_mask_m", "found 0"},
+    {"block mask of -5 keys", no_block_n, FLASHC_ERR_ARGUMENT, "block_mask_n", "-5"},
+    {"block mask of f32", f32_block_mask, FLASHC_ERR_ARGUMENT, "block_mask.dtype", "f32"},
+    {"block mask stride overflows", far_block_mask, FLASHC_ERR_ARGUMENT, "block_mask.stride[1]", "9223372036854775807"},
     {"mask of f32", f32_mask, FLASHC_ERR_ARGUMENT, "mask.dtype", "f32"},
     {"mask stride overflows", far_mask, FLASHC_ERR_ARGUMENT, "mask.stride", "4611686018427387903"},
     {"bias of bool", bool_bias, FLASHC_ERR_ARGUMENT, "bias.dtype", "bool"},
@@ -209,6 +261,7 @@ static void test_mistakes(void **state)
         char harm[256] = "";
         problem_plain(&p, &usual, FLASHC_F32, 5);
         m->make(&p);
+        problem_snapshot(&p);
         flashc_status status = flashc_attention_fwd(&p.params);
         const char *message = flashc_last_error();
         bool named = strstr(message, m->name) != NULL && strstr(message, m->found) != NULL;

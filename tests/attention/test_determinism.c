@@ -24,6 +24,15 @@ static void make(problem *p, const char *kernel, int shape, flashc_dtype dtype)
     p->params.kernel = kernel;
     p->params.causal = shape % 2 == 0;
     p->params.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
+    if (shape < 3)
+        return;
+    /* The other half with everything between Q K^T and softmax, and a window that begins inside a piece. */
+    float *slopes = problem_add_alibi(p, false), *sinks = problem_add_sinks(p);
+    for (int64_t h = 0; h < p->params.num_heads; h++)
+        slopes[h] = 0.01f * (float)(h + 1), sinks[h] = (float)h;
+    problem_add_score_mod(p, test_score_mod_documents, 170);
+    p->params.softcap = 3.0f;
+    p->params.window_left = p->params.seqlen_k / 2 + 5;
 }
 
 static void thread_counts(const char *kernel)
@@ -31,7 +40,7 @@ static void thread_counts(const char *kernel)
     static const int counts[] = {1, 2, 3, 8};
     int split = 0;
     for (int shape = 0; shape < SHAPES; shape++) {
-        problem one, other;
+        static problem one, other; /* too large for the stack */
         make(&one, kernel, shape, FLASHC_F32);
         make(&other, kernel, shape, FLASHC_F32);
         one.params.num_threads = 1;
@@ -62,7 +71,7 @@ static void batches(const char *kernel)
 {
     for (int shape = 0; shape < SHAPES; shape++) {
         for (flashc_dtype dtype = FLASHC_F32; dtype <= FLASHC_BF16; dtype++) {
-            problem all, single;
+            static problem all, single; /* too large for the stack */
             make(&all, kernel, shape, dtype);
             problem_shape alone = shape_for(kernel, shapes[shape]);
             alone.batch = 1;
@@ -107,7 +116,7 @@ static void padding(const char *kernel)
 {
     for (int shape = 0; shape < SHAPES; shape++) {
         for (int windowed = 0; windowed < 2; windowed++) {
-            problem all, single;
+            static problem all, single; /* too large for the stack */
             make(&all, kernel, shape, FLASHC_F32);
             const int64_t queries = all.params.seqlen_q, keys = all.params.seqlen_k, batch = all.params.batch;
             int64_t *seqlens_q = problem_add_array(&all, ARRAY_SEQLENS_Q, queries);
@@ -126,10 +135,14 @@ static void padding(const char *kernel)
                                              all.params.head_dim_v};
                 problem_plain(&single, &alone, FLASHC_F32, 1);
                 flashc_attention_params *s = &single.params;
-                s->kernel = kernel;
-                s->causal = all.params.causal;
-                s->alignment = all.params.alignment;
-                s->window_left = all.params.window_left;
+                const flashc_tensor o = s->o, lse = s->lse;
+                *s = all.params;
+                s->batch = 1;
+                s->seqlen_q = alone.seqlen_q;
+                s->seqlen_k = alone.seqlen_k;
+                s->seqlens_q = s->seqlens_k = s->leftpad_k = NULL;
+                s->o = o;
+                s->lse = lse;
                 s->q = from_row(&all.params.q, b, 0);
                 s->k = from_row(&all.params.k, b, leftpad_k[b]);
                 s->v = from_row(&all.params.v, b, leftpad_k[b]);

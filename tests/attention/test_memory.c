@@ -183,7 +183,7 @@ static void workspace_beyond_the_address_space(const char *kernel)
     assert_non_null(strstr(flashc_last_error(), "workspace"));
 }
 
-/* One tensor with one axis of stride beyond 2^31 elements (2^32 for the mask), up and down, in an
+/* One tensor with one axis of stride beyond 2^31 elements (2^32 for masks), up and down, in an
  * address range of which only the touched pages exist. */
 static void far_elements(const char *kernel)
 {
@@ -196,6 +196,8 @@ static void far_elements(const char *kernel)
             p.params.kernel = kernel;
             problem_add_mask(&p);
             problem_add_bias(&p, FLASHC_F32);
+            problem_add_block_mask(&p, 2, 2);
+            *test_at(&p.params.block_mask, 1, 0, 1, 1) = 0;
             test_set(&p.params.mask, 1, 1, 2, 0, 0.0);
             test_set(&p.params.mask, 0, 1, 1, 2, 0.0);
             problem_sizes(&p, which, size);
@@ -204,8 +206,8 @@ static void far_elements(const char *kernel)
                 problem_free(&p);
                 continue;
             }
-            int64_t step = ((int64_t)1 << (which == TENSOR_MASK ? 32 : 31)) + 64;
             int64_t element = (int64_t)flashc_dtype_size(view->dtype);
+            int64_t step = ((int64_t)1 << (element == 1 ? 32 : 31)) + 64;
             size_t bytes = (size_t)(step * (size[axis] - 1) * element) + 65536;
             void *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
             if (map == MAP_FAILED) {

@@ -6,6 +6,7 @@
 #include "support/memory.h"
 #include "support/values.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -334,6 +335,74 @@ static void test_hide(void **state)
     free(scores);
 }
 
+/* softcap over its whole range, NaN and infinities included: 6 u of tanh, and the roundings of s / cap and of the
+ * product, 2 u each. */
+static void test_softcap(void **state)
+{
+    (void)state;
+    enum { LANES = 48, KEYS = 997 };
+    static const float caps[] = {0x1p-126f, 1e-3f, 0.7f, 1.0f, 30.0f, 1e10f, FLT_MAX};
+    const int64_t ld = leading(KEYS);
+    const size_t size = tile_size(KEYS);
+    float *scores = floats(size), *before = floats(size);
+    double worst = 0;
+    for (size_t c = 0; c < sizeof caps / sizeof caps[0]; c++) {
+        for (size_t i = 0; i < size; i++)
+            before[i] = i % 101 == 0   ? NAN
+                        : i % 103 == 0 ? INFINITY
+                        : i % 107 == 0 ? -INFINITY
+                        : i % 2 == 0   ? caps[c] * ((float)i / (float)size * 24.0f - 12.0f)
+                                       : caps[c] * ldexpf(i % 3 == 0 ? -1.0f : 1.0f, -(int)(i % 90));
+        memcpy(scores, before, size * sizeof(float));
+        kernel->vector->softcap(scores, ld, KEYS, LANES, caps[c]);
+        for (int64_t key = 0; key < KEYS; key++)
+            for (int64_t row = 0; row < LANES; row++) {
+                const double s = (double)before[at(ld, row, key)], got = (double)scores[at(ld, row, key)];
+                const double want = (double)caps[c] * tanh(s / (double)caps[c]), bound = 10 * U * fabs(want);
+                if (isnan(s)) {
+                    assert_true(isnan(got));
+                    continue;
+                }
+                /* Subnormal numbers are held to half of the smallest of them. */
+                const double tiny = 0x1p-149 * fmax(1.0, (double)caps[c]);
+                worst = fmax(worst, (fabs(got - want) - tiny) / bound);
+                if (fabs(got - want) > bound + tiny)
+                    fail_msg("%s: softcap %g of %g is %.9g, expected %.9g", kernel->name, (double)caps[c], s, got,
+                             want);
+            }
+    }
+    print_message("%s: largest softcap error is %.2f of its bound\n", kernel->name, worst);
+    free(scores);
+    free(before);
+}
+
+static void test_alibi(void **state)
+{
+    (void)state;
+    enum { LANES = 48, KEYS = 37 };
+    static const float distances[] = {0, 5, -3, 36, 1e6f, -1e6f, 16777215, 1e12f};
+    const int64_t ld = leading(KEYS);
+    float *scores = floats(tile_size(KEYS)), slope[LANES], distance[LANES];
+    for (int lane = 0; lane < LANES; lane++)
+        slope[lane] = 0.37f * (float)(lane % 5) - 0.5f, distance[lane] = distances[lane % 8];
+    for (int i = 0; i < (int)tile_size(KEYS); i++)
+        scores[i] = i % 11 == 0 ? NAN : i % 13 == 0 ? -INFINITY : (float)(i % 50);
+    kernel->vector->alibi(scores, ld, KEYS, LANES, slope, distance);
+    for (int key = 0; key < KEYS; key++)
+        for (int lane = 0; lane < LANES; lane++) {
+            const int i = (int)at(ld, lane, key);
+            const double before = i % 11 == 0 ? (double)NAN : i % 13 == 0 ? -(double)INFINITY : i % 50;
+            const double added = (double)slope[lane] * fabs((double)distance[lane] - key);
+            if (isnan(before))
+                assert_true(isnan(scores[i]));
+            else if (isinf(before))
+                assert_true(scores[i] == -INFINITY);
+            else
+                assert_true(fabs((double)scores[i] - (before - added)) <= 3 * U * (fabs(before) + fabs(added)));
+        }
+    free(scores);
+}
+
 /* Element i of a bias: hides, changes nothing, or adds; NaN and +inf are values like others. */
 static float bias_value(int64_t i, flashc_dtype dtype)
 {
@@ -533,6 +602,8 @@ int main(void)
         cmocka_unit_test(test_exp_error_and_underflow),
         cmocka_unit_test(test_softmax_step_special_values),
         cmocka_unit_test(test_hide),
+        cmocka_unit_test(test_softcap),
+        cmocka_unit_test(test_alibi),
         cmocka_unit_test(test_add_rows),
         cmocka_unit_test(test_all_finite_sees_valid_lanes_only),
         cmocka_unit_test(test_gemm),

@@ -1,5 +1,6 @@
 #include "support/oracle.h"
 
+#include "support/score_mod.h"
 #include "support/values.h"
 
 #include <math.h>
@@ -85,31 +86,55 @@ static void attend(const flashc_attention_params *p, int64_t b, int64_t h, int64
             continue;
         if (is_hidden(p, b, i, j))
             continue;
+        if (p->block_mask.data != NULL &&
+            test_get(&p->block_mask, b, h, i / p->block_mask_m,
+                     (j - sequence_of(p, b).first) / p->block_mask_n) == 0.0)
+            continue;
         double bias = p->bias.data != NULL ? test_get(&p->bias, b, h, i, j) : 0.0;
         if (bias == -(double)INFINITY)
             continue;
+        double alibi = 0.0;
+        if (p->alibi_slopes != NULL)
+            alibi = -(double)p->alibi_slopes[b * p->alibi_batch_stride + h] * (double)fabsl(distance(p, b, i, j));
         double dot = 0.0, magnitude = 0.0;
         for (int64_t d = 0; d < p->head_dim; d++) {
             dot += q[d] * k[j * p->head_dim + d];
             magnitude += fabs(q[d] * k[j * p->head_dim + d]);
         }
-        double score = scale * dot + bias;
+        double score = scale * dot, modified = 0.0;
+        if (p->softcap > 0.0f)
+            score = (double)p->softcap * tanh(score / (double)p->softcap);
+        score += bias;
+        score += alibi;
+        if (score == -(double)INFINITY)
+            continue;
+        if (p->score_mod != NULL) {
+            const test_score_mod *mod = p->score_mod_user_data;
+            modified = mod->added(mod, b, h, i, j - sequence_of(p, b).first);
+            score = modified == -(double)INFINITY ? modified : score + modified;
+        }
         if (score == -(double)INFINITY)
             continue;
         invalid |= isnan(score) || score == (double)INFINITY;
         scores[j] = score;
         max = fmax(max, score);
         r->visible[row]++;
-        r->magnitude[row] = fmax(r->magnitude[row], fabs(scale) * magnitude + fabs(bias));
+        const double added = (double)p->softcap + fabs(bias) + fabs(alibi) + fabs(modified);
+        r->magnitude[row] = fmax(r->magnitude[row], fabs(scale) * magnitude + added);
     }
 
-    /* Pass 2: the sum of exponentials. */
-    double sum = 0.0;
+    /* Pass 2: the sum of exponentials, that of the sink among them. */
+    double sum = 0.0, sink = -(double)INFINITY;
+    if (p->sinks != NULL && i < sequence_of(p, b).queries)
+        sink = (double)p->sinks[h];
+    max = fmax(max, sink);
+    if (sink != -(double)INFINITY)
+        sum = exp(sink - max);
     for (int64_t j = 0; j < p->seqlen_k; j++) {
         if (scores[j] != -(double)INFINITY)
             sum += exp(scores[j] - max);
     }
-    r->lse[row] = r->visible[row] == 0 ? -(double)INFINITY : max + log(sum);
+    r->lse[row] = sum == 0.0 ? -(double)INFINITY : max + log(sum);
     if (invalid)
         r->lse[row] = (double)NAN;
 

@@ -13,7 +13,7 @@ typedef struct oracle {
     double *o;          /* [rows, head_dim_v] */
     double *lse;        /* [rows] */
     double *weighted_v; /* [rows, head_dim_v]: sum_j p_j |v_j|, of the error bound */
-    double *magnitude;  /* [rows]: A of the error bound, max over visible keys of |scale| sum|q k| + |bias| */
+    double *magnitude;  /* [rows]: A of the error bound, as flashc.h has it */
     double *max_v;      /* [rows]: max |v| over visible keys and all columns */
     int64_t *visible;   /* [rows]: number of visible keys */
     /* [rows, head_dim_v]: 1 where a visible row of V holds NaN or infinity in this column: O is then
@@ -21,7 +21,8 @@ typedef struct oracle {
     unsigned char *special_v;
 } oracle;
 
-/* Reads q, k, v, mask, bias, offsets and lengths of params (which must be valid); ignores its outputs. */
+/* Reads all inputs of params, which must be valid, and ignores its outputs. A score_mod must be test_score_mod_apply()
+ * with a test_score_mod. */
 void oracle_attention(const flashc_attention_params *params, oracle *result);
 void oracle_free(oracle *result);
 

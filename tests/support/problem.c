@@ -12,22 +12,22 @@ static const int PADDING_POISON = 0xff;
 static flashc_tensor *view_of(problem *p, problem_tensor which)
 {
     flashc_attention_params *params = &p->params;
-    flashc_tensor *views[TENSORS] = {&params->q,    &params->k, &params->v,  &params->mask,
-                                     &params->bias, &params->o, &params->lse};
+    flashc_tensor *views[TENSORS] = {&params->q,    &params->k,          &params->v, &params->mask,
+                                     &params->bias, &params->block_mask, &params->o, &params->lse};
     return views[which];
 }
 
 const flashc_tensor *problem_view(const problem *p, problem_tensor which)
 {
     const flashc_attention_params *params = &p->params;
-    const flashc_tensor *views[TENSORS] = {&params->q,    &params->k, &params->v,  &params->mask,
-                                           &params->bias, &params->o, &params->lse};
+    const flashc_tensor *views[TENSORS] = {&params->q,    &params->k,          &params->v, &params->mask,
+                                           &params->bias, &params->block_mask, &params->o, &params->lse};
     return views[which];
 }
 
 const char *problem_tensor_name(problem_tensor which)
 {
-    static const char *const names[TENSORS] = {"q", "k", "v", "mask", "bias", "o", "lse"};
+    static const char *const names[TENSORS] = {"q", "k", "v", "mask", "bias", "block_mask", "o", "lse"};
     return names[which];
 }
 
@@ -45,6 +45,13 @@ void problem_sizes(const problem *p, problem_tensor which, int64_t size[4])
     case TENSOR_O: size[3] = s->head_dim_v; break;
     case TENSOR_MASK:
     case TENSOR_BIAS: size[3] = s->seqlen_k; break;
+    case TENSOR_BLOCK_MASK: /* rounded up */
+        size[2] = size[3] = 0;
+        if (s->block_mask_m > 0 && s->block_mask_n > 0) {
+            size[2] = s->seqlen_q / s->block_mask_m + (s->seqlen_q % s->block_mask_m != 0);
+            size[3] = s->seqlen_k / s->block_mask_n + (s->seqlen_k % s->block_mask_n != 0);
+        }
+        break;
     case TENSOR_LSE:
     case TENSORS: size[3] = 1; break;
     }
@@ -132,6 +139,45 @@ void problem_add_bias(problem *p, flashc_dtype dtype)
     fill(p, TENSOR_BIAS, 0.0, NULL);
 }
 
+void problem_add_block_mask(problem *p, int64_t m, int64_t n)
+{
+    p->params.block_mask_m = m;
+    p->params.block_mask_n = n;
+    pack(p, TENSOR_BLOCK_MASK, FLASHC_BOOL);
+    fill(p, TENSOR_BLOCK_MASK, 1.0, NULL);
+}
+
+static float *add_floats(guarded_buffer *buffer, int64_t count)
+{
+    guarded_free(buffer);
+    *buffer = guarded_alloc((size_t)count * sizeof(float), false);
+    memset(buffer->bytes, 0, buffer->size);
+    return (float *)(void *)buffer->bytes;
+}
+
+float *problem_add_sinks(problem *p)
+{
+    float *sinks = add_floats(&p->sinks, p->params.num_heads);
+    p->params.sinks = sinks;
+    return sinks;
+}
+
+float *problem_add_alibi(problem *p, bool per_batch)
+{
+    p->params.alibi_batch_stride = per_batch ? p->params.num_heads : 0;
+    float *slopes = add_floats(&p->alibi, p->params.num_heads * (per_batch ? p->params.batch : 1));
+    p->params.alibi_slopes = slopes;
+    return slopes;
+}
+
+void problem_add_score_mod(problem *p, double (*added)(const test_score_mod *, int64_t, int64_t, int64_t, int64_t),
+                           uint64_t seed)
+{
+    p->mod = (test_score_mod){.added = added, .seed = seed};
+    p->params.score_mod = test_score_mod_apply;
+    p->params.score_mod_user_data = &p->mod;
+}
+
 int64_t *problem_add_array(problem *p, problem_array which, int64_t value)
 {
     const int64_t **const fields[ARRAYS] = {&p->params.offsets, &p->params.seqlens_q, &p->params.seqlens_k,
@@ -160,6 +206,8 @@ void problem_free(problem *p)
     }
     for (problem_array which = ARRAY_OFFSETS; which < ARRAYS; which++)
         guarded_free(&p->array[which]);
+    guarded_free(&p->alibi);
+    guarded_free(&p->sinks);
     *p = (problem){0};
 }
 
@@ -231,7 +279,18 @@ void problem_print(FILE *stream, const problem *p)
     fprintf(stream, "  data %s, mask %s, bias %s, softmax_scale %.9g, causal %d, alignment %d, num_threads %d\n",
             p->data_kind, p->mask_kind, p->bias_kind, (double)s->softmax_scale, s->causal, (int)s->alignment,
             s->num_threads);
-    fprintf(stream, "  window_left %lld, window_right %lld\n", (long long)s->window_left, (long long)s->window_right);
+    fprintf(stream, "  window_left %lld, window_right %lld, block_mask_m %lld, block_mask_n %lld\n",
+            (long long)s->window_left, (long long)s->window_right, (long long)s->block_mask_m,
+            (long long)s->block_mask_n);
+    fprintf(stream, "  softcap %.9g, score_mod %s\n", (double)s->softcap,
+            s->score_mod == NULL                       ? "none"
+            : p->mod.added == test_score_mod_wave      ? "wave"
+            : p->mod.added == test_score_mod_documents ? "documents"
+                                                       : "other");
+    for (int64_t h = 0; s->sinks != NULL && h < s->num_heads; h++)
+        fprintf(stream, "  sinks[%lld] = %.9g\n", (long long)h, (double)s->sinks[h]);
+    for (int64_t n = 0; s->alibi_slopes != NULL && n < s->num_heads * (s->alibi_batch_stride > 0 ? s->batch : 1); n++)
+        fprintf(stream, "  alibi_slopes[%lld] = %.9g\n", (long long)n, (double)s->alibi_slopes[n]);
     const struct {
         const char *name;
         const int64_t *array;

@@ -5,6 +5,7 @@
 #include "flashc.h"
 
 #include "support/memory.h"
+#include "support/score_mod.h"
 #include "support/values.h"
 
 #include <stdbool.h>
@@ -22,6 +23,7 @@ typedef enum problem_tensor {
     TENSOR_V,
     TENSOR_MASK,
     TENSOR_BIAS,
+    TENSOR_BLOCK_MASK,
     TENSOR_O,
     TENSOR_LSE,
     TENSORS
@@ -35,6 +37,8 @@ typedef struct problem {
     guarded_buffer buffer[TENSORS];
     unsigned char *before[TENSORS]; /* copies of the buffers, made by problem_snapshot() */
     guarded_buffer array[ARRAYS];
+    guarded_buffer alibi, sinks; /* floats */
+    test_score_mod mod;
     uint64_t seed;
     const char *data_kind; /* name of the distribution of q, k, v */
     const char *mask_kind, *bias_kind;
@@ -58,6 +62,14 @@ void problem_add_bias(problem *p, flashc_dtype dtype);
 void problem_add_causal(problem *p, int64_t offset);
 /* Gives params an array of this value for each batch element, in memory of the problem. */
 int64_t *problem_add_array(problem *p, problem_array which, int64_t value);
+/* Gives params a packed block mask with tiles of m x n, all visible. */
+void problem_add_block_mask(problem *p, int64_t m, int64_t n);
+/* Gives params sinks or slopes (of each batch element, or the same for all), of 0. */
+float *problem_add_sinks(problem *p);
+float *problem_add_alibi(problem *p, bool per_batch);
+/* Gives params a score_mod that adds this. */
+void problem_add_score_mod(problem *p, double (*added)(const test_score_mod *, int64_t, int64_t, int64_t, int64_t),
+                           uint64_t seed);
 
 /* The sizes of a tensor's axes. */
 void problem_sizes(const problem *p, problem_tensor which, int64_t size[4]);

@@ -1,6 +1,6 @@
 /* Random problems. Every choice below is a draw from one generator, so a seed is a problem. */
 #include "support/kernels.h"
-#include "support/problem.h"
+#include "support/problem_random.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -9,15 +9,15 @@
 /* Multiply-adds that one problem may cost the oracle: about 10 ms. */
 static const int64_t COST_LIMIT = 8000000;
 
-static int64_t pick(test_rng *rng, const int64_t *values, size_t count)
+int64_t random_pick(test_rng *rng, const int64_t *values, size_t count)
 {
     return values[test_rng_next(rng) % count];
 }
 
-static flashc_dtype random_dtype(test_rng *rng)
+flashc_dtype random_dtype(test_rng *rng)
 {
     static const int64_t dtypes[] = {FLASHC_F32, FLASHC_F32, FLASHC_F16, FLASHC_BF16};
-    return (flashc_dtype)pick(rng, dtypes, 4);
+    return (flashc_dtype)random_pick(rng, dtypes, 4);
 }
 
 static int64_t random_head_dim(test_rng *rng)
@@ -25,7 +25,7 @@ static int64_t random_head_dim(test_rng *rng)
     static const int64_t common[] = {8, 16, 32, 32, 64, 64, 80, 96, 128, 128, 192, 256};
     int64_t kind = test_rng_int(rng, 0, 99);
     if (kind < 50)
-        return pick(rng, common, sizeof common / sizeof common[0]);
+        return random_pick(rng, common, sizeof common / sizeof common[0]);
     if (kind < 65)
         return test_rng_int(rng, 1, 9);
     if (kind < 94)
@@ -52,9 +52,9 @@ static void random_shape(problem *p, test_rng *rng)
 {
     static const int64_t groups[] = {1, 1, 1, 2, 3, 4, 8}, batches[] = {1, 1, 1, 2, 3};
     flashc_attention_params *s = &p->params;
-    s->batch = test_rng_chance(rng, 1) ? 0 : pick(rng, batches, 5);
+    s->batch = test_rng_chance(rng, 1) ? 0 : random_pick(rng, batches, 5);
     s->num_heads_k = test_rng_int(rng, 1, 3);
-    s->num_heads = s->num_heads_k * pick(rng, groups, 7);
+    s->num_heads = s->num_heads_k * random_pick(rng, groups, 7);
     s->head_dim = random_head_dim(rng);
     s->head_dim_v = test_rng_chance(rng, 60) ? s->head_dim : test_rng_chance(rng, 8) ? 0 : random_head_dim(rng);
     if (strcmp(p->data_kind, "constant-sign") == 0 && test_rng_chance(rng, 25))
@@ -97,7 +97,7 @@ static void query_blocks(const problem *p, int64_t *block_m, int64_t *block_n)
     s.k = flashc_tensor_bhsd((void *)((uintptr_t)2 << 32), p->params.k.dtype, 1, 1024, s.head_dim);
     s.v = flashc_tensor_bhsd((void *)((uintptr_t)3 << 32), p->params.v.dtype, 1, 1024, s.head_dim_v);
     s.o = flashc_tensor_bhsd((void *)((uintptr_t)4 << 32), p->params.o.dtype, 1, 1024, s.head_dim_v);
-    s.lse = s.mask = s.bias = (flashc_tensor){0};
+    s.lse = (flashc_tensor){0};
     flashc_explanation plan = {.struct_size = sizeof plan};
     flashc_status status = flashc_explain(&s, &plan);
     if (status == FLASHC_ERR_UNSUPPORTED) { /* the caller sees that again when it runs the problem */
@@ -131,8 +131,7 @@ static int64_t random_long_keys(problem *p, test_rng *rng, int64_t block_n)
     return test_rng_chance(rng, 50) ? piece : block_n;
 }
 
-/* Chooses strides and makes the memory. broadcast: percent of axes with stride 0. */
-static void random_layout(problem *p, problem_tensor which, flashc_dtype dtype, int broadcast, test_rng *rng)
+void random_layout(problem *p, problem_tensor which, flashc_dtype dtype, int broadcast, test_rng *rng)
 {
     int order[4] = {3, 2, 1, 0}; /* innermost axis first */
     int64_t size[4];
@@ -205,114 +204,6 @@ static void random_data(problem *p, problem_tensor which, test_rng *rng)
     }
 }
 
-/* Is element (i, j) visible? pattern and block: drawn once per mask; period: tiles of keys. */
-static bool random_visible(const problem *p, int64_t b, int64_t i, int64_t j, uint64_t pattern, int64_t block,
-                           test_rng *rng)
-{
-    if (strcmp(p->mask_kind, "random") == 0)
-        return test_rng_chance(rng, (int)(pattern % 99) + 1);
-    if (strcmp(p->mask_kind, "sparse") == 0)
-        return test_rng_int(rng, 0, p->params.seqlen_k) == 0;
-    if (strcmp(p->mask_kind, "blocks") == 0) /* whole tiles hidden or visible, differently for blocks of rows */
-        return (pattern >> ((j / block + 5 * (i / block)) % 64)) & 1u;
-    if (strcmp(p->mask_kind, "hidden rows") == 0)
-        return ((pattern >> (i % 64)) & 1u) != 0 && test_rng_chance(rng, 70);
-    /* "key padding": of another length for each batch element */
-    int64_t length = (int64_t)(pattern % (uint64_t)(p->params.seqlen_k + 1));
-    return j < (b % 2 == 0 ? length : p->params.seqlen_k - length);
-}
-
-static void random_mask(problem *p, int64_t block, test_rng *rng)
-{
-    static const char *const kinds[] = {"random", "sparse", "blocks", "hidden rows", "key padding"};
-    p->mask_kind = "none";
-    if (!test_rng_chance(rng, 50))
-        return;
-    p->mask_kind = kinds[test_rng_next(rng) % 5];
-    uint64_t pattern = test_rng_next(rng);
-    random_layout(p, TENSOR_MASK, FLASHC_BOOL, 15, rng);
-    if (strcmp(p->mask_kind, "key padding") == 0) {
-        guarded_free(&p->buffer[TENSOR_MASK]);
-        p->params.mask.stride[0] = p->params.seqlen_k;
-        p->params.mask.stride[1] = p->params.mask.stride[2] = 0;
-        p->params.mask.stride[3] = 1;
-        problem_allocate(p, TENSOR_MASK, false);
-    }
-    const flashc_attention_params *s = &p->params;
-    for (int64_t b = 0; b < s->batch; b++) {
-        for (int64_t h = 0; h < s->num_heads; h++) {
-            for (int64_t i = 0; i < s->seqlen_q; i++) {
-                for (int64_t j = 0; j < s->seqlen_k; j++) {
-                    bool visible = random_visible(p, b, i, j, pattern, block, rng);
-                    /* Anything but 0 is true. */
-                    *test_at(&s->mask, b, h, i, j) = (unsigned char)(visible ? test_rng_int(rng, 1, 255) : 0);
-                }
-            }
-        }
-    }
-}
-
-static void random_bias(problem *p, test_rng *rng)
-{
-    static const char *const kinds[] = {"normal", "large", "with -inf", "mostly -inf"};
-    static const int hidden[] = {0, 0, 20, 95};
-    p->bias_kind = "none";
-    if (!test_rng_chance(rng, 40))
-        return;
-    size_t kind = test_rng_next(rng) % 4;
-    p->bias_kind = kinds[kind];
-    random_layout(p, TENSOR_BIAS, random_dtype(rng), 15, rng);
-    const flashc_attention_params *s = &p->params;
-    for (int64_t b = 0; b < s->batch; b++) {
-        for (int64_t h = 0; h < s->num_heads; h++) {
-            for (int64_t i = 0; i < s->seqlen_q; i++) {
-                for (int64_t j = 0; j < s->seqlen_k; j++) {
-                    double x = test_rng_normal(rng) * (kind == 1 ? 100.0 : 2.0);
-                    test_set(&s->bias, b, h, i, j, test_rng_chance(rng, hidden[kind]) ? -(double)INFINITY : x);
-                }
-            }
-        }
-    }
-}
-
-static void random_position(problem *p, test_rng *rng)
-{
-    static const int64_t extremes[] = {0, INT64_MAX, INT64_MIN, (int64_t)1 << 40, -((int64_t)1 << 40), -1};
-    flashc_attention_params *s = &p->params;
-    s->causal = test_rng_chance(rng, 40);
-    if (test_rng_chance(rng, 30))
-        s->window_left = test_rng_chance(rng, 8) ? INT64_MAX : test_rng_int(rng, 0, s->seqlen_k);
-    if (test_rng_chance(rng, 20))
-        s->window_right = test_rng_chance(rng, 8) ? INT64_MAX : test_rng_int(rng, 0, s->seqlen_k / 2);
-    const bool needed = s->causal || s->window_left >= 0 || s->window_right >= 0;
-    s->alignment = (flashc_alignment)test_rng_int(rng, needed ? FLASHC_ALIGN_TOP_LEFT : FLASHC_ALIGN_UNSET,
-                                                  FLASHC_ALIGN_EXPLICIT);
-    if (s->alignment != FLASHC_ALIGN_EXPLICIT)
-        return;
-    int64_t *offsets = problem_add_array(p, ARRAY_OFFSETS, 0);
-    for (int64_t b = 0; b < s->batch; b++)
-        offsets[b] = test_rng_chance(rng, 25) ? pick(rng, extremes, 6)
-                                              : test_rng_int(rng, -s->seqlen_q - 2, s->seqlen_k + 2);
-}
-
-/* Lengths of the batch elements, most of them long enough for several tiles to be left. */
-static void random_lengths(problem *p, test_rng *rng)
-{
-    flashc_attention_params *s = &p->params;
-    int64_t *seqlens_q = test_rng_chance(rng, 20) ? problem_add_array(p, ARRAY_SEQLENS_Q, s->seqlen_q) : NULL;
-    int64_t *seqlens_k = test_rng_chance(rng, 25) ? problem_add_array(p, ARRAY_SEQLENS_K, s->seqlen_k) : NULL;
-    int64_t *leftpad_k = test_rng_chance(rng, 20) ? problem_add_array(p, ARRAY_LEFTPAD_K, 0) : NULL;
-    for (int64_t b = 0; b < s->batch; b++) {
-        if (seqlens_q != NULL && test_rng_chance(rng, 80))
-            seqlens_q[b] = test_rng_int(rng, test_rng_chance(rng, 20) ? 0 : s->seqlen_q / 2, s->seqlen_q);
-        if (seqlens_k != NULL && test_rng_chance(rng, 80))
-            seqlens_k[b] = test_rng_int(rng, test_rng_chance(rng, 20) ? 0 : s->seqlen_k / 2, s->seqlen_k);
-        const int64_t keys = seqlens_k != NULL ? seqlens_k[b] : s->seqlen_k;
-        if (leftpad_k != NULL && test_rng_chance(rng, 80))
-            leftpad_k[b] = test_rng_int(rng, 0, test_rng_chance(rng, 20) ? keys : keys / 3);
-    }
-}
-
 static float random_scale(test_rng *rng)
 {
     static const float scales[] = {1.0f, 0.0f, -0.5f, 20.0f, -20.0f, 0.001f};
@@ -357,10 +248,7 @@ void problem_random(problem *p, uint64_t seed, const char *kernel)
     /* Broadcast along a summed axis makes all terms equal: nothing cancels, then. */
     p->zero_mean = strcmp(p->data_kind, "constant-sign") != 0 && (s->q.stride[3] != 0 || s->k.stride[3] != 0) &&
                    s->v.stride[2] != 0;
-    random_mask(p, pattern_n, &rng);
-    random_bias(p, &rng);
-    random_position(p, &rng);
-    random_lengths(p, &rng);
+    random_features(p, pattern_n, block_m, block_n, &rng);
     random_layout(p, TENSOR_O, s->o.dtype, 0, &rng);
     if (test_rng_chance(&rng, 85))
         random_layout(p, TENSOR_LSE, FLASHC_F32, 0, &rng);

@@ -1,0 +1,107 @@
+#include "attention/stages.h"
+
+#include "attention/careful.h"
+
+#include <float.h>
+#include <inttypes.h>
+#include <math.h>
+
+flashc_status flashc_stages_check(const flashc_attention_params *p)
+{
+    if (p->softcap != 0.0f && !(p->softcap >= FLT_MIN && p->softcap <= FLT_MAX))
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "softcap: expected 0 (none) or a positive normal number, found %g",
+                           (double)p->softcap);
+    if (p->alibi_slopes && p->alibi_batch_stride != 0 && p->alibi_batch_stride != p->num_heads)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "alibi_batch_stride: expected 0 or num_heads (%" PRId64 "), found %" PRId64, p->num_heads,
+                           p->alibi_batch_stride);
+    const int64_t slopes = p->alibi_batch_stride == 0 ? p->num_heads : p->batch * p->num_heads;
+    for (int64_t i = 0; p->alibi_slopes && i < slopes; i++)
+        if (!isfinite(p->alibi_slopes[i]))
+            return flashc_fail(FLASHC_ERR_ARGUMENT, "alibi_slopes[%" PRId64 "]: expected a finite value, found %g", i,
+                               (double)p->alibi_slopes[i]);
+    for (int64_t i = 0; p->sinks && i < p->num_heads; i++)
+        if (!(p->sinks[i] <= FLT_MAX))
+            return flashc_fail(FLASHC_ERR_ARGUMENT,
+                               "sinks[%" PRId64 "]: expected a finite value, or -inf for none, found %g", i,
+                               (double)p->sinks[i]);
+    return FLASHC_OK;
+}
+
+/* Slopes and distances are rounded to f32 once each, and so is every distance from a key: within 2 u of a distance,
+ * and exactly below 2^24. Doubles hold the difference of an offset beyond 2^53 and a key well enough for that. */
+static void add_alibi(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
+                      int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores)
+{
+    const float *slopes = p->alibi_slopes + block->batch * p->alibi_batch_stride;
+    float slope[FLASHC_MAX_BLOCK_M] = {0}, distance[FLASHC_MAX_BLOCK_M] = {0};
+    for (int64_t r = 0; r < block->n_rows; r++) {
+        slope[r] = slopes[flashc_row_head(p, block, r)];
+        distance[r] = (float)((double)block->sequence.offset + (double)(flashc_row_query(p, block, r) - first_key));
+    }
+    vector->alibi(scores, ld, n_keys, lanes, slope, distance);
+}
+
+/* One call for each head that has rows in the block: their queries follow one another, `group` rows apart. */
+static void call_score_mod(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
+                           int64_t ld, int64_t first_key, int64_t n_keys, float *scores)
+{
+    const int64_t row_step = flashc_row_step(vector, ld);
+    for (int64_t row = 0; row < flashc_min(p->group, block->n_rows); row++) {
+        const int64_t query = flashc_row_query(p, block, row);
+        flashc_score_block part = {
+            .scores = scores + row * row_step,
+            .query_stride = p->group * row_step,
+            .key_stride = flashc_col_step(vector, ld),
+            .batch = block->batch,
+            .head = flashc_row_head(p, block, row),
+            .first_query = query,
+            .n_queries = flashc_ceil_div(block->n_rows - row, p->group),
+            .first_key = first_key,
+            .n_keys = n_keys,
+        };
+        if (__builtin_add_overflow(block->sequence.offset, query, &part.first_position))
+            part.first_position = INT64_MAX; /* query >= 0: only upwards */
+        p->score_mod(p->score_mod_user_data, &part);
+    }
+}
+
+/* What is -inf before score_mod stays so, whatever it writes. */
+static void run_score_mod(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
+                          int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores, uint8_t *noted)
+{
+    const int64_t count = vector->rows_along ? lanes * ld : n_keys * ld;
+    flashc_careful_note_hidden(scores, count, noted);
+    call_score_mod(p, block, vector, ld, first_key, n_keys, scores);
+    for (int64_t i = 0; i < count; i++)
+        scores[i] = noted[i] ? -INFINITY : scores[i];
+}
+
+void flashc_stages_run(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
+                       int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores, uint8_t *noted)
+{
+    if (p->softcap > 0.0f)
+        vector->softcap(scores, ld, n_keys, lanes, p->softcap);
+    if (p->bias.data)
+        flashc_mask_add(&p->bias, p, block, vector, ld, first_key, n_keys, scores);
+    if (p->alibi_slopes)
+        add_alibi(p, block, vector, ld, lanes, first_key, n_keys, scores);
+    if (p->score_mod)
+        run_score_mod(p, block, vector, ld, lanes, first_key, n_keys, scores, noted);
+}
+
+void flashc_stages_finish_row(const flashc_problem *p, int64_t head, float row_max, float row_sum, float *factor,
+                              float *lse)
+{
+    *factor = row_sum == 0.0f ? 0.0f : 1.0f / row_sum; /* 0: no visible key; NaN stays */
+    const float sink = p->sinks ? p->sinks[head] : -INFINITY;
+    double max = (double)row_max, sum = (double)row_sum;
+    if (sink != -INFINITY && row_sum != 0.0f) {
+        max = row_max > sink ? max : (double)sink;
+        const double weight = exp((double)row_max - max);
+        sum = sum * weight + exp((double)sink - max);
+        *factor = (float)(weight / sum);
+    }
+    if (lse)
+        *lse = row_sum == 0.0f ? sink : (float)(max + log(sum));
+}

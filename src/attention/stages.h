@@ -1,0 +1,22 @@
+/* What happens to a tile of scores between Q K^T and softmax, in the order of flashc.h: softcap, bias, ALiBi,
+ * score_mod. And the sink, the one logit that comes in at the end. (What is hidden is the mask's question.) */
+#ifndef FLASHC_STAGES_H
+#define FLASHC_STAGES_H
+
+#include "attention/mask.h"
+#include "attention/problem.h"
+#include "kernels/kernel.h"
+
+/* Checks what in params the stages take, tensors apart. */
+flashc_status flashc_stages_check(const flashc_attention_params *params);
+
+/* Runs the stages that the problem has over the scores of keys first_key .. + n_keys. noted: a tile of bytes to work
+ * with. */
+void flashc_stages_run(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
+                       int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores, uint8_t *noted);
+
+/* A finished row: what its acc is to be multiplied by, and its LSE if lse is not NULL; the head's sink included. */
+void flashc_stages_finish_row(const flashc_problem *p, int64_t head, float row_max, float row_sum, float *factor,
+                              float *lse);
+
+#endif
