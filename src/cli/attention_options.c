@@ -13,7 +13,8 @@ enum {
 
 enum {
     OPT_Q = 1, OPT_K, OPT_V, OPT_O, OPT_LSE, OPT_MASK, OPT_BIAS, OPT_SEQLENS_Q, OPT_SEQLENS_K, OPT_LEFTPAD_K,
-    OPT_CU_SEQLENS_Q, OPT_CU_SEQLENS_K, OPT_BLOCK_TABLE, OPT_BLOCK_TABLE_V, OPT_SCALE, OPT_CAUSAL, OPT_ALIGN,
+    OPT_CU_SEQLENS_Q, OPT_CU_SEQLENS_K, OPT_BLOCK_TABLE, OPT_BLOCK_TABLE_V, OPT_SCALE, OPT_SOFTCAP, OPT_CAUSAL, OPT_WINDOW,
+    OPT_ALIBI, OPT_SINKS, OPT_BLOCK_MASK, OPT_BLOCK_MASK_TILE, OPT_ALIGN,
     OPT_LAYOUT, OPT_DTYPE, OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_COMPARE, OPT_RTOL, OPT_ATOL,
     OPT_BATCH, OPT_HEADS,
     OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_PACKED, OPT_PAGE_SIZE, OPT_REPEATS,
@@ -43,7 +44,18 @@ const flashc_cli_option flashc_cli_attention_options[] = {
      FOR_EACH},
     {OPT_BLOCK_TABLE_V, "block-table-v", 0, "FILE", "The pages of V, if they are others.", FOR_EACH},
     {OPT_SCALE, "scale", 0, "X", "Factor of the scores; default 1/sqrt(head_dim).", FOR_EACH},
+    {OPT_SOFTCAP, "softcap", 0, "X", "Cap the scaled scores: X * tanh(score / X).", FOR_EACH},
     {OPT_CAUSAL, "causal", 0, NULL, "Hide the keys after each query's position; needs --align.", FOR_EACH},
+    {OPT_WINDOW, "window", 0, "L,R",
+     "Hide the keys more than L before or R after each query's position; -1: as many as there are. Needs --align.",
+     FOR_EACH},
+    {OPT_ALIBI, "alibi", 0, "FILE",
+     "Subtract slope * |distance of positions| from the scores, with a slope for each head: [H] or [B,H]. Needs --align.",
+     FOR_EACH},
+    {OPT_SINKS, "sinks", 0, "FILE", "One more logit in each softmax, without a value: [H].", FOR_EACH},
+    {OPT_BLOCK_MASK, "block-mask", 0, "FILE",
+     "Boolean mask of whole tiles of scores: [tiles of queries, tiles of keys], or with [B,H] before them.", FOR_EACH},
+    {OPT_BLOCK_MASK_TILE, "block-mask-tile", 0, "M,N", "M queries x N keys are a tile of --block-mask.", FOR_EACH},
     {OPT_ALIGN, "align", 0, "A",
      "Position of query 0 among the keys: top-left (0), bottom-right (seqlen_k - seqlen_q) or a number, "
      "which holds for every batch element.", FOR_EACH},
@@ -120,6 +132,31 @@ static int parse_scale(const char *text, float *scale)
     return 0;
 }
 
+static int parse_softcap(const char *text, float *softcap)
+{
+    double value;
+    if (flashc_cli_parse_double("--softcap", text, (double)FLT_MIN, (double)FLT_MAX, &value))
+        return FLASHC_CLI_USAGE;
+    *softcap = (float)value;
+    return 0;
+}
+
+/* Two whole numbers with a comma between them. */
+static int parse_pair(const char *option, const char *text, int64_t least, int64_t pair[2])
+{
+    char first[32];
+    const char *comma = strchr(text, ',');
+    const size_t length = comma ? (size_t)(comma - text) : 0;
+    if (!comma || length >= sizeof first)
+        return flashc_cli_usage_error("%s expects two whole numbers, A,B, found '%s'", option, text);
+    memcpy(first, text, length);
+    first[length] = '\0';
+    return flashc_cli_parse_int(option, first, least, INT64_MAX, &pair[0]) ||
+                   flashc_cli_parse_int(option, comma + 1, least, INT64_MAX, &pair[1])
+               ? FLASHC_CLI_USAGE
+               : 0;
+}
+
 static int parse_bandwidth(const char *text, double *bytes_per_second)
 {
     double value;
@@ -165,7 +202,13 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_BLOCK_TABLE: args->block_table = value; return 0;
     case OPT_BLOCK_TABLE_V: args->block_table_v = value; return 0;
     case OPT_SCALE: return parse_scale(value, &args->scale);
+    case OPT_SOFTCAP: return parse_softcap(value, &args->softcap);
     case OPT_CAUSAL: args->causal = 1; return 0;
+    case OPT_WINDOW: return parse_pair("--window", value, -1, args->window);
+    case OPT_ALIBI: args->alibi = value; return 0;
+    case OPT_SINKS: args->sinks = value; return 0;
+    case OPT_BLOCK_MASK: args->block_mask = value; return 0;
+    case OPT_BLOCK_MASK_TILE: return parse_pair("--block-mask-tile", value, 1, args->block_mask_tile);
     case OPT_ALIGN: return parse_align(value, args);
     case OPT_LAYOUT: return flashc_cli_parse_layout(value, &args->bshd);
     case OPT_DTYPE: return flashc_cli_parse_dtype("--dtype", value, &args->dtype);
@@ -202,7 +245,7 @@ int flashc_cli_attention_parse(unsigned command, int argc, char **argv, const ch
                                const char *notes, flashc_cli_attention_args *args, int *exit_code)
 {
     *args = (flashc_cli_attention_args){
-        .scale = FLASHC_SCALE_DEFAULT, .rtol = -1, .atol = -1, .batch = -1, .heads = -1, .heads_k = -1,
+        .window = {-1, -1}, .scale = FLASHC_SCALE_DEFAULT, .rtol = -1, .atol = -1, .batch = -1, .heads = -1, .heads_k = -1,
         .seqlen_q = -1, .seqlen_k = -1, .head_dim = -1, .head_dim_v = -1, .page_size = -1, .repeats = -1};
     *exit_code = FLASHC_CLI_USAGE;
     const char *value = NULL;
@@ -217,7 +260,13 @@ int flashc_cli_attention_parse(unsigned command, int argc, char **argv, const ch
     const char *operand = flashc_cli_first_operand(argc, argv);
     if (operand)
         return flashc_cli_usage_error("unexpected argument '%s'", operand), 0;
-    if (args->causal && args->alignment == FLASHC_ALIGN_UNSET)
-        return flashc_cli_usage_error("--causal needs --align top-left, bottom-right or N"), 0;
+    const char *needs_align = args->causal                                    ? "--causal"
+                              : args->window[0] >= 0 || args->window[1] >= 0 ? "--window"
+                              : args->alibi                                  ? "--alibi"
+                                                                             : NULL;
+    if (needs_align && args->alignment == FLASHC_ALIGN_UNSET)
+        return flashc_cli_usage_error("%s needs --align top-left, bottom-right or N", needs_align), 0;
+    if (!args->block_mask != !args->block_mask_tile[0])
+        return flashc_cli_usage_error("--block-mask and --block-mask-tile go together"), 0;
     return 1;
 }

@@ -13,6 +13,10 @@ typedef struct flashc_cli_attention_args {
     /* File names, NULL = not given, "-" = standard input or output. */
     const char *q, *k, *v, *o, *lse, *mask, *bias;
     const char *cu_seqlens_q, *cu_seqlens_k, *seqlens_q, *seqlens_k, *leftpad_k, *block_table, *block_table_v;
+    const char *alibi, *sinks, *block_mask;
+    int64_t block_mask_tile[2]; /* queries, keys; 0 = not given */
+    int64_t window[2];        /* left, right; -1 = open */
+    float softcap;            /* 0 = none */
     float scale;              /* FLASHC_SCALE_DEFAULT = not given */
     int causal;
     flashc_alignment alignment;

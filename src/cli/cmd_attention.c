@@ -103,14 +103,14 @@ static int run_attention(attention_run *run, const flashc_cli_output *outputs)
 
 int flashc_cmd_attention(int argc, char **argv)
 {
-    attention_run run = {0};
+    static attention_run run; /* too large for the stack */
     int exit_code;
     if (!flashc_cli_attention_parse(
             FLASHC_CLI_FOR_ATTENTION, argc, argv,
             "flashc-run attention -q Q.npy -k K.npy -v V.npy -o O.npy [options]",
             "Computes O = softmax(scale * Q K^T + bias) V. A file name '-' means standard input or standard output; "
-            "several inputs '-' follow one another in the order Q, K, V, mask, bias, REF. Output files appear all "
-            "or not at all.",
+            "several inputs '-' follow one another in the order Q, K, V, mask, bias, slopes, sinks, block mask, REF. "
+            "Output files appear all or not at all.",
             flashc_cli_compare_notes, &run.args, &exit_code))
         return exit_code;
     const flashc_cli_output outputs[NUM_OUTPUTS] = {{run.args.o, &run.job.o}, {run.args.lse, &run.job.lse}};

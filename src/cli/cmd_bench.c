@@ -65,10 +65,16 @@ static void name_run(const flashc_cli_attention_args *args, const flashc_attenti
         append(run->name, size, "/causal:%lld", (long long)args->offset);
     else if (p->causal)
         append(run->name, size, "/causal:%s", p->alignment == FLASHC_ALIGN_TOP_LEFT ? "top-left" : "bottom-right");
+    if (p->window_left >= 0 || p->window_right >= 0)
+        append(run->name, size, "/window:%lld,%lld", (long long)p->window_left, (long long)p->window_right);
+    if (p->softcap > 0)
+        append(run->name, size, "/softcap:%g", (double)p->softcap);
+    append(run->name, size, "%s%s%s", p->alibi_slopes ? "/alibi" : "", p->sinks ? "/sinks" : "",
+           p->block_mask.data ? "/block_mask" : "");
     if (args->page_size > 0)
         append(run->name, size, "/page_size:%lld", (long long)args->page_size);
-    append(run->name, size, "%s%s%s%s%s", args->packed ? "/packed" : "", p->mask.data != NULL ? "/mask" : "", p->bias.data != NULL ? "/bias" : "",
-           args->bshd ? "/bshd" : "", args->cold ? "/cold" : "");
+    append(run->name, size, "%s%s%s%s%s", args->packed ? "/packed" : "", p->mask.data != NULL ? "/mask" : "",
+           p->bias.data != NULL ? "/bias" : "", args->bshd ? "/bshd" : "", args->cold ? "/cold" : "");
     append(run->name, size, "/threads:%lld/%s", (long long)run->plan.num_threads, run->plan.kernel);
 }
 
@@ -82,14 +88,16 @@ static int64_t visible_keys(const flashc_attention_params *p, int64_t b)
                    : p->seqlens_k  ? p->seqlens_k[b]
                                    : p->seqlen_k;
     keys -= p->leftpad_k ? p->leftpad_k[b] : 0;
-    if (p->causal) {
-        const int64_t offset = p->alignment == FLASHC_ALIGN_EXPLICIT       ? p->offsets[b]
-                               : p->alignment == FLASHC_ALIGN_BOTTOM_RIGHT ? keys - queries
-                                                                           : 0;
-        const int64_t last = queries + offset; /* one beyond the last query's position */
-        keys = last < 0 ? 0 : last < keys ? last : keys;
-    }
-    return queries == 0 ? 0 : keys;
+    /* In doubles, which overflow in no sum of positions. */
+    const double offset = (double)(p->alignment == FLASHC_ALIGN_EXPLICIT       ? p->offsets[b]
+                                   : p->alignment == FLASHC_ALIGN_BOTTOM_RIGHT ? keys - queries
+                                                                               : 0);
+    double begin = 0, end = (double)keys;
+    if (p->causal || p->window_right >= 0) /* one beyond what the last query sees */
+        end = fmin(end, (double)queries + offset + (p->causal ? 0.0 : (double)p->window_right));
+    if (p->window_left >= 0)
+        begin = fmax(begin, offset - (double)p->window_left);
+    return queries == 0 || end <= begin ? 0 : (int64_t)(end - begin);
 }
 
 /* Bytes of K and V that some query sees; every call must read these once. */
@@ -160,7 +168,8 @@ static int bench_kernel(const flashc_cli_attention_args *args, flashc_attention_
 {
     double seconds = 0.0;
     name_run(args, &params, run);
-    run->work_is_known = params.mask.data == NULL && params.bias.data == NULL;
+    run->work_is_known = params.mask.data == NULL && params.bias.data == NULL &&
+                         params.block_mask.data == NULL;
     run->kv_bytes = visible_kv_bytes(&params);
     flashc_status status = warm_up(&params, rotation, run, &seconds);
     if (status != FLASHC_OK)

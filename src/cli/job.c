@@ -242,7 +242,8 @@ int flashc_cli_job_open(const flashc_cli_attention_args *args, int plan_only, fl
     job->params.num_threads = args->num_threads;
     job->params.kernel = args->kernel;
     job->params.compute = args->compute;
-    if (set_alignment(args, job) || read_mask_and_bias(args, plan_only, job) || make_outputs(args, plan_only, job))
+    if (set_alignment(args, job) || read_mask_and_bias(args, plan_only, job) ||
+        flashc_cli_scores_set(args, plan_only, &job->scores, &job->params) || make_outputs(args, plan_only, job))
         return FLASHC_CLI_FAILED;
     return FLASHC_CLI_OK;
 }
@@ -253,6 +254,7 @@ void flashc_cli_job_close(flashc_cli_job *job)
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         flashc_cli_array_free(arrays[i]);
     flashc_cli_sequences_free(&job->sequences);
+    flashc_cli_scores_free(&job->scores);
     free(job->offsets);
     *job = (flashc_cli_job){0};
 }

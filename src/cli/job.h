@@ -7,6 +7,7 @@
 #include "cli/array.h"
 #include "cli/attention_options.h"
 #include "cli/json.h"
+#include "cli/scores.h"
 #include "cli/sequences.h"
 
 #include <flashc.h>
@@ -17,6 +18,7 @@ typedef struct flashc_cli_job {
     flashc_cli_array q, k, v, mask, bias; /* mask.data, bias.data NULL: none */
     flashc_cli_array o, lse;        /* packed, in Q's rank and layout; always there */
     flashc_cli_sequences sequences; /* what params' lengths and tables point to */
+    flashc_cli_scores scores;       /* what params' slopes, sinks and block mask point to */
     int64_t *offsets;               /* what params.offsets points to */
 } flashc_cli_job;
 

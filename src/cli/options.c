@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_OPTIONS = 48, LONG_BASE = 256, HELP_COLUMN = 26, HELP_WIDTH = 80 };
+enum { MAX_OPTIONS = 96, LONG_BASE = 256, HELP_COLUMN = 26, HELP_WIDTH = 80 };
 
 /* The table entry at a position of the getopt arrays, NULL for --help. */
 typedef struct getopt_arrays {

@@ -35,7 +35,8 @@ static flashc_cli_attention_args args_of(const flashc_probed_call *c, const flas
 {
     flashc_cli_attention_args args = *c->args;
     const int64_t group = c->params->num_heads / c->params->num_heads_k;
-    args.q = args.k = args.v = args.mask = args.bias = NULL;
+    args.q = args.k = args.v = args.mask = args.bias = args.alibi = args.sinks = args.block_mask = NULL;
+    args.window[0] = args.window[1] = -1;
     args.batch = 1;
     args.heads = s->heads * group;
     args.heads_k = s->heads;

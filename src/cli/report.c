@@ -8,13 +8,16 @@ typedef struct named_array {
     const flashc_cli_array *array;
 } named_array;
 
-enum { NUM_ARRAYS = 6 };
+enum { NUM_ARRAYS = 9 };
 
 static void list_arrays(const flashc_cli_job *job, named_array list[NUM_ARRAYS])
 {
     const named_array all[NUM_ARRAYS] = {{"Q", "q", &job->q},          {"K", "k", &job->k},
                                          {"V", "v", &job->v},          {"mask", "mask", &job->mask},
-                                         {"bias", "bias", &job->bias}, {"O", "o", &job->o}};
+                                         {"bias", "bias", &job->bias}, {"alibi", "alibi", &job->scores.alibi},
+                                         {"sinks", "sinks", &job->scores.sinks},
+                                         {"block mask", "block_mask", &job->scores.block_mask},
+                                         {"O", "o", &job->o}};
     for (int i = 0; i < NUM_ARRAYS; i++)
         list[i] = all[i];
 }
@@ -112,7 +115,7 @@ static void print_explanation(const flashc_cli_job *job, const flashc_explanatio
 
 int flashc_cli_explain(const flashc_cli_attention_args *args)
 {
-    flashc_cli_job job;
+    static flashc_cli_job job; /* too large for the stack */
     flashc_explanation plan = {.struct_size = sizeof plan};
     flashc_predictions predictions;
     int exit_code = flashc_cli_job_open(args, 1, &job);
