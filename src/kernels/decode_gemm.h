@@ -11,6 +11,9 @@
  *
  * The prefetches stand between blocks of four keys: in bursts of 64 lines they held up the loads of K and V themselves
  * (16,384 keys of 8 heads, one Zen 5 core: f32 6.3 -> 5.0 ms, bf16 2.3 -> 2.0 ms, bf16 in pages of 4 KiB 4.8 -> 2.7 ms).
+ * They ask for L1, though the next tile only fits in L2: see prefetch_step() (f32 5.4 -> 4.8 ms, bf16 2.7 -> 2.3 ms that
+ * day; without any 11 and 5.8). One prefetch a line between the loads of the same line of the tile before was no faster,
+ * nor were tiles of half or a quarter of the keys.
  */
 #ifndef FLASHC_DECODE_GEMM_H
 #define FLASHC_DECODE_GEMM_H
@@ -84,7 +87,7 @@ V_INLINE void dot_keys(flashc_dtype dtype, flashc_kv_tile k, int64_t column, int
     int64_t row = 0;
     for (; row + 4 <= n_rows; row += 4)
         for (int64_t key = first; key < flashc_min(first + VL, n_keys); key += VL / 4) {
-            prefetch_step(upcoming);
+            prefetch_step(upcoming, PREFETCH_TO_L1);
             dot_block(4, dtype, k, column, key, n_keys, q + row * ld, ld, depth, scores + row * ld);
         }
     for (; row + 2 <= n_rows; row += 2)
@@ -102,7 +105,7 @@ V_INLINE void qk_typed(flashc_dtype dtype, float *scores, flashc_kv_tile k, cons
     prefetcher upcoming = prefetch_over(k.upcoming, n_keys / VL * blocks);
     for (int64_t first = 0; first < n_keys; first += VL) {
         if (n_rows < 4)
-            prefetch_step(&upcoming);
+            prefetch_step(&upcoming, PREFETCH_TO_L1);
         for (int64_t column = 0; column < columns; column += FLASHC_QK_DEPTH * VL)
             dot_keys(dtype, k, column, first, n_keys, q + column, ld, n_rows,
                      flashc_min(columns - column, FLASHC_QK_DEPTH * VL), scores, &upcoming);
@@ -129,7 +132,7 @@ V_INLINE void pv_registers(int rows, int vecs, flashc_dtype dtype, flashc_kv_til
         for (int j = 0; j < vecs; j++)
             sum[r][j] = v_set1(0.0f);
     for (int64_t first = 0; first < n_keys; first += KEYS_PER_PREFETCH) {
-        prefetch_step(upcoming);
+        prefetch_step(upcoming, PREFETCH_TO_L1);
         const int64_t end = flashc_min(first + KEYS_PER_PREFETCH, n_keys);
         for (int64_t key = first; key < end; key++) {
             const char *row = tile_row(dtype, v, key);
