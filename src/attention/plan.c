@@ -279,8 +279,8 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
     }
     plan->block = plan->kernel->block_shape(p->head_dim, p->head_dim_v);
     fit_block_mask(plan, p);
-    plan->block.block_m = flashc_round_up(flashc_max(1, flashc_min(plan->rows, plan->block.block_m)),
-                                          plan->kernel->vector->row_multiple);
+    const int64_t block_m = plan->rows <= plan->block.whole_m ? plan->rows : plan->block.block_m;
+    plan->block.block_m = flashc_round_up(flashc_max(1, block_m), plan->kernel->vector->row_multiple);
     plan->ld = plan->kernel->vector->rows_along
                    ? flashc_round_up(flashc_max(plan->block.block_n, flashc_max(p->head_dim, p->head_dim_v)),
                                      FLASHC_COLUMN_MULTIPLE)

@@ -194,6 +194,7 @@ extern const flashc_isa flashc_decode_generic, flashc_decode_avx2, flashc_decode
 
 typedef struct flashc_block_shape {
     int64_t block_m; /* query rows per tile, a multiple of row_multiple, at most FLASHC_MAX_BLOCK_M */
+    int64_t whole_m; /* so many rows, at least block_m, are one block if there are no more: keys are read once for them */
     int64_t block_n; /* keys per tile */
 } flashc_block_shape;
 

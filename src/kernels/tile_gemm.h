@@ -121,16 +121,20 @@ V_INLINE void gemm(gemm_mode mode, int64_t n_rows, int64_t lanes, int64_t depth,
                    prefetcher *upcoming)
 {
     const int64_t ldb = ld * GEMM_PER_LANE;
-    int64_t lane = 0;
-    for (; lane + GEMM_VECS * VL <= lanes; lane += GEMM_VECS * VL)
-        gemm_panel(GEMM_VECS, mode, n_rows, depth, a, a_row, a_depth, b + lane * GEMM_PER_LANE, ldb, c + lane, ld,
-                   mode == GEMM_SCALE_ADD ? scale + lane : scale, upcoming);
-    for (; lane + 2 * VL <= lanes; lane += 2 * VL)
-        gemm_panel(2, mode, n_rows, depth, a, a_row, a_depth, b + lane * GEMM_PER_LANE, ldb, c + lane, ld,
-                   mode == GEMM_SCALE_ADD ? scale + lane : scale, upcoming);
-    for (; lane < lanes; lane += VL)
-        gemm_panel(1, mode, n_rows, depth, a, a_row, a_depth, b + lane * GEMM_PER_LANE, ldb, c + lane, ld,
-                   mode == GEMM_SCALE_ADD ? scale + lane : scale, upcoming);
+    for (int64_t lane = 0, vecs; lane < lanes; lane += vecs * VL) {
+        const int64_t left = (lanes - lane) / VL;
+        /* Four are two and two, not three and one: one alone would wait for its broadcasts. */
+        const bool in_halves = GEMM_VECS == 3 && left == 4;
+        vecs = left >= GEMM_VECS && !in_halves ? GEMM_VECS : left >= 2 ? 2 : 1;
+        const gemm_element *panel = b + lane * GEMM_PER_LANE;
+        const float *factor = mode == GEMM_SCALE_ADD ? scale + lane : scale;
+        if (vecs == GEMM_VECS)
+            gemm_panel(GEMM_VECS, mode, n_rows, depth, a, a_row, a_depth, panel, ldb, c + lane, ld, factor, upcoming);
+        else if (vecs == 2)
+            gemm_panel(2, mode, n_rows, depth, a, a_row, a_depth, panel, ldb, c + lane, ld, factor, upcoming);
+        else
+            gemm_panel(1, mode, n_rows, depth, a, a_row, a_depth, panel, ldb, c + lane, ld, factor, upcoming);
+    }
 }
 
 #endif
