@@ -254,7 +254,7 @@ typedef void (*flashc_score_mod_fn)(void *user_data, const flashc_score_block *b
  *   - NaN in a visible q . k, or a logit of +inf, makes that row of O and LSE NaN. NaN or infinity in
  *     a visible row of V makes its column of O NaN or infinite, and nothing else.
  *   - LSE is in natural log. A zero in an f32 O is +0.
- *   - Exponentials are exact to about 1 ulp, and exactly 0 below exp(-87.34).
+ *   - Exponentials have a relative error of at most u (3 + 0.03 |x|), u = 2^-24, and are exactly 0 below exp(-87.34).
  *   - Same machine and same kernel: the same bits for any number of threads, any batch size and
  *     any neighbours in the batch; also whether a batch element is padded (seqlens_q, seqlens_k, leftpad_k) or
  *     alone in a call of its own size, packed or in pages. (Which kernel is the best that fits depends on seqlen_q.)
