@@ -216,6 +216,8 @@ typedef void (*flashc_score_mod_fn)(void *user_data, const flashc_score_block *b
  *          o    [batch, num_heads,   seqlen_q, head_dim_v]
  *          lse  [batch, num_heads,   seqlen_q]            (stride[3] is not used)
  *          mask, bias [batch, num_heads, seqlen_q, seqlen_k]; stride 0 broadcasts an axis
+ *          k_scale, v_scale [batch, num_heads_k, seqlen_k]  (stride[3] is not used; as k and v where they are packed
+ *                           or in pages: [num_pages, num_heads_k, page_size])
  * num_heads is a multiple of num_heads_k; query head h reads K/V head h / (num_heads/num_heads_k)
  * (grouped-query and multi-query attention). Sizes may be 0, but head_dim >= 1.
  *
@@ -236,6 +238,13 @@ typedef void (*flashc_score_mod_fn)(void *user_data, const flashc_score_block *b
  *
  * Pages    With block_table k and v are views [num_pages, num_heads_k, page_size, ...], see flashc_block_table; a
  *          sequence has at most seqlen_k rows there, and seqlens_k says how many. Not with cu_seqlens_k.
+ *
+ * Types    With FLASHC_I8 an element of k is its code times k_scale[b][h][j], the scale of its row (token) and head;
+ *          k_scale is needed then. With FLASHC_F8_E4M3 and _E5M2 it may be given; stride[2] = 0 makes it one scale a
+ *          head, stride[0] = 0 the same for the whole batch. With the other types there is none (FLASHC_Q8_0 has
+ *          its scales in the blocks; head_dim is a multiple of 32 and stride[3] 1). The same for v and v_scale. Scales
+ *          of the sequences' keys are finite and not negative, or flashc_attention_fwd() refuses them before any work;
+ *          others are not looked at. A NaN or infinite scale of a Q8_0 block is found in its elements, as in f16.
  *
  * Semantics, per score, in this order and in natural units (not log2):
  *   1. s = softmax_scale * (q . k)
@@ -258,17 +267,19 @@ typedef void (*flashc_score_mod_fn)(void *user_data, const flashc_score_block *b
  *   - Same machine and same kernel: the same bits for any number of threads, any batch size and
  *     any neighbours in the batch; also whether a batch element is padded (seqlens_q, seqlens_k, leftpad_k) or
  *     alone in a call of its own size, packed or in pages. (Which kernel is the best that fits depends on seqlen_q.)
- *   - Error against exact arithmetic on the same inputs, with u = 2^-24, for finite data:
+ *   - Error against exact arithmetic on the same inputs (code * scale without rounding), with u = 2^-24, for finite data:
  *       |O - exact|   <= u (8 + 4A + 2(n + T)) sum_j p_j |v_j|  + half an ulp of o's type
  *                        + 2^-126 sum_j |v_j| + 2^-149 (n + T), which is underflow
  *       |LSE - exact| <= u (16 max(1, |LSE|, A) + 2(n + T))
  *     A = max over visible keys of |scale| sum_d |q_d k_d| + softcap + |bias| + |ALiBi| (+ what score_mod adds),
  *     n = seqlen_k (the longest sequential chain over keys), T = key tiles. Products scale*q must be 0 or normal
- *     f32 numbers, and sums of |v| over the keys must not overflow; u A must be well below 1.
+ *     f32 numbers, and sums of |v| over the keys must not overflow; u A must be well below 1. With k_scale and v_scale
+ *     that holds of q . codes and of sums of p * v_scale * |codes|, too, and the last term of the first bound is
+ *     2^-149 (n + T) times the largest |code|.
  *   - Kernels that compute in bf16 (see flashc_compute; flashc_explain() tells) round the weights to bf16, which adds
- *     2^-8 sum_j p_j |v_j| to the bound of O and nothing to that of LSE. Subnormal bf16 numbers count as 0 there: each
- *     product of one with x adds |x| 2^-126. Inputs of other types are rounded to bf16 first; against the inputs as they
- *     were, with e = 2^-8 (1 + 2^-9) A:
+ *     2^-8 sum_j p_j |v_j| to the bound of O and nothing to that of LSE. Subnormal numbers count as 0 there: each
+ *     product of one with x adds |x| 2^-126, and each key 2^-126. Inputs of other types are rounded to bf16 first;
+ *     against the inputs as they were, with e = 2^-8 (1 + 2^-9) A:
  *       |O - exact|   <= the bound + (exp(2e) - 1 + 2^-8 exp(2e)) sum_j p_j |v_j|
  *       |LSE - exact| <= the bound + e
  */
@@ -279,7 +290,9 @@ typedef struct flashc_attention_params {
     int64_t seqlen_q, seqlen_k;            /* 0 after init         */
     int64_t head_dim, head_dim_v;          /* 0 after init; to set */
 
-    flashc_tensor q, k, v; /* f32, f16 or bf16, each its own */
+    flashc_tensor q;    /* f32, f16 or bf16 */
+    flashc_tensor k, v; /* f32, f16, bf16, or one of the types of caches, each its own */
+    flashc_tensor k_scale, v_scale; /* f32, see Types; data NULL after init */
     flashc_tensor o;       /* output; f32, f16 or bf16, the caller's choice; must not overlap itself, and share no
                               element with an input (refused where it begins at the same address) */
     flashc_tensor lse;     /* output; f32; optional */

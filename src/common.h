@@ -42,6 +42,12 @@ static inline size_t flashc_element_size(flashc_dtype dtype)
     return 0;
 }
 
+/* Bytes of so many contiguous columns. */
+static inline int64_t flashc_row_bytes(flashc_dtype dtype, int64_t n_cols)
+{
+    return n_cols / flashc_dtype_columns(dtype) * (int64_t)flashc_element_size(dtype);
+}
+
 static inline int64_t flashc_min(int64_t a, int64_t b)
 {
     return a < b ? a : b;

@@ -3,6 +3,12 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+/* Elements of an axis: columns are several to an element of Q8_0. */
+static int64_t elements(const flashc_tensor_argument *a, int axis)
+{
+    return axis == 3 ? a->size[3] / flashc_dtype_columns(a->tensor->dtype) : a->size[axis];
+}
+
 static bool is_empty(const flashc_tensor_argument *a)
 {
     return a->size[0] == 0 || a->size[1] == 0 || a->size[2] == 0 || a->size[3] == 0;
@@ -14,7 +20,7 @@ static flashc_status check_strides(const flashc_tensor_argument *a)
     int64_t low = 0, high = 0, bytes = (int64_t)flashc_dtype_size(a->tensor->dtype);
     for (int axis = 0; axis < 4; axis++) {
         int64_t extent;
-        bool overflow = __builtin_mul_overflow(a->size[axis] - 1, a->tensor->stride[axis], &extent) ||
+        bool overflow = __builtin_mul_overflow(elements(a, axis) - 1, a->tensor->stride[axis], &extent) ||
                         __builtin_mul_overflow(extent, bytes, &extent);
         int64_t *end = !overflow && extent >= 0 ? &high : &low;
         overflow = overflow || __builtin_add_overflow(*end, extent, end);
@@ -22,7 +28,7 @@ static flashc_status check_strides(const flashc_tensor_argument *a)
             return flashc_fail(FLASHC_ERR_ARGUMENT,
                                "%s.stride[%d]: %" PRId64 " elements times size %" PRId64
                                " leaves the 64-bit address range",
-                               a->name, axis, a->tensor->stride[axis], a->size[axis]);
+                               a->name, axis, a->tensor->stride[axis], elements(a, axis));
     }
     return FLASHC_OK;
 }
@@ -33,7 +39,7 @@ static flashc_status check_no_self_overlap(const flashc_tensor_argument *a)
 {
     int axes[4], n = 0;
     for (int axis = 0; axis < 4; axis++)
-        if (a->size[axis] > 1)
+        if (elements(a, axis) > 1)
             axes[n++] = axis;
     const int64_t *stride = a->tensor->stride;
     for (int i = 1; i < n; i++)
@@ -50,7 +56,7 @@ static flashc_status check_no_self_overlap(const flashc_tensor_argument *a)
                                "%s.stride[%d]: the output overlaps itself: found a stride of %" PRId64
                                ", expected more than the %" PRId64 " elements that faster axes span",
                                a->name, axes[i], stride[axes[i]], span);
-        span += step * (a->size[axes[i]] - 1);
+        span += step * (elements(a, axes[i]) - 1);
     }
     return FLASHC_OK;
 }
@@ -62,14 +68,32 @@ static bool has_type(const flashc_tensor_argument *a)
     case FLASHC_TYPES_BOOL: return dtype == FLASHC_BOOL;
     case FLASHC_TYPES_F32: return dtype == FLASHC_F32;
     case FLASHC_TYPES_FLOAT: return dtype == FLASHC_F32 || dtype == FLASHC_F16 || dtype == FLASHC_BF16;
+    case FLASHC_TYPES_CACHE: return dtype != FLASHC_BOOL && flashc_dtype_size(dtype) > 0;
     }
     return false;
+}
+
+/* Blocks of Q8_0: whole ones, in the order of their columns. */
+static flashc_status check_blocks(const flashc_tensor_argument *a)
+{
+    if (a->size[3] % FLASHC_Q8_0_COLUMNS != 0)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "%s: expected rows of whole blocks of %d columns for q8_0, found %" PRId64 " columns",
+                           a->name, FLASHC_Q8_0_COLUMNS, a->size[3]);
+    if (elements(a, 3) > 1 && a->tensor->stride[3] != 1)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "%s.stride[3]: expected 1 for q8_0, the blocks of a row being contiguous, found %" PRId64,
+                           a->name, a->tensor->stride[3]);
+    return FLASHC_OK;
 }
 
 flashc_status flashc_tensor_check(const flashc_tensor_argument *a)
 {
     static const char *const types[] = {
-        [FLASHC_TYPES_FLOAT] = "f32, f16 or bf16", [FLASHC_TYPES_F32] = "f32", [FLASHC_TYPES_BOOL] = "bool"};
+        [FLASHC_TYPES_FLOAT] = "f32, f16 or bf16",
+        [FLASHC_TYPES_F32] = "f32",
+        [FLASHC_TYPES_BOOL] = "bool",
+        [FLASHC_TYPES_CACHE] = "f32, f16, bf16, i8, f8_e4m3, f8_e5m2 or q8_0"};
     const flashc_tensor *t = a->tensor;
     if (!has_type(a))
         return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.dtype: expected %s, found %s (%d)", a->name, types[a->types],
@@ -81,10 +105,13 @@ flashc_status flashc_tensor_check(const flashc_tensor_argument *a)
                            "%s.data: expected a pointer to [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64
                            "] elements, found NULL",
                            a->name, a->size[0], a->size[1], a->size[2], a->size[3]);
-    if ((uintptr_t)t->data % flashc_dtype_size(t->dtype) != 0)
+    const size_t alignment = t->dtype == FLASHC_Q8_0 ? sizeof(uint16_t) : flashc_dtype_size(t->dtype);
+    if ((uintptr_t)t->data % alignment != 0)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected an address aligned to %zu bytes, found %p", a->name,
-                           flashc_dtype_size(t->dtype), t->data);
-    flashc_status status = check_strides(a);
+                           alignment, t->data);
+    flashc_status status = t->dtype == FLASHC_Q8_0 ? check_blocks(a) : FLASHC_OK;
+    if (status == FLASHC_OK)
+        status = check_strides(a);
     if (status == FLASHC_OK && a->direction == FLASHC_OUTPUT)
         status = check_no_self_overlap(a);
     return status;

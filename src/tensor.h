@@ -7,13 +7,13 @@
 typedef enum flashc_direction { FLASHC_INPUT, FLASHC_OUTPUT } flashc_direction;
 
 /* Element types that an argument may have. */
-typedef enum flashc_types { FLASHC_TYPES_FLOAT, FLASHC_TYPES_F32, FLASHC_TYPES_BOOL } flashc_types;
+typedef enum flashc_types { FLASHC_TYPES_FLOAT, FLASHC_TYPES_F32, FLASHC_TYPES_BOOL, FLASHC_TYPES_CACHE } flashc_types;
 
 /* One tensor argument with its place in the call, for checks and messages. */
 typedef struct flashc_tensor_argument {
     const char *name;
     const flashc_tensor *tensor;
-    int64_t size[4];
+    int64_t size[4]; /* the last in columns */
     flashc_direction direction;
     flashc_types types;
 } flashc_tensor_argument;

@@ -19,6 +19,8 @@ flashc_status flashc_attention_fwd(const flashc_attention_params *params)
     flashc_status status = flashc_problem_init(&problem, params);
     flashc_cpu_restore_float_mode(float_mode);
     if (status == FLASHC_OK)
+        status = flashc_scales_check(&problem);
+    if (status == FLASHC_OK)
         status = flashc_plan_init(&plan, &problem, NULL, 0);
     if (status != FLASHC_OK || plan.num_items == 0)
         return status;

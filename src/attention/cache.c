@@ -7,7 +7,8 @@
 static bool reads_in_place(const flashc_tensor *tensor, const flashc_operand *operand, int64_t n_cols)
 {
     const int64_t row_stride = tensor->stride[2];
-    return (operand->in_place & FLASHC_DTYPE_BIT(tensor->dtype)) && (tensor->stride[3] == 1 || n_cols == 1) &&
+    const int64_t elements = n_cols / flashc_dtype_columns(tensor->dtype);
+    return (operand->in_place & FLASHC_DTYPE_BIT(tensor->dtype)) && (tensor->stride[3] == 1 || elements == 1) &&
            n_cols % operand->col_multiple == 0 &&
            (!operand->blas_rows || (row_stride >= n_cols && row_stride <= INT_MAX));
 }
@@ -25,12 +26,17 @@ int64_t flashc_cache_copy_floats(const flashc_operand *operand, int64_t n_rows, 
 int64_t flashc_cache_gathered_bytes(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_rows,
                                     int64_t n_cols)
 {
-    return rows->table.pages && operand->pack ? n_rows * n_cols * (int64_t)flashc_dtype_size(rows->tensor.dtype) : 0;
+    return rows->table.pages && operand->pack ? n_rows * flashc_row_bytes(rows->tensor.dtype, n_cols) : 0;
 }
 
 int64_t flashc_cache_row_pointers(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_rows)
 {
     return rows->table.pages && operand->any_rows ? 2 * n_rows : 0;
+}
+
+int64_t flashc_cache_scales(const flashc_cache_rows *rows, int64_t n_rows)
+{
+    return rows->scale.data ? flashc_round_up(n_rows, FLASHC_COLUMN_MULTIPLE) : 0;
 }
 
 static flashc_tile tile_at(const flashc_cache_rows *rows, const flashc_tile_rows *tile, int64_t row)
@@ -44,19 +50,20 @@ static flashc_tile tile_at(const flashc_cache_rows *rows, const flashc_tile_rows
 /* The rows side by side, in their own type. */
 static flashc_tile gather(const flashc_cache_rows *rows, const flashc_tile_rows *tile, int64_t n_cols, char *gathered)
 {
-    const int64_t col_stride = rows->tensor.stride[3];
-    const size_t size = flashc_dtype_size(rows->tensor.dtype);
+    const flashc_dtype dtype = rows->tensor.dtype;
+    const int64_t col_stride = rows->tensor.stride[3], row_bytes = flashc_row_bytes(dtype, n_cols);
+    const int64_t size = (int64_t)flashc_dtype_size(dtype), elements = row_bytes / size;
     char *to = gathered;
     for (int64_t row = tile->first; row < tile->first + tile->n; row++) {
         const char *from = flashc_cache_row(rows, tile->sequence, tile->head, row);
         if (col_stride == 1)
-            memcpy(to, from, (size_t)n_cols * size);
+            memcpy(to, from, (size_t)row_bytes);
         else
-            for (int64_t col = 0; col < n_cols; col++)
-                memcpy(to + col * (int64_t)size, from + col * col_stride * (int64_t)size, size);
-        to += n_cols * (int64_t)size;
+            for (int64_t i = 0; i < elements; i++)
+                memcpy(to + i * size, from + i * col_stride * size, (size_t)size);
+        to += row_bytes;
     }
-    return (flashc_tile){.data = gathered, .dtype = rows->tensor.dtype, .row_stride = n_cols, .col_stride = 1};
+    return (flashc_tile){.data = gathered, .dtype = dtype, .row_stride = elements, .col_stride = 1};
 }
 
 flashc_kv_tile flashc_cache_load(const flashc_cache_rows *rows, const flashc_kernel_row *kernel,
@@ -90,4 +97,21 @@ void flashc_cache_load_f32(const flashc_cache_rows *rows, const flashc_kernel_ro
         n = flashc_cache_run(rows, tile->sequence, tile->first + done, tile->n - done);
         kernel->vector->load(dst + done * ld, ld, tile_at(rows, tile, tile->first + done), n, n_cols);
     }
+}
+
+const float *flashc_cache_load_scales(const flashc_cache_rows *rows, const flashc_tile_rows *tile,
+                                      const flashc_tile_scratch *scratch)
+{
+    if (!rows->scale.data)
+        return NULL;
+    const int64_t stride = rows->scale.stride[2];
+    for (int64_t done = 0, n; done < tile->n; done += n) {
+        n = flashc_cache_run(rows, tile->sequence, tile->first + done, tile->n - done);
+        const float *from = flashc_cache_scale(rows, tile->sequence, tile->head, tile->first + done);
+        for (int64_t i = 0; i < n; i++)
+            scratch->scale[done + i] = from[i * stride];
+    }
+    for (int64_t i = tile->n; i % FLASHC_COLUMN_MULTIPLE != 0; i++)
+        scratch->scale[i] = 0.0f;
+    return scratch->scale;
 }

@@ -14,12 +14,14 @@ typedef struct flashc_tile_scratch {
     float *copy;      /* flashc_cache_copy_floats() */
     void *gathered;   /* flashc_cache_gathered_bytes(): rows that are packed then */
     const void **row; /* flashc_cache_row_pointers(): where the rows of this tile and the next are */
+    float *scale;     /* flashc_cache_scales() */
 } flashc_tile_scratch;
 
 int64_t flashc_cache_copy_floats(const flashc_operand *operand, int64_t n_rows, int64_t n_cols);
 int64_t flashc_cache_gathered_bytes(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_rows,
                                     int64_t n_cols);
 int64_t flashc_cache_row_pointers(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_rows);
+int64_t flashc_cache_scales(const flashc_cache_rows *rows, int64_t n_rows); /* whole vectors */
 
 /* The rows of a tile. */
 typedef struct flashc_tile_rows {
@@ -32,8 +34,14 @@ flashc_kv_tile flashc_cache_load(const flashc_cache_rows *rows, const flashc_ker
                                  const flashc_operand *operand, const flashc_tile_rows *tile, int64_t n_cols,
                                  const flashc_tile_scratch *scratch);
 
-/* The same rows as plain f32, ld floats apart, with zeros from n_cols on. */
+/* The same rows (of 8-bit types their codes) as plain f32, ld floats apart, with zeros from n_cols on. */
 void flashc_cache_load_f32(const flashc_cache_rows *rows, const flashc_kernel_row *kernel,
                            const flashc_tile_rows *tile, int64_t n_cols, float *dst, int64_t ld);
+
+/* The scales of the same rows, in scratch->scale; NULL if they have none. They are not in the tile, so that a tile of
+ * codes is exact in any type that holds them: what multiplies it by P or Q^T leaves them to
+ * flashc_vector_ops.scale_keys(), one multiplication a score where each element would take one. */
+const float *flashc_cache_load_scales(const flashc_cache_rows *rows, const flashc_tile_rows *tile,
+                                      const flashc_tile_scratch *scratch);
 
 #endif

@@ -31,12 +31,14 @@ void flashc_careful_add(const flashc_softmax_state *state, const flashc_cache_ro
     const flashc_tensor *tensor = &rows->tensor;
     for (int64_t key = 0; key < n_keys; key++) {
         const char *row = flashc_cache_row(rows, sequence, head, first_key + key);
+        const float scale = rows->scale.data ? *flashc_cache_scale(rows, sequence, head, first_key + key) : 1.0f;
         for (int64_t d = 0; d < state->head_dim_v; d++) {
             if (copy[key * copy_ld + d] != 0.0f)
                 continue;
-            const float x = flashc_load_f32(row, tensor->dtype, d * tensor->stride[3]);
+            float x = flashc_load_f32(row, tensor->dtype, d * tensor->stride[3]);
             if (isfinite(x))
                 continue;
+            x *= scale;
             for (int64_t r = 0; r < state->rows; r++)
                 if (!hidden[r * row_step + key * key_step])
                     state->acc[r * state->acc_row_stride + d * state->acc_col_stride] += x;

@@ -51,10 +51,12 @@ static item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t 
         .scores = (float *)(void *)(slot + s->scores),
         .k_scratch = {.copy = (float *)(void *)(slot + s->k_tile),
                       .gathered = slot + s->gathered,
-                      .row = (const void **)(void *)(slot + s->k_rows)},
+                      .row = (const void **)(void *)(slot + s->k_rows),
+                      .scale = (float *)(void *)(slot + s->k_scale)},
         .v_scratch = {.copy = (float *)(void *)(slot + s->v_tile),
                       .gathered = slot + s->gathered,
-                      .row = (const void **)(void *)(slot + s->v_rows)},
+                      .row = (const void **)(void *)(slot + s->v_rows),
+                      .scale = (float *)(void *)(slot + s->v_scale)},
         .v_finite = (float *)(void *)(slot + s->v_finite),
         .hidden = (uint8_t *)(slot + s->hidden),
         .correction = (float *)(void *)(slot + s->correction),
@@ -114,11 +116,15 @@ static void run_tile(const item *it, int64_t i, const flashc_row_block *block, f
         return;
     gemm->qk(it->scores, k, block_queries(it, i), ld, n_keys, lanes, p->head_dim,
              gemm->scales_scores ? p->softmax_scale : 1.0f);
+    if (k.scale)
+        vector->scale_keys(it->scores, ld, n_keys, lanes, k.scale);
     flashc_stages_run(p, block, vector, ld, lanes, first_key, n_keys, it->scores, it->hidden);
     flashc_mask_hide(p, block, vector, ld, lanes, first_key, n_keys, it->scores);
     if (v_has_non_finite)
         flashc_careful_note_hidden(it->scores, flashc_plan_tile_floats(it->plan, n_keys), it->hidden);
     vector->softmax(it->scores, ld, n_keys, lanes, state.row_max, state.row_sum, it->correction);
+    if (v.scale)
+        vector->scale_keys(it->scores, ld, n_keys, lanes, v.scale);
     if (p->head_dim_v > 0)
         gemm->pv(state.acc, v, it->scores, ld, n_keys, lanes, p->head_dim_v, it->correction);
     if (v_has_non_finite) {
@@ -152,17 +158,32 @@ static void name_upcoming(const item *it, int64_t i, const flashc_row_block *blo
         k->upcoming = bias; /* needed before the next keys, and harder to foresee */
 }
 
-/* A tile of V with 0 in place of NaN and infinity; see careful.h. */
-static flashc_kv_tile load_finite_v(const item *it, const flashc_tile_rows *rows, bool *has_non_finite)
+/* A tile of V: of the careful pass with 0 in place of NaN and infinity, see careful.h. Its scales multiply P; but where
+ * V is packed P may be of fewer bits, and they multiply the rows on their way. */
+static flashc_kv_tile load_v(const item *it, const flashc_tile_rows *rows, bool *has_non_finite)
 {
     const flashc_problem *p = it->p;
-    const flashc_operand *operand = &it->plan->kernel->gemm->v;
-    const int64_t ld = finite_v_ld(it);
-    flashc_cache_load_f32(&p->v, it->plan->kernel, rows, p->head_dim_v, it->v_finite, ld);
-    *has_non_finite = flashc_careful_clear(it->v_finite, rows->n, p->head_dim_v, ld);
-    const flashc_tile tile = {.data = it->v_finite, .dtype = FLASHC_F32, .row_stride = ld, .col_stride = 1};
-    return operand->pack ? operand->pack(it->v_scratch.copy, tile, rows->n, p->head_dim_v)
-                         : (flashc_kv_tile){.data = tile.data, .dtype = tile.dtype, .row_stride = ld};
+    const flashc_kernel_row *kernel = it->plan->kernel;
+    const flashc_operand *operand = &kernel->gemm->v;
+    const float *scale = flashc_cache_load_scales(&p->v, rows, &it->v_scratch);
+    const bool scale_rows = scale && operand->pack;
+    flashc_kv_tile v;
+    *has_non_finite = false;
+    if (it->careful || scale_rows) {
+        const int64_t ld = finite_v_ld(it);
+        flashc_cache_load_f32(&p->v, kernel, rows, p->head_dim_v, it->v_finite, ld);
+        if (it->careful)
+            *has_non_finite = flashc_careful_clear(it->v_finite, rows->n, p->head_dim_v, ld);
+        for (int64_t i = 0; i < rows->n * ld && scale_rows; i++)
+            it->v_finite[i] *= scale[i / ld];
+        const flashc_tile tile = {.data = it->v_finite, .dtype = FLASHC_F32, .row_stride = ld, .col_stride = 1};
+        v = operand->pack ? operand->pack(it->v_scratch.copy, tile, rows->n, p->head_dim_v)
+                          : (flashc_kv_tile){.data = tile.data, .dtype = tile.dtype, .row_stride = ld};
+    } else {
+        v = flashc_cache_load(&p->v, kernel, operand, rows, p->head_dim_v, &it->v_scratch);
+    }
+    v.scale = scale_rows ? NULL : scale;
+    return v;
 }
 
 static bool any_block_reaches(const item *it, const flashc_row_block *blocks, int64_t key, int64_t n_keys)
@@ -193,10 +214,9 @@ static bool run_keys(const item *it, const flashc_row_block *blocks, int64_t beg
                                        .next = flashc_min(n_keys, run_end - key - n_keys)};
         flashc_kv_tile k =
             flashc_cache_load(&p->k, kernel, &kernel->gemm->k, &rows, p->head_dim, &it->k_scratch);
-        bool v_has_non_finite = false;
-        flashc_kv_tile v = it->careful ? load_finite_v(it, &rows, &v_has_non_finite)
-                                       : flashc_cache_load(&p->v, kernel, &kernel->gemm->v, &rows, p->head_dim_v,
-                                                           &it->v_scratch);
+        k.scale = flashc_cache_load_scales(&p->k, &rows, &it->k_scratch);
+        bool v_has_non_finite;
+        flashc_kv_tile v = load_v(it, &rows, &v_has_non_finite);
         for (int64_t i = 0; i < it->span.n_blocks; i++)
             if (flashc_mask_reaches(p, &blocks[i], key, n_keys)) {
                 name_upcoming(it, i, &blocks[i], key, run_end - key - block_n, &k, &v);

@@ -69,14 +69,15 @@ static int64_t longest(const int64_t *cu_seqlens, int64_t batch, int64_t otherwi
     return cu_seqlens ? flashc_sequences_longest(cu_seqlens, batch) : otherwise;
 }
 
-/* k or v, in one array or in pages. */
+/* k or v or their scales, in one array or in pages. */
 static flashc_tensor_argument rows_argument(const char *name, const flashc_tensor *tensor, const flashc_block_table *t,
-                                            const flashc_attention_params *p, int64_t cols)
+                                            const flashc_attention_params *p, int64_t cols, flashc_types types)
 {
     const int64_t elements = t->pages ? t->num_pages : p->cu_seqlens_k ? 1 : p->batch;
     return (flashc_tensor_argument){.name = name,
                                     .tensor = tensor,
-                                    .size = {elements, p->num_heads_k, t->pages ? t->page_size : p->seqlen_k, cols}};
+                                    .size = {elements, p->num_heads_k, t->pages ? t->page_size : p->seqlen_k, cols},
+                                    .types = types};
 }
 
 static flashc_status check_tensors(const flashc_attention_params *p)
@@ -86,8 +87,10 @@ static flashc_status check_tensors(const flashc_attention_params *p)
     const int64_t mask_m = flashc_max(1, p->block_mask_m), mask_n = flashc_max(1, p->block_mask_n);
     const flashc_tensor_argument arguments[] = {
         {"q", &p->q, {elements, p->num_heads, p->seqlen_q, p->head_dim}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
-        rows_argument("k", &p->k, &p->block_table, p, p->head_dim),
-        rows_argument("v", &p->v, table_v, p, p->head_dim_v),
+        rows_argument("k", &p->k, &p->block_table, p, p->head_dim, FLASHC_TYPES_CACHE),
+        rows_argument("v", &p->v, table_v, p, p->head_dim_v, FLASHC_TYPES_CACHE),
+        rows_argument("k_scale", &p->k_scale, &p->block_table, p, 1, FLASHC_TYPES_F32),
+        rows_argument("v_scale", &p->v_scale, table_v, p, 1, FLASHC_TYPES_F32),
         {"mask", &p->mask, {elements, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_INPUT, FLASHC_TYPES_BOOL},
         {"bias", &p->bias, {elements, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
         {"block_mask",
@@ -102,8 +105,9 @@ static flashc_status check_tensors(const flashc_attention_params *p)
     const size_t count = sizeof arguments / sizeof arguments[0];
     for (size_t i = 0; i < count; i++) {
         const flashc_tensor_argument *a = &arguments[i];
-        bool optional = a->tensor == &p->mask || a->tensor == &p->bias || a->tensor == &p->block_mask ||
-                        a->tensor == &p->lse;
+        const flashc_tensor *t = a->tensor;
+        bool optional = t == &p->mask || t == &p->bias || t == &p->block_mask || t == &p->lse || t == &p->k_scale ||
+                        t == &p->v_scale;
         if (optional && !a->tensor->data)
             continue;
         flashc_status status = flashc_tensor_check(a);
@@ -143,6 +147,8 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         status = check_options(&p);
     if (status == FLASHC_OK)
         status = check_tensors(&p);
+    if (status == FLASHC_OK)
+        status = flashc_scales_check_given(&p);
     if (status != FLASHC_OK)
         return status;
     *problem = (flashc_problem){
@@ -155,8 +161,10 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         .head_dim_v = p.head_dim_v,
         .group = p.num_heads_k ? p.num_heads / p.num_heads_k : 0,
         .q = p.q,
-        .k = {.tensor = p.k, .table = p.block_table},
-        .v = {.tensor = p.v, .table = *flashc_cache_table_v(&p.block_table, &p.block_table_v)},
+        .k = {.tensor = p.k, .table = p.block_table, .scale = p.k_scale},
+        .v = {.tensor = p.v,
+              .table = *flashc_cache_table_v(&p.block_table, &p.block_table_v),
+              .scale = p.v_scale},
         .o = p.o,
         .lse = p.lse,
         .mask = p.mask,
@@ -190,6 +198,10 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         .progress = p.progress,
         .progress_user_data = p.progress_user_data,
     };
+    if (p.k.dtype == FLASHC_Q8_0) /* of one block it may be anything */
+        problem->k.tensor.stride[3] = 1;
+    if (p.v.dtype == FLASHC_Q8_0)
+        problem->v.tensor.stride[3] = 1;
     if (p.head_dim_v == 0) {
         /* Of no elements, so that nobody checked their strides; but rows still have addresses. */
         problem->v = (flashc_cache_rows){.tensor = {.dtype = p.v.dtype}};

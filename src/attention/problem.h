@@ -54,6 +54,12 @@ bool flashc_problem_is_uniform(const flashc_problem *problem);
 /* Checks everything in params that is per sequence: alignment, window, lengths and pages. */
 flashc_status flashc_sequences_check(const flashc_attention_params *params);
 
+/* k_scale and v_scale: are they given where the types want them, and only there? */
+flashc_status flashc_scales_check_given(const flashc_attention_params *params);
+
+/* The scales themselves, of the rows that are keys of a sequence. Reads them all, unlike the other checks. */
+flashc_status flashc_scales_check(const flashc_problem *problem);
+
 /* The longest of the packed sequences. */
 int64_t flashc_sequences_longest(const int64_t *cu_seqlens, int64_t batch);
 

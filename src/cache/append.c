@@ -84,8 +84,8 @@ flashc_status flashc_append(const flashc_append_params *params)
         return status;
     const flashc_block_table *table_v = flashc_cache_table_v(&p.block_table, &p.block_table_v);
     const stream streams[] = {
-        {&p.k, {p.k_cache, p.block_table}, true, true, p.num_heads_k, p.head_dim},
-        {&p.v, {p.v_cache, *table_v}, true, false, p.num_heads_k, p.head_dim_v},
+        {&p.k, {.tensor = p.k_cache, .table = p.block_table}, true, true, p.num_heads_k, p.head_dim},
+        {&p.v, {.tensor = p.v_cache, .table = *table_v}, true, false, p.num_heads_k, p.head_dim_v},
         {&p.q, {.tensor = p.q_out}, false, true, p.num_heads, p.head_dim},
     };
     const unsigned float_mode = flashc_cpu_default_float_mode();

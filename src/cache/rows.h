@@ -10,6 +10,7 @@
 typedef struct flashc_cache_rows {
     flashc_tensor tensor;     /* [sequence, head, row, column], or [page, head, row of the page, column] */
     flashc_block_table table; /* pages NULL: the former */
+    flashc_tensor scale;      /* f32, of each row, its elements being code * scale; data NULL: they are what they are */
 } flashc_cache_rows;
 
 /* The page that entry number `entry` of a sequence names. */
@@ -21,14 +22,32 @@ static inline int64_t flashc_cache_page(const flashc_block_table *t, int64_t seq
 /* How many of the n rows from `row` on lie evenly spaced, by stride[2] of the tensor: at least 1. */
 int64_t flashc_cache_run(const flashc_cache_rows *rows, int64_t sequence, int64_t row, int64_t n);
 
-/* Column 0 of a row. */
-static inline char *flashc_cache_row(const flashc_cache_rows *rows, int64_t sequence, int64_t head, int64_t row)
+/* Indices of the first and third axis of tensor and scale. */
+typedef struct flashc_cache_place {
+    int64_t element, row;
+} flashc_cache_place;
+
+static inline flashc_cache_place flashc_cache_find(const flashc_cache_rows *rows, int64_t sequence, int64_t row)
 {
     const flashc_block_table *t = &rows->table;
     if (!t->pages)
-        return flashc_element(&rows->tensor, sequence, head, row, 0);
+        return (flashc_cache_place){sequence, row};
     const int64_t entry = row / t->page_size;
-    return flashc_element(&rows->tensor, flashc_cache_page(t, sequence, entry), head, row - entry * t->page_size, 0);
+    return (flashc_cache_place){flashc_cache_page(t, sequence, entry), row - entry * t->page_size};
+}
+
+/* Column 0 of a row. */
+static inline char *flashc_cache_row(const flashc_cache_rows *rows, int64_t sequence, int64_t head, int64_t row)
+{
+    const flashc_cache_place place = flashc_cache_find(rows, sequence, row);
+    return flashc_element(&rows->tensor, place.element, head, place.row, 0);
+}
+
+/* Where the scale of a row lies; there are scales. Those of the rows after it are evenly spaced as the rows are. */
+static inline float *flashc_cache_scale(const flashc_cache_rows *rows, int64_t sequence, int64_t head, int64_t row)
+{
+    const flashc_cache_place place = flashc_cache_find(rows, sequence, row);
+    return (float *)(void *)flashc_element(&rows->scale, place.element, head, place.row, 0);
 }
 
 /* The table of v's pages: its own, or that of k's. */

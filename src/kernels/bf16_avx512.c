@@ -75,10 +75,11 @@ static void store_bf16(uint16_t *dst, vec x, int64_t count)
 /* VL columns of one row from col on; those beyond n_cols are 0. */
 V_INLINE vec load_columns(flashc_tile src, int64_t row, int64_t col, int64_t n_cols)
 {
-    const int64_t start = row * src.row_stride, count = flashc_min(VL, n_cols - col);
+    const char *start = row_of_tile(src, row);
+    const int64_t count = flashc_min(VL, n_cols - col);
     return count == VL && src.col_stride == 1
-               ? load_vector(src.data, src.dtype, start + col)
-               : load_elements(src.data, src.dtype, start + col * src.col_stride, src.col_stride, count);
+               ? load_vector(start, src.dtype, col)
+               : load_elements(start, src.dtype, col * src.col_stride, src.col_stride, count);
 }
 
 /* Rows of bf16, of an even number of columns. */

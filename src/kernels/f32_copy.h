@@ -47,11 +47,15 @@ V_INLINE vec load_row(flashc_rows src, int64_t row, int64_t col, int64_t count)
                : load_elements(src.row[row], src.dtype, col * src.col_stride, src.col_stride, count);
 }
 
+V_INLINE const char *row_of_tile(flashc_tile src, int64_t row)
+{
+    return (const char *)src.data + row * src.row_stride * (int64_t)flashc_dtype_size(src.dtype);
+}
+
 V_INLINE void load_typed(flashc_dtype dtype, float *dst, int64_t ld, flashc_tile src, int64_t n_rows, int64_t n_cols)
 {
-    const int64_t row_bytes = src.row_stride * (int64_t)flashc_dtype_size(src.dtype);
     for (int64_t row = 0; row < n_rows; row++) {
-        const char *in = (const char *)src.data + row * row_bytes;
+        const char *in = row_of_tile(src, row);
         float *out = dst + row * ld;
         int64_t col = 0;
         if (src.col_stride == 1)

@@ -61,6 +61,7 @@ typedef struct flashc_kv_tile {
     flashc_dtype dtype;
     int64_t row_stride;     /* elements */
     const void *const *row; /* NULL, or (see any_rows) where each row is, instead of data and row_stride */
+    const float *scale;     /* of each row, see scale_keys; NULL: 1. Not for the products */
     flashc_upcoming upcoming;
 } flashc_kv_tile;
 
@@ -85,7 +86,8 @@ typedef struct flashc_vector_ops {
      * straight from its own rows. FLASHC_BOOL is a bias of 0 where true, -inf where false. */
     void (*add_rows)(float *scores, int64_t ld, flashc_rows bias, int64_t n_rows, int64_t n_keys);
 
-    /* scores[row][key] *= scale[key], a whole number of vectors of them. */
+    /* scores[row][key] *= scale[key], in f32: of K's rows after qk; of V's on P before pv, unless V is packed. The
+     * array goes on to a whole number of vectors. */
     void (*scale_keys)(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, const float *scale);
 
     /* scores[row][key] -= slope[row] |distance[row] - key|; both arrays have lanes elements. */

@@ -16,7 +16,7 @@ static const char *const hiding_names[HIDINGS] = {"mask",   "bias of -inf", "sco
 static const double poisons[] = {(double)NAN, (double)INFINITY, -(double)INFINITY, 65504.0, 3e38, -3e38};
 enum { POISONS = sizeof poisons / sizeof poisons[0] };
 
-static const problem_shape small = {1, 2, 1, 5, 1, 12, 9};
+static const problem_shape small = {1, 2, 1, 5, 1, 12, 9}, small_blocks = {1, 2, 1, 5, 1, 32, 32};
 
 /* Run the tests on key tiles, or on the pieces that long keys are split in? */
 static bool on_pieces;
@@ -26,7 +26,7 @@ static bool on_pieces;
  * of a tile, or of a piece. */
 static void three_tiles(problem *p, const char *kernel, flashc_dtype dtype, int64_t *block_n)
 {
-    problem_shape shape = small;
+    problem_shape shape = dtype == FLASHC_Q8_0 ? small_blocks : small;
     shape.seqlen_k = shape.seqlen_q = 1024;
     shape = shape_for(kernel, shape);
     problem_plain(p, &shape, dtype, 1);
@@ -227,6 +227,10 @@ static void poison(const char *kernel)
             check_poison(kernel, dtype, how, false);
             check_poison(kernel, dtype, how, true);
         }
+        check_poison(kernel, FLASHC_I8, how, true);
+        check_poison(kernel, FLASHC_F8_E4M3, how, true);
+        check_poison(kernel, FLASHC_F8_E5M2, how, true);
+        check_poison(kernel, FLASHC_Q8_0, how, true);
     }
 }
 

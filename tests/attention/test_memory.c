@@ -192,7 +192,8 @@ static void far_elements(const char *kernel)
             int axis = variant / 2;
             problem p;
             int64_t size[4];
-            problem_plain(&p, &(problem_shape){2, 2, 2, 3, 3, 2, 2}, FLASHC_F32, 51);
+            const bool of_scales = which == TENSOR_K_SCALE || which == TENSOR_V_SCALE;
+            problem_plain(&p, &(problem_shape){2, 2, 2, 3, 3, 2, 2}, of_scales ? FLASHC_I8 : FLASHC_F32, 51);
             p.params.kernel = kernel;
             problem_add_mask(&p);
             problem_add_bias(&p, FLASHC_F32);

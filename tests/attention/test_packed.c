@@ -29,7 +29,8 @@ static void make_view(variant *v, problem_tensor which, flashc_tensor *view, con
     const flashc_dtype dtype = view->dtype;
     *view = bshd ? flashc_tensor_bshd(NULL, dtype, n[1], n[2], n[3])
                  : flashc_tensor_bhsd(NULL, dtype, n[1], n[2], n[3]);
-    v->buffer[which] = guarded_alloc((size_t)(n[0] * n[1] * n[2] * n[3]) * flashc_dtype_size(dtype), false);
+    v->buffer[which] = guarded_alloc(
+        (size_t)(n[0] * n[1] * n[2] * n[3] / (dtype == FLASHC_Q8_0 ? 32 : 1)) * flashc_dtype_size(dtype), false);
     memset(v->buffer[which].bytes, dtype == FLASHC_BOOL ? 0 : 0xff, v->buffer[which].size);
     view->data = v->buffer[which].bytes;
     if (which == TENSOR_LSE)
@@ -76,10 +77,10 @@ static flashc_block_table make_table(guarded_buffer *buffer, const problem *p, t
 }
 
 /* Copies k or v of the padded problem to where the variant has it. */
-static void copy_keys(const problem *p, const variant *v, problem_tensor which, const flashc_block_table *t)
+static void copy_keys(const problem *p, variant *v, problem_tensor which, const flashc_block_table *t)
 {
     const flashc_attention_params *s = &p->params;
-    const flashc_tensor *from = problem_view(p, which), *to = which == TENSOR_K ? &v->params.k : &v->params.v;
+    const flashc_tensor *from = problem_view(p, which), *to = params_view(&v->params, which);
     int64_t size[4];
     problem_sizes(p, which, size);
     for (int64_t b = 0; b < s->batch; b++)
@@ -157,6 +158,14 @@ static void make_variant(variant *v, const problem *p, test_rng *rng)
     copy_rows(p, v, TENSOR_Q, &t->q);
     copy_keys(p, v, TENSOR_K, &t->block_table);
     copy_keys(p, v, TENSOR_V, t->block_table_v.pages != NULL ? &t->block_table_v : &t->block_table);
+    if (s->k_scale.data != NULL) {
+        make_view(v, TENSOR_K_SCALE, &t->k_scale, (int64_t[]){elements_k, t->num_heads_k, rows_k, 1}, bshd);
+        copy_keys(p, v, TENSOR_K_SCALE, &t->block_table);
+    }
+    if (s->v_scale.data != NULL) {
+        make_view(v, TENSOR_V_SCALE, &t->v_scale, (int64_t[]){elements_v, t->num_heads_k, rows_v, 1}, bshd);
+        copy_keys(p, v, TENSOR_V_SCALE, t->block_table_v.pages != NULL ? &t->block_table_v : &t->block_table);
+    }
     if (s->lse.data != NULL)
         make_view(v, TENSOR_LSE, &t->lse, (int64_t[]){elements_q, t->num_heads, t->seqlen_q, 1}, false);
     const int64_t scores[4] = {elements_q, t->num_heads, t->seqlen_q, t->seqlen_k};

@@ -1,5 +1,6 @@
 #include "support/bound.h"
 
+#include "support/problem.h"
 #include "support/values.h"
 
 #include <math.h>
@@ -26,6 +27,7 @@ bound_terms bound_terms_of(const flashc_attention_params *p, const flashc_explan
     const bool bf16 = plan->compute == FLASHC_COMPUTE_BF16;
     return (bound_terms){
         .chain = p->seqlen_k + (p->seqlen_k + plan->block_n - 1) / plan->block_n,
+        .largest_code = p->v_scale.data != NULL ? largest_code(p->v.dtype) : 1.0,
         .weights_rounded = bf16 ? 1 + (p->v.dtype != FLASHC_BF16) : 0,
         .logits_rounded = bf16 && (p->q.dtype != FLASHC_BF16 || p->k.dtype != FLASHC_BF16),
     };
@@ -44,9 +46,11 @@ static double with_rounding(double error, double exact, flashc_dtype dtype)
     return error + test_half_ulp(dtype, fabs(exact) + error);
 }
 
-static double underflow(const oracle *r, int64_t row, int64_t chain)
+static double underflow(const oracle *r, int64_t row, bound_terms terms)
 {
-    return SMALLEST_NORMAL * (double)r->visible[row] * r->max_v[row] + SUBNORMAL_STEP * (double)chain;
+    const double lost = r->max_v[row] + (terms.weights_rounded > 0 ? 1.0 : 0.0); /* bf16: subnormal sums are 0 */
+    return SMALLEST_NORMAL * (double)r->visible[row] * lost +
+           SUBNORMAL_STEP * (double)terms.chain * terms.largest_code;
 }
 
 double bound_o(const oracle *r, int64_t row, int64_t column, bound_terms terms, flashc_dtype o_dtype)
@@ -54,8 +58,9 @@ double bound_o(const oracle *r, int64_t row, int64_t column, bound_terms terms, 
     int64_t at = row * r->head_dim_v + column;
     double factor = O_CONSTANT + O_PER_LOGIT * r->magnitude[row] + PER_CHAIN_STEP * (double)terms.chain;
     const double bf16 = exp(2.0 * logit_error(r, row, terms)) * pow(1.0 + BF16_ROUNDOFF, terms.weights_rounded) - 1.0;
-    return with_rounding((UNIT_ROUNDOFF * factor + bf16) * r->weighted_v[at] + underflow(r, row, terms.chain), r->o[at],
-                         o_dtype);
+    /* Huge logits make the factor infinite, and V may be 0. */
+    const double weighted = r->weighted_v[at] > 0.0 ? (UNIT_ROUNDOFF * factor + bf16) * r->weighted_v[at] : 0.0;
+    return with_rounding(weighted + underflow(r, row, terms), r->o[at], o_dtype);
 }
 
 double bound_lse(const oracle *r, int64_t row, bound_terms terms)

@@ -12,6 +12,7 @@
 /* What the bound depends on besides the row. */
 typedef struct bound_terms {
     int64_t chain;       /* n + T of flashc.h: n keys and T = n / block_n key tiles */
+    double largest_code; /* of v's type if it has scales, else 1 */
     int weights_rounded; /* to bf16: factors of 1 + 2^-8 on the weighted V, of the weights themselves and of V */
     bool logits_rounded; /* q or k was rounded to bf16 */
 } bound_terms;

@@ -19,13 +19,15 @@ static void *allocate(int64_t count, size_t size)
     return memory;
 }
 
-/* One head of a view, [rows, columns], as packed doubles. */
-static double *read_head(const flashc_tensor *view, int64_t b, int64_t h, int64_t rows, int64_t columns)
+/* One head of a view, [rows, columns], as packed doubles; scale: of each row, if there is data. */
+static double *read_head(const flashc_tensor *view, const flashc_tensor *scale, int64_t b, int64_t h, int64_t rows,
+                         int64_t columns)
 {
     double *packed = allocate(rows * columns, sizeof *packed);
     for (int64_t i = 0; i < rows; i++) {
+        const double factor = scale != NULL && scale->data != NULL ? test_get(scale, b, h, i, 0) : 1.0;
         for (int64_t j = 0; j < columns; j++)
-            packed[i * columns + j] = test_get(view, b, h, i, j);
+            packed[i * columns + j] = factor * test_get(view, b, h, i, j);
     }
     return packed;
 }
@@ -175,9 +177,9 @@ void oracle_attention(const flashc_attention_params *p, oracle *r)
     for (int64_t b = 0; b < p->batch; b++) {
         for (int64_t h = 0; h < p->num_heads; h++) {
             int64_t head_k = h / (p->num_heads / p->num_heads_k);
-            double *q = read_head(&p->q, b, h, p->seqlen_q, p->head_dim);
-            double *k = read_head(&p->k, b, head_k, p->seqlen_k, p->head_dim);
-            double *v = read_head(&p->v, b, head_k, p->seqlen_k, p->head_dim_v);
+            double *q = read_head(&p->q, NULL, b, h, p->seqlen_q, p->head_dim);
+            double *k = read_head(&p->k, &p->k_scale, b, head_k, p->seqlen_k, p->head_dim);
+            double *v = read_head(&p->v, &p->v_scale, b, head_k, p->seqlen_k, p->head_dim_v);
             for (int64_t i = 0; i < p->seqlen_q; i++) {
                 int64_t row = (b * p->num_heads + h) * p->seqlen_q + i;
                 attend(p, b, h, i, q + i * p->head_dim, k, v, scores, r, row);

@@ -9,32 +9,29 @@ static const int OUTPUT_POISON = 0x7f;
 /* Of the padding of inputs: NaN in every float type. */
 static const int PADDING_POISON = 0xff;
 
-static flashc_tensor *view_of(problem *p, problem_tensor which)
+flashc_tensor *params_view(flashc_attention_params *s, problem_tensor which)
 {
-    flashc_attention_params *params = &p->params;
-    flashc_tensor *views[TENSORS] = {&params->q,    &params->k,          &params->v, &params->mask,
-                                     &params->bias, &params->block_mask, &params->o, &params->lse};
+    flashc_tensor *views[TENSORS] = {&s->q,    &s->k,    &s->v,          &s->k_scale, &s->v_scale,
+                                     &s->mask, &s->bias, &s->block_mask, &s->o,       &s->lse};
     return views[which];
 }
 
 const flashc_tensor *problem_view(const problem *p, problem_tensor which)
 {
-    const flashc_attention_params *params = &p->params;
-    const flashc_tensor *views[TENSORS] = {&params->q,    &params->k,          &params->v, &params->mask,
-                                           &params->bias, &params->block_mask, &params->o, &params->lse};
-    return views[which];
+    return params_view((flashc_attention_params *)(uintptr_t)&p->params, which);
 }
 
 const char *problem_tensor_name(problem_tensor which)
 {
-    static const char *const names[TENSORS] = {"q", "k", "v", "mask", "bias", "block_mask", "o", "lse"};
+    static const char *const names[TENSORS] = {"q",    "k",    "v",          "k_scale", "v_scale",
+                                               "mask", "bias", "block_mask", "o",       "lse"};
     return names[which];
 }
 
 void problem_sizes(const problem *p, problem_tensor which, int64_t size[4])
 {
     const flashc_attention_params *s = &p->params;
-    bool of_keys = which == TENSOR_K || which == TENSOR_V;
+    bool of_keys = which >= TENSOR_K && which <= TENSOR_V_SCALE;
     size[0] = s->batch;
     size[1] = of_keys ? s->num_heads_k : s->num_heads;
     size[2] = of_keys ? s->seqlen_k : s->seqlen_q;
@@ -52,6 +49,8 @@ void problem_sizes(const problem *p, problem_tensor which, int64_t size[4])
             size[3] = s->seqlen_k / s->block_mask_n + (s->seqlen_k % s->block_mask_n != 0);
         }
         break;
+    case TENSOR_K_SCALE:
+    case TENSOR_V_SCALE:
     case TENSOR_LSE:
     case TENSORS: size[3] = 1; break;
     }
@@ -59,10 +58,11 @@ void problem_sizes(const problem *p, problem_tensor which, int64_t size[4])
 
 void problem_allocate(problem *p, problem_tensor which, bool guard_start)
 {
-    flashc_tensor *view = view_of(p, which);
+    flashc_tensor *view = params_view(&p->params, which);
     int64_t size[4], lowest = 0, highest = 0;
     bool empty = false;
     problem_sizes(p, which, size);
+    size[3] /= view->dtype == FLASHC_Q8_0 ? 32 : 1;
     for (int a = 0; a < 4; a++) {
         if (size[a] == 0) {
             empty = true;
@@ -86,7 +86,7 @@ static void pack(problem *p, problem_tensor which, flashc_dtype dtype)
 {
     int64_t size[4];
     problem_sizes(p, which, size);
-    *view_of(p, which) = flashc_tensor_bhsd(NULL, dtype, size[1], size[2], size[3]);
+    *params_view(&p->params, which) = flashc_tensor_bhsd(NULL, dtype, size[1], size[2], size[3]);
     problem_allocate(p, which, false);
 }
 
@@ -105,7 +105,19 @@ static void fill(problem *p, problem_tensor which, double constant, test_rng *rn
     }
 }
 
-void problem_plain(problem *p, const problem_shape *shape, flashc_dtype dtype, uint64_t seed)
+static void make_input(problem *p, problem_tensor which, flashc_dtype dtype, test_rng *rng)
+{
+    pack(p, which, dtype);
+    if (has_scales(dtype))
+        pack(p, which == TENSOR_K ? TENSOR_K_SCALE : TENSOR_V_SCALE, FLASHC_F32);
+    if (is_of_codes(dtype))
+        problem_fill_codes(p, which, rng);
+    else
+        fill(p, which, 0.0, rng);
+}
+
+void problem_typed(problem *p, const problem_shape *shape, flashc_dtype q, flashc_dtype k, flashc_dtype v,
+                   flashc_dtype o, uint64_t seed)
 {
     *p = (problem){.seed = seed, .data_kind = "normal", .mask_kind = "none", .bias_kind = "none", .zero_mean = true};
     flashc_attention_params *params = &p->params;
@@ -118,13 +130,17 @@ void problem_plain(problem *p, const problem_shape *shape, flashc_dtype dtype, u
     params->head_dim = shape->head_dim;
     params->head_dim_v = shape->head_dim_v;
     test_rng rng = {seed};
-    for (problem_tensor which = TENSOR_Q; which <= TENSOR_V; which++) {
-        pack(p, which, dtype);
-        fill(p, which, 0.0, &rng);
-    }
-    pack(p, TENSOR_O, FLASHC_F32);
+    make_input(p, TENSOR_Q, q, &rng);
+    make_input(p, TENSOR_K, k, &rng);
+    make_input(p, TENSOR_V, v, &rng);
+    pack(p, TENSOR_O, o);
     pack(p, TENSOR_LSE, FLASHC_F32);
     problem_snapshot(p);
+}
+
+void problem_plain(problem *p, const problem_shape *shape, flashc_dtype dtype, uint64_t seed)
+{
+    problem_typed(p, shape, is_of_codes(dtype) ? FLASHC_F32 : dtype, dtype, dtype, FLASHC_F32, seed);
 }
 
 void problem_add_mask(problem *p)

@@ -21,6 +21,8 @@ typedef enum problem_tensor {
     TENSOR_Q,
     TENSOR_K,
     TENSOR_V,
+    TENSOR_K_SCALE,
+    TENSOR_V_SCALE,
     TENSOR_MASK,
     TENSOR_BIAS,
     TENSOR_BLOCK_MASK,
@@ -45,9 +47,13 @@ typedef struct problem {
     bool zero_mean; /* the tight gate of bound.h applies */
 } problem;
 
-/* Packed [batch, heads, rows, columns] tensors with normal q, k, v of type dtype, o in f32, with lse;
- * no mask, bias or causal. */
+/* Packed [batch, heads, rows, columns] tensors with normal q, k, v of type dtype (q in f32 if that is a type of k and v
+ * alone), o in f32, with lse; no mask, bias or causal. */
 void problem_plain(problem *p, const problem_shape *shape, flashc_dtype dtype, uint64_t seed);
+
+/* The same with a type for each. */
+void problem_typed(problem *p, const problem_shape *shape, flashc_dtype q, flashc_dtype k, flashc_dtype v,
+                   flashc_dtype o, uint64_t seed);
 
 /* A random problem for the kernel; equal seeds give equal problems on kernels of equal block sizes.
  * Exits with a message if flashc_explain() cannot tell the kernel's block sizes. */
@@ -74,6 +80,7 @@ void problem_add_score_mod(problem *p, double (*added)(const test_score_mod *, i
 /* The sizes of a tensor's axes. */
 void problem_sizes(const problem *p, problem_tensor which, int64_t size[4]);
 const flashc_tensor *problem_view(const problem *p, problem_tensor which);
+flashc_tensor *params_view(flashc_attention_params *params, problem_tensor which);
 const char *problem_tensor_name(problem_tensor which);
 
 /* Makes the memory of a tensor for view->dtype and view->stride, and sets view->data; padding
@@ -85,6 +92,13 @@ void problem_snapshot(problem *p);
 /* Since the snapshot: inputs are unchanged and outputs are changed in their elements only
  * (elements_too: not even there). Otherwise false and a message. */
 bool problem_unharmed(const problem *p, bool elements_too, char *message, size_t size);
+
+/* Is it a type of codes, for k and v alone? Do such k and v have scales in a tensor? */
+bool is_of_codes(flashc_dtype dtype);
+bool has_scales(flashc_dtype dtype);
+double largest_code(flashc_dtype dtype);
+/* Fills k or v, of a type of codes, and its scales, if there are any, with data of p->data_kind. */
+void problem_fill_codes(problem *p, problem_tensor which, test_rng *rng);
 
 void problem_print(FILE *stream, const problem *p);
 

@@ -20,6 +20,14 @@ flashc_dtype random_dtype(test_rng *rng)
     return (flashc_dtype)random_pick(rng, dtypes, 4);
 }
 
+/* Of k or v. */
+static flashc_dtype random_cache_dtype(test_rng *rng)
+{
+    static const int64_t dtypes[] = {FLASHC_F32, FLASHC_F16,     FLASHC_BF16,    FLASHC_I8,
+                                     FLASHC_I8,  FLASHC_F8_E4M3, FLASHC_F8_E5M2, FLASHC_Q8_0};
+    return (flashc_dtype)random_pick(rng, dtypes, 8);
+}
+
 static int64_t random_head_dim(test_rng *rng)
 {
     static const int64_t common[] = {8, 16, 32, 32, 64, 64, 80, 96, 128, 128, 192, 256};
@@ -61,6 +69,15 @@ static void random_shape(problem *p, test_rng *rng)
         s->head_dim = test_rng_int(rng, 600, 1024); /* long chains in q . k */
 }
 
+/* Whole blocks for q8_0. */
+static void round_head_dims(flashc_attention_params *s)
+{
+    if (s->k.dtype == FLASHC_Q8_0)
+        s->head_dim = (s->head_dim + 31) / 32 * 32;
+    if (s->v.dtype == FLASHC_Q8_0)
+        s->head_dim_v = (s->head_dim_v + 31) / 32 * 32;
+}
+
 /* Drops batch elements, then heads, then columns, until the oracle can afford it. */
 static void limit_cost(flashc_attention_params *s)
 {
@@ -97,7 +114,11 @@ static void query_blocks(const problem *p, int64_t *block_m, int64_t *block_n)
     s.k = flashc_tensor_bhsd((void *)((uintptr_t)2 << 32), p->params.k.dtype, 1, 1024, s.head_dim);
     s.v = flashc_tensor_bhsd((void *)((uintptr_t)3 << 32), p->params.v.dtype, 1, 1024, s.head_dim_v);
     s.o = flashc_tensor_bhsd((void *)((uintptr_t)4 << 32), p->params.o.dtype, 1, 1024, s.head_dim_v);
-    s.lse = (flashc_tensor){0};
+    s.k_scale = s.v_scale = s.lse = (flashc_tensor){0};
+    if (s.k.dtype == FLASHC_I8)
+        s.k_scale = flashc_tensor_bhsd((void *)((uintptr_t)5 << 32), FLASHC_F32, 1, 1024, 1);
+    if (s.v.dtype == FLASHC_I8)
+        s.v_scale = flashc_tensor_bhsd((void *)((uintptr_t)6 << 32), FLASHC_F32, 1, 1024, 1);
     flashc_explanation plan = {.struct_size = sizeof plan};
     flashc_status status = flashc_explain(&s, &plan);
     if (status == FLASHC_ERR_UNSUPPORTED) { /* the caller sees that again when it runs the problem */
@@ -137,7 +158,9 @@ void random_layout(problem *p, problem_tensor which, flashc_dtype dtype, int bro
     int64_t size[4];
     flashc_tensor *view = (flashc_tensor *)(uintptr_t)problem_view(p, which);
     problem_sizes(p, which, size);
-    int64_t kind = test_rng_int(rng, 0, 99);
+    const bool whole_rows = dtype == FLASHC_Q8_0, row_numbers = which == TENSOR_K_SCALE || which == TENSOR_V_SCALE;
+    size[3] /= whole_rows ? 32 : 1;
+    int64_t kind = test_rng_int(rng, 0, whole_rows ? 64 : 99);
     if (kind >= 40 && kind < 65) { /* [batch, seqlen, heads, dim] */
         order[1] = 1;
         order[2] = 2;
@@ -148,11 +171,21 @@ void random_layout(problem *p, problem_tensor which, flashc_dtype dtype, int bro
         order[other] = axis;
     }
     bool odd = test_rng_chance(rng, 50); /* the other half is as most callers have it */
+    const bool of_a_head = row_numbers && test_rng_chance(rng, 40);
     int64_t span = odd && test_rng_chance(rng, 30) ? test_rng_int(rng, 2, 3) : 1;
     view->dtype = dtype;
     for (int a = 0; a < 4; a++) {
         int axis = order[a];
-        if (which == TENSOR_LSE && axis == 3) {
+        if (whole_rows && axis == 3) {
+            view->stride[axis] = size[axis] > 1 ? 1 : 77;
+            span = size[axis] > 0 ? size[axis] : 1;
+            continue;
+        }
+        if (row_numbers && axis == 2 && of_a_head) { /* one a head */
+            view->stride[axis] = 0;
+            continue;
+        }
+        if ((which == TENSOR_LSE || row_numbers) && axis == 3) {
             view->stride[axis] = test_rng_int(rng, -3, 3); /* not used */
             continue;
         }
@@ -192,6 +225,13 @@ static double random_datum(const problem *p, problem_tensor which, test_rng *rng
 
 static void random_data(problem *p, problem_tensor which, test_rng *rng)
 {
+    const flashc_dtype dtype = problem_view(p, which)->dtype;
+    if (is_of_codes(dtype)) {
+        if (dtype == FLASHC_I8 || (has_scales(dtype) && test_rng_chance(rng, 70)))
+            random_layout(p, which == TENSOR_K ? TENSOR_K_SCALE : TENSOR_V_SCALE, FLASHC_F32, 4, rng);
+        problem_fill_codes(p, which, rng);
+        return;
+    }
     int64_t size[4];
     problem_sizes(p, which, size);
     for (int64_t b = 0; b < size[0]; b++) {
@@ -202,6 +242,22 @@ static void random_data(problem *p, problem_tensor which, test_rng *rng)
             }
         }
     }
+}
+
+/* Rows that are no keys may have any scale. */
+static void poison_scales(const problem *p, problem_tensor which)
+{
+    const flashc_attention_params *s = &p->params;
+    const flashc_tensor *view = problem_view(p, which);
+    if (view->data == NULL || view->stride[0] == 0 || view->stride[2] == 0)
+        return;
+    for (int64_t b = 0; b < s->batch; b++)
+        for (int64_t j = 0; j < s->seqlen_k; j++) {
+            const bool before = s->leftpad_k != NULL && j < s->leftpad_k[b];
+            const bool after = s->seqlens_k != NULL && j >= s->seqlens_k[b];
+            for (int64_t h = 0; h < s->num_heads_k && (before || after); h++)
+                test_set(view, b, h, j, 0, j % 2 ? (double)NAN : -1.0);
+        }
 }
 
 static float random_scale(test_rng *rng)
@@ -225,10 +281,11 @@ void problem_random(problem *p, uint64_t seed, const char *kernel)
     s->num_threads = (int)test_rng_int(&rng, 1, 3);
     s->softmax_scale = random_scale(&rng);
     s->q.dtype = random_dtype(&rng);
-    s->k.dtype = test_rng_chance(&rng, 60) ? s->q.dtype : random_dtype(&rng);
-    s->v.dtype = test_rng_chance(&rng, 60) ? s->k.dtype : random_dtype(&rng);
+    s->k.dtype = test_rng_chance(&rng, 40) ? s->q.dtype : random_cache_dtype(&rng);
+    s->v.dtype = test_rng_chance(&rng, 50) ? s->k.dtype : random_cache_dtype(&rng);
     s->o.dtype = random_dtype(&rng);
     random_shape(p, &rng);
+    round_head_dims(s);
     int64_t block_m, block_n;
     query_blocks(p, &block_m, &block_n);
     s->seqlen_q = random_length(&rng, block_m, 2);
@@ -240,6 +297,7 @@ void problem_random(problem *p, uint64_t seed, const char *kernel)
     if (s->seqlen_q > most / group)
         s->seqlen_q = test_rng_int(&rng, 1, group > most ? 1 : most / group);
     limit_cost(s);
+    round_head_dims(s);
 
     for (problem_tensor which = TENSOR_Q; which <= TENSOR_V; which++) {
         random_layout(p, which, problem_view(p, which)->dtype, 4, &rng);
@@ -249,6 +307,8 @@ void problem_random(problem *p, uint64_t seed, const char *kernel)
     p->zero_mean = strcmp(p->data_kind, "constant-sign") != 0 && (s->q.stride[3] != 0 || s->k.stride[3] != 0) &&
                    s->v.stride[2] != 0;
     random_features(p, pattern_n, block_m, block_n, &rng);
+    poison_scales(p, TENSOR_K_SCALE);
+    poison_scales(p, TENSOR_V_SCALE);
     random_layout(p, TENSOR_O, s->o.dtype, 0, &rng);
     if (test_rng_chance(&rng, 85))
         random_layout(p, TENSOR_LSE, FLASHC_F32, 0, &rng);

@@ -163,6 +163,13 @@ double test_get(const flashc_tensor *view, int64_t i0, int64_t i1, int64_t i2, i
 void test_set(const flashc_tensor *view, int64_t i0, int64_t i1, int64_t i2, int64_t i3, double value)
 {
     unsigned char *at = test_at(view, i0, i1, i2, i3);
+    if (view->dtype == FLASHC_Q8_0) {
+        const uint32_t scale = test_encode(FLASHC_F16, value);
+        at[0] = (unsigned char)scale;
+        at[1] = (unsigned char)(scale >> 8);
+        at[2 + i3 % 32] = 1;
+        return;
+    }
     uint32_t bits = test_encode(view->dtype, value);
     uint16_t half = (uint16_t)bits;
     switch (flashc_dtype_size(view->dtype)) {

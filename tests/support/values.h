@@ -34,7 +34,9 @@ double test_half_ulp(flashc_dtype dtype, double value);
 /* The address of an element of a view; element size from the view's type. */
 unsigned char *test_at(const flashc_tensor *view, int64_t i0, int64_t i1, int64_t i2, int64_t i3);
 uint32_t test_get_bits(const flashc_tensor *view, int64_t i0, int64_t i1, int64_t i2, int64_t i3);
+/* Of types with scales in a tensor of their own, the code. */
 double test_get(const flashc_tensor *view, int64_t i0, int64_t i1, int64_t i2, int64_t i3);
+/* FLASHC_Q8_0: value becomes the block's scale, and the element's code 1. */
 void test_set(const flashc_tensor *view, int64_t i0, int64_t i1, int64_t i2, int64_t i3, double value);
 
 #endif

@@ -1,0 +1,87 @@
+/* The scales of K's and V's rows, checked. */
+#include "attention/problem.h"
+
+#include "numerics.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+flashc_status flashc_scales_check_given(const flashc_attention_params *p)
+{
+    const struct {
+        const char *name, *of;
+        const flashc_tensor *scale, *tensor;
+        int64_t cols;
+    } scales[] = {
+        {"k_scale", "k", &p->k_scale, &p->k, p->head_dim},
+        {"v_scale", "v", &p->v_scale, &p->v, p->head_dim_v},
+    };
+    for (int i = 0; i < 2; i++) {
+        const flashc_dtype dtype = scales[i].tensor->dtype;
+        const bool of_codes = dtype == FLASHC_I8 || dtype == FLASHC_F8_E4M3 || dtype == FLASHC_F8_E5M2;
+        if (scales[i].scale->data && !of_codes)
+            return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected NULL with %s of type %s, found %p",
+                               scales[i].name, scales[i].of, flashc_dtype_name(dtype), scales[i].scale->data);
+        if (!scales[i].scale->data && dtype == FLASHC_I8 && scales[i].cols > 0)
+            return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected a scale for each row with %s of type i8, found NULL",
+                               scales[i].name, scales[i].of);
+    }
+    return FLASHC_OK;
+}
+
+/* Non-negative floats have the order of their bits, and infinity, NaN and all with a sign come after them. */
+static bool may_be_bad(const float *scale, int64_t n)
+{
+    uint32_t largest = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t bits = flashc_bits_from_f32(scale[i]);
+        largest = bits > largest ? bits : largest;
+    }
+    return largest >= 0x7f800000u;
+}
+
+static flashc_status check_rows(const char *name, const flashc_cache_rows *rows, int64_t sequence, int64_t head,
+                                int64_t first_row, int64_t n_rows)
+{
+    const float *scale = flashc_cache_scale(rows, sequence, head, first_row);
+    const int64_t stride = rows->scale.stride[2], n = stride == 0 ? 1 : n_rows;
+    if (stride == 1 && !may_be_bad(scale, n))
+        return FLASHC_OK;
+    for (int64_t i = 0; i < n; i++) {
+        const float x = scale[i * stride];
+        if (isfinite(x) && x >= 0.0f)
+            continue;
+        const flashc_cache_place place = flashc_cache_find(rows, sequence, first_row + i);
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "%s[%" PRId64 "][%" PRId64 "][%" PRId64 "]: expected a finite value, 0 or more, found %g",
+                           name, place.element, head, place.row, (double)x);
+    }
+    return FLASHC_OK;
+}
+
+static flashc_status check_sequence(const char *name, const flashc_cache_rows *rows, const flashc_sequence *s,
+                                    int64_t num_heads_k)
+{
+    flashc_status status = FLASHC_OK;
+    for (int64_t head = 0; head < num_heads_k; head++)
+        for (int64_t done = 0, n; done < s->n_keys && status == FLASHC_OK; done += n) {
+            n = flashc_cache_run(rows, s->k_element, s->first_key + done, s->n_keys - done);
+            status = check_rows(name, rows, s->k_element, head, s->first_key + done, n);
+        }
+    return status;
+}
+
+flashc_status flashc_scales_check(const flashc_problem *p)
+{
+    const struct {
+        const char *name;
+        const flashc_cache_rows *rows;
+    } scales[] = {{"k_scale", &p->k}, {"v_scale", &p->v}};
+    flashc_status status = FLASHC_OK;
+    for (int i = 0; i < 2; i++)
+        for (int64_t b = 0; scales[i].rows->scale.data && b < p->batch && status == FLASHC_OK; b++) {
+            const flashc_sequence s = flashc_problem_sequence(p, b);
+            status = check_sequence(scales[i].name, scales[i].rows, &s, p->num_heads_k);
+        }
+    return status;
+}
