@@ -434,7 +434,7 @@ typedef struct flashc_system_info {
  * cpu_features), read once, hides features from the choice of kernels.
  *
  * OpenBLAS is loaded at run time, once, visible to flashc alone, and only when something needs it: this call,
- * flashc_kernel_get(), a kernel that is named, or a choice that depends on it (never on Intel CPUs or without
+ * flashc_kernel_get(), a kernel that is named, or a choice that depends on it (on Zen 4 alone, with
  * avx512f). The environment variable FLASHC_OPENBLAS (the path of a shared library, with a /) names another one
  * than the path chosen when flashc was built; setuid programs ignore it. Where none can be loaded the built-in
  * kernels remain. */

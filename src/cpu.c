@@ -166,11 +166,17 @@ unsigned flashc_cpu_features(void)
     return features;
 }
 
-bool flashc_cpu_is_intel(void)
+bool flashc_cpu_is_zen4(void)
 {
 #if defined(__x86_64__)
+    /* gcc 12 does not know Zen 4 by name: it is what has AVX-512 of AMD's family 25 (Zen 3 and 4; Zen 5 is 26). CPUID
+     * leaf 1, EAX: 4 bits of family, and 8 more to add where they are all set. */
+    enum { FAMILY = 25 };
     __builtin_cpu_init();
-    return __builtin_cpu_is("intel") != 0;
+    unsigned eax = 1, ebx, ecx = 0, edx;
+    __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+    return __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512f") &&
+           ((eax >> 8) & 0xf) + ((eax >> 20) & 0xff) == FAMILY;
 #else
     return false;
 #endif

@@ -24,8 +24,8 @@ const char *flashc_cpu_feature_names(void);
 /* A sentence on the first of `needed` that is not there; NULL if all are. */
 const char *flashc_cpu_missing(unsigned needed);
 
-/* Made by Intel? (Which of two kernels is faster can depend on the make.) */
-bool flashc_cpu_is_intel(void);
+/* AMD's Zen 4? (Which of two kernels is faster can depend on the make.) */
+bool flashc_cpu_is_zen4(void);
 
 /* CPUs in this thread's affinity mask, limited by the cgroup CPU quota (v1 and v2, rounded up; the
  * quota is read once). At least 1. */
