@@ -13,7 +13,8 @@ enum {
 
 enum {
     OPT_Q = 1, OPT_K, OPT_V, OPT_O, OPT_LSE, OPT_MASK, OPT_BIAS, OPT_SEQLENS_Q, OPT_SEQLENS_K, OPT_LEFTPAD_K,
-    OPT_CU_SEQLENS_Q, OPT_CU_SEQLENS_K, OPT_BLOCK_TABLE, OPT_BLOCK_TABLE_V, OPT_SCALE, OPT_SOFTCAP, OPT_CAUSAL, OPT_WINDOW,
+    OPT_CU_SEQLENS_Q, OPT_CU_SEQLENS_K, OPT_BLOCK_TABLE, OPT_BLOCK_TABLE_V, OPT_SCALE, OPT_SOFTCAP,
+    OPT_CAUSAL, OPT_WINDOW,
     OPT_ALIBI, OPT_SINKS, OPT_BLOCK_MASK, OPT_BLOCK_MASK_TILE, OPT_ALIGN,
     OPT_LAYOUT, OPT_DTYPE, OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_COMPARE, OPT_RTOL, OPT_ATOL,
     OPT_BATCH, OPT_HEADS,
@@ -50,7 +51,7 @@ const flashc_cli_option flashc_cli_attention_options[] = {
      "Hide the keys more than L before or R after each query's position; -1: as many as there are. Needs --align.",
      FOR_EACH},
     {OPT_ALIBI, "alibi", 0, "FILE",
-     "Subtract slope * |distance of positions| from the scores, with a slope for each head: [H] or [B,H]. Needs --align.",
+     "Subtract slope * |distance of positions| from the scores, a slope for each head: [H] or [B,H]. Needs --align.",
      FOR_EACH},
     {OPT_SINKS, "sinks", 0, "FILE", "One more logit in each softmax, without a value: [H].", FOR_EACH},
     {OPT_BLOCK_MASK, "block-mask", 0, "FILE",
@@ -245,7 +246,8 @@ int flashc_cli_attention_parse(unsigned command, int argc, char **argv, const ch
                                const char *notes, flashc_cli_attention_args *args, int *exit_code)
 {
     *args = (flashc_cli_attention_args){
-        .window = {-1, -1}, .scale = FLASHC_SCALE_DEFAULT, .rtol = -1, .atol = -1, .batch = -1, .heads = -1, .heads_k = -1,
+        .window = {-1, -1}, .scale = FLASHC_SCALE_DEFAULT, .rtol = -1, .atol = -1, .batch = -1, .heads = -1,
+        .heads_k = -1,
         .seqlen_q = -1, .seqlen_k = -1, .head_dim = -1, .head_dim_v = -1, .page_size = -1, .repeats = -1};
     *exit_code = FLASHC_CLI_USAGE;
     const char *value = NULL;

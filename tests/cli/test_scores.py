@@ -57,8 +57,8 @@ class ScoresTest(CliTest):
             sink = sinks[row // 9 % 4]
             total = math.exp(before) + math.exp(sink)
             self.assertAlmostEqual(after, math.log(total), delta=1e-5)
-            self.assert_close(o[8 * row:8 * row + 8], [x * math.exp(before) / total for x in plain_o[8 * row:8 * row + 8]],
-                              1e-5)
+            expected = [x * math.exp(before) / total for x in plain_o[8 * row:8 * row + 8]]
+            self.assert_close(o[8 * row:8 * row + 8], expected, 1e-5)
 
     def test_block_mask(self):
         bits = [1, 0, 1, 1, 1, 0, 0, 1, 1]  # 3 x 3 tiles of 4 queries x 5 keys
@@ -95,8 +95,8 @@ class ScoresTest(CliTest):
                               '--window', '2,0', '--align', 'bottom-right')
         self.assertEqual(report['sinks'], {'shape': [4], 'dtype': 'f32'})
         self.assertEqual(report['flops'], 2 * 16 * 2 * 4 * 9 * 3)
-        run = self.ok_json('bench', '--heads', 2, '--seqlen-q', 64, '--window', '7,0', '--align', 'top-left', '--softcap', 20,
-                           '--no-limits', '--repeats', 1, '--threads', 1)
+        run = self.ok_json('bench', '--heads', 2, '--seqlen-q', 64, '--window', '7,0', '--align', 'top-left', '--softcap',
+                           20, '--no-limits', '--repeats', 1, '--threads', 1)
         self.assertIn('/window:7,0/softcap:20', run['benchmarks'][0]['name'])
 
 

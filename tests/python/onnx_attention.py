@@ -6,14 +6,15 @@ What the operator means, and what it becomes here:
   past_key, past_value   put in front of K and V; the result is present_key, present_value
   offset                 position of query 0: past length; nonpad_kv_seqlen[b] - seqlen_q; otherwise 0
   is_causal              key j <= i + offset, so an explicit alignment (top-left without a cache)
-  windows                offset + i - left <= j <= offset + i + right: a boolean mask
-  nonpad_kv_seqlen       keys j < nonpad_kv_seqlen[b]: a boolean mask
+  windows                offset + i - left <= j <= offset + i + right: window=(left, right), with that offset
+  nonpad_kv_seqlen       keys j < nonpad_kv_seqlen[b]: seqlens_k
+  softcap                softcap, between scale and mask in both; 0 is none
   attn_mask, boolean     a boolean mask, True = visible, as in flashc
   attn_mask, float       a bias
   short attn_mask        keys past its end are hidden, so they are not handed to flashc at all
   softmax_precision      nothing: flashc computes in f32 whatever the type
 
-softcap and qk_matmul_output have no counterpart in flashc: see missing_features().
+qk_matmul_output has no counterpart in flashc.
 """
 from typing import Any
 
@@ -26,15 +27,12 @@ OUTPUTS = ("Y", "present_key", "present_value", "qk_matmul_output")
 DTYPES = ("float32", "float16", "bfloat16", "bool", "int64")  # bool: attn_mask, int64: lengths
 
 _MAPPED = {"scale", "is_causal", "q_num_heads", "kv_num_heads", "softmax_precision", "left_window_size",
-           "right_window_size", "qk_matmul_output_mode"}
+           "right_window_size", "softcap", "qk_matmul_output_mode"}
 
 
 def missing_features(inputs: dict[str, np.ndarray], attributes: dict[str, Any]) -> list[str]:
     """What the outputs Y, present_key and present_value of this node need and attention() cannot map."""
-    missing = []
-    if attributes.get("softcap", 0) > 0:
-        missing.append("softcap")
-    missing += [f"attribute {name}" for name in attributes if name not in _MAPPED | {"softcap"}]
+    missing = [f"attribute {name}" for name in attributes if name not in _MAPPED]
     missing += [f"input {name}" for name in inputs if name not in INPUTS]
     missing += [f"dtype {x.dtype}" for x in inputs.values() if x.dtype.name not in DTYPES]
     return missing
@@ -44,17 +42,6 @@ def split_heads(x: np.ndarray, heads: int) -> np.ndarray:
     """[batch, seqlen, heads * dim] -> [batch, seqlen, heads, dim], a view."""
     batch, seqlen, width = x.shape
     return x.reshape(batch, seqlen, heads, width // heads)
-
-
-def _window(offset: np.ndarray, left: int, right: int, seqlen_q: int, seqlen_k: int) -> np.ndarray:
-    """offset [batch or 1] -> visible [batch or 1, 1, seqlen_q, seqlen_k]; -1 leaves a side open."""
-    distance = np.arange(seqlen_k) - np.arange(seqlen_q)[:, None] - offset.reshape(-1, 1, 1, 1)
-    visible = np.ones(distance.shape, bool)
-    if left >= 0:
-        visible &= distance >= -left
-    if right >= 0:
-        visible &= distance <= right
-    return visible
 
 
 def attention(inputs: dict[str, np.ndarray], attributes: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -84,21 +71,15 @@ def attention(inputs: dict[str, np.ndarray], attributes: dict[str, Any]) -> dict
         # ONNX fills a short mask up with False or -inf; one key wide is short too, not broadcast
         k, v = (x[:, :, :attn_mask.shape[-1]] for x in (k, v))
     bias = attn_mask if attn_mask is not None and attn_mask.dtype != bool else None
-    masks = [] if attn_mask is None or bias is not None else [attn_mask]
-    if lengths is not None:
-        masks.append(np.arange(k.shape[2]) < lengths.reshape(-1, 1, 1, 1))
-    left, right = (attributes.get(f"{side}_window_size", -1) for side in ("left", "right"))
-    if left >= 0 or right >= 0:
-        offset = np.atleast_1d(0 if align == "top-left" else align)
-        masks.append(_window(offset, left, right, seqlen_q, k.shape[2]))
-    mask = None
-    for one in masks:
-        mask = one if mask is None else mask & one
+    mask = attn_mask if bias is None else None
+    window = tuple(attributes.get(f"{side}_window_size", -1) for side in ("left", "right"))
+    seqlens_k = None if lengths is None else np.minimum(lengths, k.shape[2])
 
     causal = bool(attributes.get("is_causal", 0))
     if packed:
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
     y = flashc.attention(q, k, v, scale=attributes.get("scale"), causal=causal,
-                         align=align if causal else None, mask=mask, bias=bias,
+                         align=align, window=window, softcap=attributes.get("softcap", 0) or None, mask=mask, bias=bias,
+                         seqlens_k=seqlens_k,
                          layout="bshd" if packed else "bhsd")
     return {"Y": y.reshape(*y.shape[:2], -1) if packed else y, **present}

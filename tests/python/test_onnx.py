@@ -1,6 +1,6 @@
 """The node tests of the ONNX standard for the operator Attention, as the onnx package generates them.
 
-Every case is run through flashc or named in a table with what it waits for. Checked are Y, present_key
+Every case is run through flashc. Checked are Y, present_key
 and present_value, against two references of the onnx package:
 
   expected  the case's own outputs, computed by NumPy in the case's type, f16 and bf16 included
@@ -17,7 +17,6 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 import pytest
 
-import flashc
 import onnx_attention
 
 U = 2.0**-24  # unit roundoff of f32, in which flashc computes
@@ -28,27 +27,10 @@ EXPECTED_ULPS = 4
 
 # Cases of the operator itself in onnx 1.23.2, by opset. Opsets 26 and 27 have the operator of opset 25.
 CASES_AT_LEAST = {23: 69, 24: 13, 25: 11}
-FULLY_MASKED_AT_LEAST = 7  # of them, those that run and have a query that sees no key
+FULLY_MASKED_AT_LEAST = 7  # of them, those that have a query that sees no key
 NEWEST_OPSET = 27
 
-# What Y needs and flashc has not, with every case that needs it.
-WAITS_FOR: dict[str, tuple[str, ...]] = {
-    "softcap": (
-        "test_attention_4d_softcap",
-        "test_attention_4d_gqa_softcap",
-        "test_attention_4d_diff_heads_sizes_softcap",
-        "test_attention_4d_with_qk_matmul_softcap",
-        "test_attention_3d_softcap",
-        "test_attention_3d_gqa_softcap",
-        "test_attention_3d_diff_heads_sizes_softcap",
-        "test_attention_3d_with_past_and_present_qk_matmul_softcap",
-        "test_attention_4d_softcap_neginf_mask",
-        "test_attention_4d_softcap_neginf_mask_poison",
-        "test_attention_local_window_gqa_rank4_mask",
-    ),
-}
-
-# Cases whose qk_matmul_output is not checked, as flashc gives no scores (Y is checked, unless it waits).
+# Cases whose qk_matmul_output is not checked, as flashc gives no scores (Y is checked).
 QK_OUTPUT_WAITS: tuple[str, ...] = (
     "test_attention_4d_with_qk_matmul",
     "test_attention_4d_with_qk_matmul_bias",
@@ -69,9 +51,6 @@ QK_OUTPUT_WAITS: tuple[str, ...] = (
     "test_attention_24_qk_matmul_output_mode3_softmax_precision",
     "test_attention_local_window_gqa_rank4_mask",
 )
-
-# The keywords by which flashc.attention would take what is missing, or what goes through a boolean mask.
-KEYWORDS_TO_COME = ("softcap", "window_left", "window_right")
 
 
 class Case(NamedTuple):
@@ -121,7 +100,6 @@ def generate() -> tuple[dict[str, Case], list[str]]:
 
 
 CASES, OTHERS = generate()
-WAITING = {name: feature for feature, names in WAITS_FOR.items() for name in names}
 
 
 def reference(case: Case, *, absolute_v: bool = False) -> np.ndarray:
@@ -148,7 +126,7 @@ def flashc_bound(case: Case, exact: np.ndarray, weight: np.ndarray) -> np.ndarra
     keys = case.outputs.get("present_key", case.inputs["K"])
     head_dim = case.inputs["Q"].shape[-1] // case.attributes.get("q_num_heads", 1)
     q, k = (np.abs(x.astype(np.float64)).max() for x in (case.inputs["Q"], keys))
-    logit = abs(case.attributes.get("scale", head_dim**-0.5)) * head_dim * q * k
+    logit = abs(case.attributes.get("scale", head_dim**-0.5)) * head_dim * q * k + case.attributes.get("softcap", 0)
     bias = case.inputs.get("attn_mask", np.zeros(1, bool))
     if bias.dtype != bool:
         logit += np.abs(bias[np.isfinite(bias)].astype(np.float64)).max(initial=0)
@@ -172,8 +150,6 @@ def check_close(case: Case, what: str, y: np.ndarray, wanted: np.ndarray, tolera
 @pytest.mark.parametrize("name", CASES)
 def test_case(name: str) -> None:
     """Y within the stated error, present_key and present_value bit for bit."""
-    if name in WAITING:
-        pytest.skip(f"{name} waits for {WAITING[name]}")
     case = CASES[name]
     outputs = onnx_attention.attention(case.inputs, case.attributes)
     for output in ("present_key", "present_value"):
@@ -208,35 +184,22 @@ def test_only_expanded_functions_are_left_out() -> None:
 
 
 def test_the_tables_are_exact() -> None:
-    """A case waits for what its node needs and flashc has not; every other case runs."""
-    needs: dict[str, list[str]] = {}
+    """Every case can be mapped, and the outputs that are not checked are those of scores."""
     for case in CASES.values():
-        for feature in onnx_attention.missing_features(case.inputs, case.attributes):
-            needs.setdefault(feature, []).append(case.name)
-    assert {feature: sorted(names) for feature, names in WAITS_FOR.items()} == \
-        {feature: sorted(names) for feature, names in needs.items()}
+        assert not onnx_attention.missing_features(case.inputs, case.attributes), case.name
     with_scores = [case.name for case in CASES.values() if "qk_matmul_output" in case.outputs]
     assert sorted(QK_OUTPUT_WAITS) == sorted(with_scores)
-
-
-@pytest.mark.parametrize("keyword", KEYWORDS_TO_COME)
-def test_flashc_lacks(keyword: str) -> None:
-    """Once flashc takes one of these, onnx_attention.py must hand it over and the tables shrink."""
-    x = np.zeros((1, 1, 1, 1), np.float32)
-    with pytest.raises(TypeError, match=keyword):
-        flashc.attention(x, x, x, **{keyword: 1})
 
 
 def test_fully_masked_rows_run() -> None:
     """ONNX wants 0 for a query that sees no key, as flashc.h does: exactly, as the tolerance there is 0."""
     seen = []
     for case in CASES.values():
-        if case.name not in WAITING:
-            hidden = reference(case, absolute_v=True) == 0
-            if hidden.any():
-                seen.append(case.name)
-                y = onnx_attention.attention(case.inputs, case.attributes)["Y"]
-                assert not y[hidden].any(), case.name
+        hidden = reference(case, absolute_v=True) == 0
+        if hidden.any():
+            seen.append(case.name)
+            y = onnx_attention.attention(case.inputs, case.attributes)["Y"]
+            assert not y[hidden].any(), case.name
     assert len(seen) >= FULLY_MASKED_AT_LEAST, seen
 
 

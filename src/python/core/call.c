@@ -8,7 +8,7 @@
 
 /* Replaces what a conversion raised: TypeError, or ValueError for a number out of range. An exception that says
  * nothing about the argument (KeyboardInterrupt, MemoryError) stays. Returns -1. */
-static int wrong_argument(const char *name, const char *expected, PyObject *found)
+int flashc_py_wrong_argument(const char *name, const char *expected, PyObject *found)
 {
     if (PyErr_Occurred() && (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError)))
         return -1;
@@ -18,46 +18,52 @@ static int wrong_argument(const char *name, const char *expected, PyObject *foun
     return -1;
 }
 
-/* One int for every batch element, or a sequence of one each. */
-static int set_offsets(flashc_py_call *c, PyObject *align)
+int64_t *flashc_py_call_per_batch(const flashc_py_call *c, const char *name, const char *expected, bool single,
+                                  PyObject *object)
 {
-    static const char expected[] = "'top-left', 'bottom-right', a position (int) or one per batch element";
-    if (PyBool_Check(align) || PyDict_Check(align))
-        return wrong_argument("align", expected, align);
-    Py_ssize_t n = PyObject_Size(align);
+    if (PyBool_Check(object) || PyDict_Check(object) || PyUnicode_Check(object))
+        return flashc_py_wrong_argument(name, expected, object), NULL;
+    Py_ssize_t n = PyObject_Size(object);
     PyObject *one = NULL;
     if (n < 0) { /* a number, or an array without axes */
         PyErr_Clear();
         n = (Py_ssize_t)c->params.batch;
-        one = PyNumber_Index(align);
+        one = single ? PyNumber_Index(object) : NULL;
         if (!one)
-            return wrong_argument("align", expected, align);
+            return flashc_py_wrong_argument(name, expected, object), NULL;
     }
     if (n != c->params.batch) { /* not with one */
-        PyErr_Format(PyExc_ValueError, "align: expected one position per batch element, %lld, found %zd",
-                     (long long)c->params.batch, n);
-        return -1;
+        PyErr_Format(PyExc_ValueError, "%s: expected one %s per batch element, %lld, found %zd", name,
+                     single ? "position" : "number", (long long)c->params.batch, n);
+        return NULL;
     }
-    c->offsets = malloc(((size_t)n + 1) * sizeof c->offsets[0]);
-    if (!c->offsets) {
-        Py_XDECREF(one);
+    int64_t *array = malloc(((size_t)n + 1) * sizeof *array);
+    if (!array)
         PyErr_NoMemory();
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < n; i++) {
+    for (Py_ssize_t i = 0; array && i < n; i++) {
         PyObject *index = one ? NULL : PyLong_FromSsize_t(i); /* by object: a tensor is no sequence of the C API's */
-        PyObject *item = index ? PyObject_GetItem(align, index) : NULL;
+        PyObject *item = index ? PyObject_GetItem(object, index) : NULL;
         Py_XDECREF(index);
         PyObject *number = one ? Py_NewRef(one) : item ? PyNumber_Index(item) : NULL;
-        c->offsets[i] = number ? PyLong_AsLongLong(number) : -1;
+        array[i] = number ? PyLong_AsLongLong(number) : -1;
         Py_XDECREF(number);
         Py_XDECREF(item);
         if (PyErr_Occurred()) {
-            Py_XDECREF(one);
-            return wrong_argument("align", expected, align);
+            flashc_py_wrong_argument(name, expected, object);
+            free(array);
+            array = NULL;
         }
     }
     Py_XDECREF(one);
+    return array;
+}
+
+static int set_offsets(flashc_py_call *c, PyObject *align)
+{
+    c->offsets = flashc_py_call_per_batch(
+        c, "align", "'top-left', 'bottom-right', a position (int) or one per batch element", true, align);
+    if (!c->offsets)
+        return -1;
     c->params.alignment = FLASHC_ALIGN_EXPLICIT;
     c->params.offsets = c->offsets;
     return 0;
@@ -90,7 +96,7 @@ int flashc_py_call_set_workspace(flashc_py_call *c, PyObject *workspace)
     if (workspace == Py_None)
         return 0;
     if (PyObject_GetBuffer(workspace, &c->workspace, PyBUF_WRITABLE) != 0)
-        return wrong_argument("workspace", "a writable contiguous buffer", (PyObject *)Py_TYPE(workspace));
+        return flashc_py_wrong_argument("workspace", "a writable contiguous buffer", (PyObject *)Py_TYPE(workspace));
     c->params.workspace = c->workspace.buf;
     c->params.workspace_size = (size_t)c->workspace.len;
     return 0;
@@ -104,13 +110,13 @@ int flashc_py_call_build(flashc_py_call *c, PyObject *const *args, bool plan_onl
     const int bshd = PyObject_IsTrue(args[BSHD]);
     p->causal = PyObject_IsTrue(args[CAUSAL]);
     if (p->causal < 0)
-        return wrong_argument("causal", "True or False", args[CAUSAL]);
+        return flashc_py_wrong_argument("causal", "True or False", args[CAUSAL]);
     if (bshd < 0 || flashc_py_call_set_tensors(c, args, bshd, plan_only) != 0 || set_alignment(c, args[ALIGN]) != 0)
         return -1;
     if (args[SCALE] != Py_None) {
         const double scale = PyFloat_AsDouble(args[SCALE]);
         if (PyErr_Occurred())
-            return wrong_argument("scale", "a number", args[SCALE]);
+            return flashc_py_wrong_argument("scale", "a number", args[SCALE]);
         /* -inf is the C interface's word for the default; here that word is None. */
         if (!(fabs(scale) <= (double)FLT_MAX)) {
             PyErr_Format(PyExc_ValueError, "scale: expected a finite float32 number, found %R", args[SCALE]);
@@ -120,11 +126,11 @@ int flashc_py_call_build(flashc_py_call *c, PyObject *const *args, bool plan_onl
     }
     const long num_threads = PyLong_AsLong(args[NUM_THREADS]);
     if (PyErr_Occurred())
-        return wrong_argument("num_threads", "an int", args[NUM_THREADS]);
+        return flashc_py_wrong_argument("num_threads", "an int", args[NUM_THREADS]);
     p->num_threads = num_threads > INT_MAX ? INT_MAX : num_threads < INT_MIN ? INT_MIN : (int)num_threads;
     if (args[KERNEL] != Py_None) {
         if (!PyUnicode_Check(args[KERNEL]) || !(c->kernel = PyUnicode_AsUTF8String(args[KERNEL])))
-            return wrong_argument("kernel", "a name of flashc.kernels()", args[KERNEL]);
+            return flashc_py_wrong_argument("kernel", "a name of flashc.kernels()", args[KERNEL]);
         char *kernel;
         if (PyBytes_AsStringAndSize(c->kernel, &kernel, NULL) != 0) { /* a null character inside */
             PyErr_Format(PyExc_ValueError, "kernel: expected a name of flashc.kernels(), found %R", args[KERNEL]);
@@ -132,7 +138,7 @@ int flashc_py_call_build(flashc_py_call *c, PyObject *const *args, bool plan_onl
         }
         p->kernel = kernel;
     }
-    return 0;
+    return args[FEATURES] == Py_None ? 0 : flashc_py_call_set_features(c, args[FEATURES]);
 }
 
 void flashc_py_call_release(flashc_py_call *c)
@@ -140,6 +146,7 @@ void flashc_py_call_release(flashc_py_call *c)
     for (int i = 0; i < N_TENSORS; i++)
         flashc_py_view_release(&c->view[i]);
     free(c->offsets);
+    flashc_py_call_release_features(c);
     Py_CLEAR(c->kernel);
     if (c->workspace.obj)
         PyBuffer_Release(&c->workspace);

@@ -6,14 +6,22 @@
 
 /* The arguments in their order, as _core.pyi names them. */
 enum { Q, K, V, O, LSE, MASK, BIAS, N_TENSORS };
-enum { SCALE = N_TENSORS, CAUSAL, ALIGN, BSHD, NUM_THREADS, KERNEL, N_EXPLAIN };
+enum { SCALE = N_TENSORS, CAUSAL, ALIGN, BSHD, NUM_THREADS, KERNEL, FEATURES, N_EXPLAIN };
 enum { PROGRESS = N_EXPLAIN, WORKSPACE, N_ATTENTION };
+/* FEATURES is None, or a tuple of what most calls leave out: */
+enum { SOFTCAP, WINDOW, BLOCK_MASK_TILE, SCORE_MOD, ALIBI_SLOPES, SINKS, BLOCK_MASK, SEQLENS_Q, SEQLENS_K, LEFTPAD_K,
+       N_FEATURES };
+enum { FIRST_FEATURE_ARRAY = ALIBI_SLOPES, N_FEATURE_ARRAYS = 3, FIRST_LENGTHS = SEQLENS_Q, N_LENGTHS = 3 };
 
 /* A call being put together. Everything that params points to lives here or in the caller's arguments. */
 typedef struct {
     flashc_attention_params params;
     flashc_py_view view[N_TENSORS];
     int64_t *offsets;
+    flashc_py_view feature[N_FEATURE_ARRAYS];
+    int64_t *lengths[N_LENGTHS];
+    PyObject *score_mod;                 /* the caller's, or NULL */
+    PyObject *error[3];                  /* what it raised: type, value, traceback; guarded by the GIL */
     PyObject *kernel; /* bytes */
     Py_buffer workspace;
 } flashc_py_call;
@@ -24,6 +32,18 @@ int flashc_py_call_build(flashc_py_call *call, PyObject *const *args, bool plan_
 
 /* The part of build() that is about arrays: fills call->view and params' tensors and sizes. */
 int flashc_py_call_set_tensors(flashc_py_call *call, PyObject *const *args, int bshd, bool plan_only);
+
+/* The part of build() that is about FEATURES, after everything else. */
+int flashc_py_call_set_features(flashc_py_call *call, PyObject *features);
+void flashc_py_call_release_features(flashc_py_call *call);
+
+/* One int for every batch element: from an int (if single) or a sequence of one each. NULL with an exception that
+ * names the argument. */
+int64_t *flashc_py_call_per_batch(const flashc_py_call *call, const char *name, const char *expected, bool single,
+                                  PyObject *object);
+
+/* Replaces what a conversion raised: TypeError, or ValueError for a number out of range. Returns -1. */
+int flashc_py_wrong_argument(const char *name, const char *expected, PyObject *found);
 
 /* Takes the argument workspace. Returns 0, or -1 with an exception. */
 int flashc_py_call_set_workspace(flashc_py_call *call, PyObject *workspace);

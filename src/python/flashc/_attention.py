@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from . import _core
 from ._arrays import Kind, dtype_name, kind_of, refuse_gradients
 
+ScoreMod = Callable[[Any, int, int, Any, Any], Any]
+
 _BSHD = {"bhsd": False, "bshd": True}
 _SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
@@ -36,6 +38,34 @@ def _check_one_type(out: Any, out_dtype: Any) -> None:
         raise ValueError("out_dtype: expected None together with out, which has a type of its own")
 
 
+def _on_bytes(score_mod: ScoreMod) -> Callable[..., bytes]:
+    """score_mod as the extension calls it: bytes of float32 in and out."""
+    if not callable(score_mod):
+        raise TypeError(f"score_mod: expected a function, found {score_mod!r}")
+    import numpy as np
+
+    def on_bytes(scores: bytes, n_queries: int, n_keys: int, b: int, h: int, first_query: int, first_key: int) -> bytes:
+        score = np.frombuffer(scores, np.float32).reshape(n_queries, n_keys).copy()
+        q_idx = np.arange(first_query, first_query + n_queries)[:, None]
+        kv_idx = np.arange(first_key, first_key + n_keys)[None]
+        result = np.asarray(score_mod(score, b, h, q_idx, kv_idx), np.float32)
+        try:
+            return np.broadcast_to(result, score.shape).tobytes()
+        except ValueError:
+            raise ValueError(f"score_mod: expected scores of shape {list(score.shape)}, "
+                             f"found {list(result.shape)}") from None
+
+    return on_bytes
+
+
+def _features(softcap: Any, window: Any, block_mask_tile: Any, score_mod: Any, *arrays: Any) -> tuple[Any, ...] | None:
+    """What the extension takes as one argument, since most calls have none of it."""
+    if score_mod is not None:
+        score_mod = _on_bytes(score_mod)
+    features = (softcap, window, block_mask_tile, score_mod, *arrays)
+    return None if all(x is None for x in features) else features
+
+
 def _lse_shape(shape: Sequence[int], bshd: bool) -> tuple[int, ...]:
     """[batch, heads, seqlen_q], without the axes that q does not have."""
     if bshd and len(shape) > 2:
@@ -53,6 +83,16 @@ def attention(
     align: str | int | Sequence[int] | None = None,
     mask: Any = None,
     bias: Any = None,
+    softcap: float | None = None,
+    window: tuple[int | None, int | None] | None = None,
+    alibi_slopes: Any = None,
+    sinks: Any = None,
+    seqlens_q: Sequence[int] | None = None,
+    seqlens_k: Sequence[int] | None = None,
+    leftpad_k: Sequence[int] | None = None,
+    block_mask: Any = None,
+    block_mask_tile: tuple[int, int] | None = None,
+    score_mod: ScoreMod | None = None,
     layout: str = "bhsd",
     out: Any = None,
     out_dtype: Any = None,
@@ -62,7 +102,7 @@ def attention(
     progress: Callable[[int, int], object] | None = None,
     workspace: Any = None,
 ) -> Any:
-    """softmax(scale * q k^T + bias) v over the keys that mask and causal leave visible.
+    """softmax(scale * q k^T + bias) v over the keys that masks, causal and window leave visible.
 
     Parameters
     ----------
@@ -81,6 +121,25 @@ def attention(
         bool, True = visible. Broadcasts to [batch, num_heads, seqlen_q, seqlen_k] as NumPy does, whatever the layout.
     bias:
         float32, float16 or bfloat16, added to the scaled scores (-inf hides the key). Broadcasts as mask does.
+    softcap:
+        A cap of the scaled scores, before bias and masks: softcap * tanh(score / softcap).
+    window:
+        (left, right): query at position p sees the keys p - left to p + right; None or -1 is open. Needs align; of a
+        window of N keys that ends at the query's own, left is N - 1.
+    alibi_slopes:
+        float32, [num_heads] or [batch, num_heads]: the scores lose slope * |p - j|. Needs align.
+    sinks:
+        float32 [num_heads]: one more logit in each softmax, without a value. lse includes it; -inf is none.
+    seqlens_q, seqlens_k, leftpad_k:
+        One int per batch element: how many of its queries and keys count, and how many of these keys are padding
+        in front. Key positions count from the first key behind it. Rows of queries that do not count become 0.
+    block_mask, block_mask_tile:
+        bool, True = visible, for whole tiles of block_mask_tile = (queries, keys): [batch, num_heads, tiles of queries,
+        tiles of keys], the first two perhaps 1 or missing. Hidden tiles are not computed.
+    score_mod:
+        score_mod(score, b, h, q_idx, kv_idx), as FlexAttention's but on blocks: score is a NumPy float32 array
+        [queries, keys], q_idx [queries, 1] and kv_idx [1, keys] are the indices; it returns the scores to take instead,
+        -inf to hide. Called in the worker threads, one at a time; slow, and for trying things out.
     layout:
         "bhsd" as above, or "bshd": [batch, seqlen, heads, dim] and [seqlen, heads, dim].
     out:
@@ -112,10 +171,13 @@ def attention(
     bshd = _is_bshd(layout)
     _check_one_type(out, out_dtype)
     q, kind = kind_of(q, "q")
-    refuse_gradients(q=q, k=k, v=v, bias=bias, out=out)
+    refuse_gradients(q=q, k=k, v=v, bias=bias, alibi_slopes=alibi_slopes, sinks=sinks, out=out)
     o = _new_output(q, v, kind, out_dtype) if out is None else out
     lse = kind.empty(q, _lse_shape(q.shape, bshd), "float32") if return_lse else None
-    _core.attention(q, k, v, o, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel, progress, workspace)
+    features = _features(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, seqlens_q,
+                         seqlens_k, leftpad_k)
+    _core.attention(q, k, v, o, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel, features, progress,
+                    workspace)
     if out is None:
         o = kind.result(q, o)
     return (o, kind.result(q, lse)) if return_lse else o
@@ -158,6 +220,16 @@ def explain(
     align: str | int | Sequence[int] | None = None,
     mask: Any = None,
     bias: Any = None,
+    softcap: float | None = None,
+    window: tuple[int | None, int | None] | None = None,
+    alibi_slopes: Any = None,
+    sinks: Any = None,
+    seqlens_q: Sequence[int] | None = None,
+    seqlens_k: Sequence[int] | None = None,
+    leftpad_k: Sequence[int] | None = None,
+    block_mask: Any = None,
+    block_mask_tile: tuple[int, int] | None = None,
+    score_mod: ScoreMod | None = None,
     layout: str = "bhsd",
     out: Any = None,
     out_dtype: Any = None,
@@ -175,6 +247,8 @@ def explain(
     q, _ = kind_of(q, "q")
     if out is None:  # an output is planned for, not made
         out = _SHORT[dtype_name(q.dtype, "q") if out_dtype is None else dtype_name(out_dtype, "out_dtype")]
-    plan = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel)
+    features = _features(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, seqlens_q,
+                         seqlens_k, leftpad_k)
+    plan = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel, features)
     refused = (line.partition(": ") for line in plan[-1].splitlines())
     return Explanation(*plan[:-1], {name: reason for name, _, reason in refused})

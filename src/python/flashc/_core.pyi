@@ -6,11 +6,13 @@ from typing import Any
 def attention(
     q: Any, k: Any, v: Any, o: Any, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None,
+    features: tuple[Any, ...] | None,
     progress: Callable[[int, int], object] | None, workspace: Any, /,
 ) -> None: ...
 def explain(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
-    align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, /,
+    align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None,
+    features: tuple[Any, ...] | None, /,
 ) -> tuple[str, str, int, int, int, int, int, int, int, float, str]: ...
 def softmax(x: Any, y: Any, lse: Any, /) -> None: ...
 def merge_states(o_parts: tuple[Any, ...], lse_parts: tuple[Any, ...], o: Any, lse: Any, /) -> None: ...

@@ -1,0 +1,143 @@
+"""What most calls leave out (softcap, window, ALiBi, sinks, lengths, block masks, score_mod): each against the same call
+said another way, and what is refused."""
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flashc
+
+F = np.float32
+RNG = np.random.default_rng(3)
+Q, K, V = (RNG.standard_normal(shape, F) for shape in ((2, 4, 40, 16), (2, 2, 50, 16), (2, 2, 50, 8)))
+I, J = np.arange(40)[:, None], np.arange(50)[None]  # positions
+SCORES = np.einsum("bhid,bhjd->bhij", Q.astype(float), np.repeat(K, 2, axis=1)) / 4
+
+
+def softmax_v(scores: Any) -> Any:
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum("bhij,bhjd->bhid", p / p.sum(-1, keepdims=True), np.repeat(V, 2, axis=1).astype(float))
+
+
+def check(expected: Any, **features: Any) -> None:
+    np.testing.assert_allclose(flashc.attention(Q, K, V, **features), expected, rtol=0, atol=2e-6)
+
+
+def test_softcap() -> None:
+    check(softmax_v(5 * np.tanh(SCORES / 5)), softcap=5)
+
+
+def test_window() -> None:
+    distance = J - (I + 10)
+    mask = (distance >= -7) & (distance <= 3)
+    check(flashc.attention(Q, K, V, mask=mask), window=(7, 3), align="bottom-right")
+    for open_side in (-1, None):
+        check(flashc.attention(Q, K, V, mask=distance >= -7), window=(7, open_side), align=10)
+
+
+def test_alibi() -> None:
+    slopes = np.array([[0.5, 0.25, 0.125, -0.1], [1, 2, 3, 4]], F)
+    check(softmax_v(SCORES - slopes[0, None, :, None, None] * abs(I - J)), alibi_slopes=slopes[0], align="top-left")
+    check(softmax_v(SCORES - slopes[:, :, None, None] * abs(I + 10 - J)), alibi_slopes=slopes, align="bottom-right")
+
+
+def test_sinks() -> None:
+    sinks = np.array([0, 3, -np.inf, -2], F)
+    o, lse = flashc.attention(Q, K, V, sinks=sinks, return_lse=True)
+    plain_o, plain_lse = flashc.attention(Q, K, V, return_lse=True)
+    expected = np.logaddexp(plain_lse, sinks[:, None])
+    np.testing.assert_allclose(lse, expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(o, plain_o * np.exp(plain_lse - expected)[..., None], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.array, lambda x: np.array(x, np.int32)])
+def test_lengths(make: Any) -> None:
+    q_lengths, k_lengths, pads = [33, 40], [50, 41], [0, 6]
+    o, lse = flashc.attention(Q, K, V, seqlens_q=make(q_lengths), seqlens_k=make(k_lengths), leftpad_k=make(pads),
+                              causal=True, align="bottom-right", return_lse=True)
+    for b, (n_q, end, pad) in enumerate(zip(q_lengths, k_lengths, pads)):
+        alone = flashc.attention(Q[b, :, :n_q], K[b, :, pad:end], V[b, :, pad:end], causal=True, align="bottom-right")
+        np.testing.assert_array_equal(o[b, :, :n_q], alone)
+        assert not o[b, :, n_q:].any() and np.isneginf(lse[b, :, n_q:]).all()
+
+
+def test_block_mask() -> None:
+    bits = RNG.random((2, 4, 3, 4)) < 0.5
+    whole = np.repeat(np.repeat(bits, 16, axis=2), 13, axis=3)[:, :, :40, :50]
+    check(flashc.attention(Q, K, V, mask=whole), block_mask=bits, block_mask_tile=(16, 13))
+    check(flashc.attention(Q, K, V, mask=whole[1, :1]), block_mask=bits[1, 0], block_mask_tile=(16, 13))
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_score_mod(num_threads: int) -> None:
+    table = RNG.standard_normal((4, 91)).astype(F)
+
+    def relative(score: Any, b: int, h: int, q_idx: Any, kv_idx: Any) -> Any:
+        return np.where((q_idx + b) // 9 == kv_idx // 9, score + table[h, kv_idx - q_idx + 40], -np.inf)
+
+    bias = np.where((I + np.arange(2)[:, None, None, None]) // 9 == J // 9, table[:, J - I + 40], -np.inf)
+    check(flashc.attention(Q, K, V, bias=bias.astype(F)), score_mod=relative, num_threads=num_threads)
+
+
+def test_score_mod_keeps_no_memory() -> None:
+    kept = []
+    flashc.attention(Q, K, V, score_mod=lambda score, *_: kept.append(score) or score)
+    assert all(np.isfinite(score).all() for score in kept)
+
+
+class Broken(Exception):
+    pass
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_score_mod_that_raises(num_threads: int) -> None:
+    def broken(score: Any, b: int, h: int, *_: Any) -> Any:
+        if (b, h) == (1, 2):
+            raise Broken("on purpose")
+        return score
+
+    for _ in range(3):
+        with pytest.raises(Broken, match="on purpose"):
+            flashc.attention(Q, K, V, score_mod=broken, num_threads=num_threads)
+
+
+def test_explain_counts_what_is_visible() -> None:
+    plan = flashc.explain(Q, K, V, window=(3, 0), align=20)
+    assert plan.flops == 2 * (16 + 8) * 2 * 4 * sum(max(0, min(i + 21, 50) - (i + 17)) for i in range(40))
+    assert flashc.explain(Q, K, V, seqlens_k=[10, 0]).flops == 2 * (16 + 8) * 4 * 40 * 10
+
+
+REFUSED = [
+    (dict(softcap=0), ValueError, "softcap: expected a positive float32 number, or None, found 0"),
+    (dict(softcap="x"), TypeError, "softcap: expected a number, found 'x'"),
+    (dict(window=(3, 0)), ValueError, "align: window needs 'top-left'"),
+    (dict(window=3, align=0), TypeError, "window: expected a tuple of two ints, found 3"),
+    (dict(window=(1.5, 0), align=0), TypeError, "window: expected a tuple of two ints"),
+    (dict(window=(-2, 0), align=0), ValueError, "window: expected numbers of keys, -1 or None for all, found (-2, 0)"),
+    (dict(alibi_slopes=np.ones(4, F)), ValueError, "align: alibi_slopes needs"),
+    (dict(alibi_slopes=np.ones(3, F), align=0), ValueError,
+     "alibi_slopes: expected [4] (heads) or [2, 4], found [3]"),
+    (dict(alibi_slopes=np.full(4, np.nan, F), align=0), ValueError, "alibi_slopes[0]: expected a finite value"),
+    (dict(alibi_slopes=[1, 2, 3, 4], align=0), TypeError, "alibi_slopes: expected an array"),
+    (dict(sinks=np.ones((2, 4), F)), ValueError, "sinks: expected [4] (heads), found [2, 4]"),
+    (dict(sinks=np.ones(4, np.float16)), TypeError, "sinks: expected"),
+    (dict(seqlens_q=[40]), ValueError, "seqlens_q: expected one number per batch element, 2, found 1"),
+    (dict(seqlens_q=40), TypeError, "seqlens_q: expected a sequence of one int per batch element, found 40"),
+    (dict(seqlens_k=[50, 51]), ValueError, "seqlens_k[1]: expected 0 to 50, found 51"),
+    (dict(seqlens_k=[50, -1]), ValueError, "seqlens_k[1]: expected 0 to 50, found -1"),
+    (dict(leftpad_k=["a", "b"]), TypeError, "leftpad_k: expected a sequence of one int per batch element"),
+    (dict(block_mask=np.ones((3, 4), bool)), TypeError, "block_mask_tile: expected a tuple of two ints, found None"),
+    (dict(block_mask=np.ones((3, 4), bool), block_mask_tile=(0, 13)), ValueError, "block_mask_tile: expected two"),
+    (dict(block_mask=np.ones((3, 3), bool), block_mask_tile=(16, 13)), ValueError,
+     "block_mask: expected [2, 4, 3, 4] (batch, heads, tiles)"),
+    (dict(block_mask=np.ones((3, 4), F), block_mask_tile=(16, 13)), TypeError, "block_mask: expected"),
+    (dict(score_mod=5), TypeError, "score_mod: expected a function, found 5"),
+    (dict(score_mod=lambda *_: np.ones(3)), ValueError, "score_mod: expected scores of shape"),
+]
+
+
+@pytest.mark.parametrize("features, error, message", REFUSED, ids=[m for *_, m in REFUSED])
+def test_refused(features: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match="^" + re.escape(message)):
+        flashc.attention(Q, K, V, **features)
