@@ -7,12 +7,12 @@
 
 Supported: inference on the CPU in float32, float16 and bfloat16 (under torch.no_grad() or generate());
 encoders, decoders and cross attention; grouped-query attention without repeating K and V; padded batches;
-dynamic and static KV caches, decoding included; sliding windows and other patterns that transformers
-expresses as a mask; 4-D masks of the user's, bool (True = visible) or float (added).
+dynamic and static KV caches, decoding included; logit soft-capping (Gemma 2) and attention sinks (gpt-oss);
+sliding windows and other patterns that transformers expresses as a mask; 4-D masks of the user's, bool (True =
+visible) or float (added).
 
-Refused by an error that names the argument: training (gradients, dropout), logit soft-capping (Gemma 2),
-attention sinks, position biases (T5), top-k sparse attention, paged caches, packed sequences without a mask, returned
-attention weights.
+Refused by an error that names the argument: training (gradients, dropout), position biases (T5), top-k sparse
+attention, paged caches, packed sequences without a mask, returned attention weights.
 """
 from __future__ import annotations
 
@@ -30,15 +30,13 @@ from typing import Any
 
 import torch
 
-from flashc.torch import scaled_dot_product_attention
+import flashc
+from flashc.torch import _new_output, scaled_dot_product_attention
 
 __all__ = ["register"]
 
 # What models hand to the attention function that changes its result, and what it is.
 _REFUSED = {
-    "softcap": "logit soft-capping",
-    "s_aux": "attention sinks",
-    "sinks": "attention sinks",
     "position_bias": "a position bias",
     "indices": "top-k sparse attention",
     "block_indices": "block-sparse attention",
@@ -67,6 +65,22 @@ def _check(attention_mask: Any, dropout: float, extras: dict[str, Any]) -> None:
         raise ValueError(f"attention_mask: expected None or a 4-D tensor, bool or float, found {found}")
 
 
+@torch.compiler.disable  # the operator that torch.compile keeps whole has neither
+def _attention_with(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None,
+                    is_causal: bool, scale: float | None, softcap: float | None,
+                    sinks: torch.Tensor | None) -> torch.Tensor:
+    """[batch, heads, seqlen_q, dim], as scaled_dot_product_attention; sinks: [heads]."""
+    bias = None
+    if mask is not None and mask.dtype != torch.bool:
+        mask, bias = None, mask
+    if sinks is not None:
+        sinks = sinks.detach().reshape(-1).to(torch.float32).contiguous()
+    out = _new_output(query, value, list(query.shape[:2]))
+    torch.get_num_threads()  # see flashc.torch
+    return flashc.attention(query, key, value, scale=scale, causal=is_causal, align="top-left" if is_causal else None,
+                            mask=mask, bias=bias, softcap=softcap, sinks=sinks, out=out)
+
+
 def _attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -89,8 +103,12 @@ def _attention(
     if is_causal and seqlen_q != seqlen_k:
         raise ValueError(f"attention_mask: expected a mask for {seqlen_q} causal queries over "
                          f"{seqlen_k} keys, found None, which does not say at which key the queries start")
-    output = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, is_causal=is_causal,
-                                          scale=scaling, enable_gqa=key.shape[1] != query.shape[1])
+    softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
+    if softcap or sinks is not None:
+        output = _attention_with(query, key, value, attention_mask, is_causal, scaling, softcap or None, sinks)
+    else:
+        output = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, is_causal=is_causal,
+                                              scale=scaling, enable_gqa=key.shape[1] != query.shape[1])
     # No copy where query came from [batch, seqlen_q, heads, dim], as it does in nearly every model.
     return output.transpose(1, 2).contiguous(), None
 

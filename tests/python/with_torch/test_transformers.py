@@ -184,10 +184,31 @@ def attend(attention_mask=None, rows=4, keys=4, **extras):
     return function(Part(), query, key, key, attention_mask, **extras)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_softcap_and_sinks(dtype, masked):
+    """As transformers' own eager functions of Gemma 2 (softcap) and gpt-oss (sinks) compute them."""
+    from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward as of_gemma2
+    from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward as of_gpt_oss
+
+    function = transformers.AttentionInterface._global_mapping[NAME]
+    query = torch.randn(2, 7, 4, 8, dtype=dtype).transpose(1, 2)
+    key, value = (torch.randn(2, 2, 7, 8, dtype=dtype) for _ in range(2))
+    visible = torch.ones(7, 7, dtype=torch.bool).tril()[None, None]
+    added = torch.where(visible, 0.0, torch.finfo(dtype).min).to(dtype)
+    part = Part()
+    part.num_key_value_groups, part.head_dim, part.training = 2, 8, False
+    part.sinks = torch.randn(4, dtype=dtype)
+    tolerance = 2e-6 if dtype == torch.float32 else 2e-2
+    for eager, extras in ((of_gemma2, dict(softcap=2.0)), (of_gpt_oss, dict(s_aux=part.sinks))):
+        ours, weights = function(part, query, key, value, visible if masked else None, scaling=0.4, **extras)
+        theirs, _ = eager(part, query, key, value, added, scaling=0.4, dropout=0.0, **extras)
+        assert weights is None and ours.is_contiguous() and ours.dtype == dtype
+        torch.testing.assert_close(ours, theirs.contiguous(), rtol=0, atol=tolerance)
+
+
 REFUSED = {
     "dropout": dict(dropout=0.1),
-    "softcap": dict(softcap=30.0),
-    "s_aux": dict(s_aux=torch.zeros(4)),
     "position_bias": dict(position_bias=torch.zeros(1, 4, 4, 4)),
     "indices": dict(indices=torch.zeros(1, 4, 2, dtype=torch.int64)),
     "block_indices": dict(block_indices=torch.zeros(1, 4, 2, dtype=torch.int64)),
