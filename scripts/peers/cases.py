@@ -16,7 +16,8 @@ class Case:
     """q [batch, heads, seqlen_q, head_dim], k and v [batch, heads_k, seqlen_k, head_dim or head_dim_v].
 
     causal needs seqlen_q == seqlen_k, where all alignments are the same. bias is "" (none), "head"
-    ([1, heads, seqlen_q, seqlen_k] f32) or "shared" (one for all heads). cold: K and V come from memory, in
+    ([1, heads, seqlen_q, seqlen_k] f32) or "shared" (one for all heads). window: with causal, so many keys are seen,
+    the query's own position included; 0 for all. cold: K and V come from memory, in
     copies that are used in turn; such a case is ranked by the bytes of K and V it reads, others by work.
     """
 
@@ -29,6 +30,7 @@ class Case:
     heads: int = 8
     heads_k: int = 0  # 0: as heads
     causal: bool = False
+    window: int = 0
     bias: str = ""
     threads: int = 1
     cold: bool = False
@@ -47,6 +49,8 @@ class Case:
             raise ValueError(
                 f"causal with {self.seqlen_q} queries and {self.seqlen_k} keys: alignments differ there"
             )
+        if self.window and not self.causal:
+            raise ValueError(f"a window of {self.window} keys without causal")
         if (
             self.heads % self.heads_k
             or self.dtype not in ITEM_SIZE
@@ -56,11 +60,13 @@ class Case:
 
     @property
     def kind(self) -> str:
-        """full, causal, bias or decode."""
+        """full, causal, window, bias or decode."""
         if self.cold:
             return "decode"
         if self.bias:
             return "bias" if self.bias == "head" else "shared-bias"
+        if self.window:
+            return f"window{self.window}"
         return "causal" if self.causal else "full"
 
     @property
@@ -78,6 +84,9 @@ class Case:
     def flops(self) -> float:
         """Useful operations: 2 (head_dim + head_dim_v) for each (query, key) pair that is visible."""
         pairs = self.seqlen_q * (self.seqlen_q + 1) // 2 if self.causal else self.seqlen_q * self.seqlen_k
+        if self.window:  # without the triangle that is further back
+            hidden = max(0, self.seqlen_q - self.window)
+            pairs -= hidden * (hidden + 1) // 2
         return 2.0 * (self.head_dim + self.head_dim_v) * pairs * self.batch * self.heads
 
     @property
@@ -117,6 +126,7 @@ def _table() -> Iterable[Case]:
     yield Case("f32", 64, 512, batch=16, heads=12)
     yield from (Case(t, 128, 1024, heads=32, heads_k=8, causal=True) for t in ("f32", "bf16"))
     yield Case("f32", 128, 8192, causal=True)
+    yield Case("f32", 128, 8192, causal=True, window=1024)
     yield from (Case("f32", d, 2048, causal=c, threads=2) for d in (64, 128) for c in (False, True))
     yield Case("bf16", 128, 2048, threads=2)
     yield Case("f32", 128, 1024, heads=32, heads_k=8, causal=True, threads=2)
@@ -151,6 +161,7 @@ def _quick() -> Iterable[Case]:
         yield Case(dtype, 64, 128, heads=2, causal=True, groups=group)
         yield Case(dtype, 64, 512, 1, heads=8, heads_k=2, cold=True, threads=2, groups=("table", "cache"))
         yield Case(dtype, 64, 128, heads=8, heads_k=2, causal=True, groups=group)
+    yield Case("f32", 64, 256, heads=2, causal=True, window=96, groups=group)
     yield from (Case("f32", 64, 128, heads=2, bias=b, groups=group) for b in ("head", "shared"))
     yield from (Case("f32", 192, 128, heads=2, head_dim_v=128, causal=c, groups=group) for c in (False, True))
     yield from (Case("f32", 64, 64, batch=b, heads=2, threads=2, groups=("table", "batch")) for b in (2, 4))

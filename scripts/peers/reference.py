@@ -99,6 +99,8 @@ def attention(case: Case, arrays: Arrays, rows: np.ndarray) -> np.ndarray:
                     scores += arrays.bias[0, h % arrays.bias.shape[1], block, :seen]
                 if case.causal:
                     scores[np.arange(seen) > block[:, None]] = -np.inf
+                if case.window:
+                    scores[np.arange(seen) <= block[:, None] - case.window] = -np.inf
                 scores -= scores.max(axis=1, keepdims=True)
                 np.exp(scores, out=scores)
                 result[b, h, start : start + _BLOCK] = scores @ v[:seen] / scores.sum(axis=1, keepdims=True)

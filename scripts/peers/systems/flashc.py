@@ -24,9 +24,12 @@ def build(variant: str, case: Case, arrays: Arrays, copies: int) -> Call:
     kv = [(arrays.k.copy(), arrays.v.copy()) for _ in range(copies)]
     o = np.empty((*q.shape[:3], case.head_dim_v), q.dtype)
     align = "top-left" if case.causal else None
+    window = (case.window - 1, -1) if case.window else None
 
     def run(copy: int) -> None:
         k, v = kv[copy]
-        flashc.attention(q, k, v, causal=case.causal, align=align, bias=bias, out=o, num_threads=case.threads)
+        flashc.attention(
+            q, k, v, causal=case.causal, align=align, window=window, bias=bias, out=o, num_threads=case.threads
+        )
 
     return Call(run, lambda: o)

@@ -16,7 +16,7 @@ def about() -> str:
 
 
 def variants(case: Case) -> list[str]:
-    return ["dot_product_attention", "einsum"]
+    return ["dot_product_attention"] + ([] if case.window else ["einsum"])
 
 
 def build(variant: str, case: Case, arrays: Arrays, copies: int) -> Call:
@@ -26,7 +26,10 @@ def build(variant: str, case: Case, arrays: Arrays, copies: int) -> Call:
 
     def call(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> jax.Array:
         if fused:
-            return jax.nn.dot_product_attention(q, k, v, bias, is_causal=case.causal)
+            window = (case.window - 1, 0) if case.window else None
+            return jax.nn.dot_product_attention(
+                q, k, v, bias, is_causal=case.causal, local_window_size=window
+            )
         return _einsum(case, q, k, v, bias)
 
     q = jax.device_put(lay(arrays.q))

@@ -21,6 +21,8 @@ def about() -> str:
 
 def variants(case: Case) -> list[str]:
     """The precisions it may compute in, and 16-bit arrays converted first; f32 arrays in f32 only."""
+    if case.window:
+        return []
     return ["f32"] if case.dtype == "f32" else [case.dtype, "f32", _CONVERTED]
 
 

@@ -37,7 +37,10 @@ def build(variant: str, case: Case, arrays: Arrays, copies: int) -> Call:
 
     q = lay(arrays.q)
     kv = [(lay(arrays.k), lay(arrays.v)) for _ in range(copies)]
-    bias = None if arrays.bias is None else _tensor(arrays.bias).to(q.dtype)
+    mask = None if arrays.bias is None else _tensor(arrays.bias).to(q.dtype)
+    if case.window:  # it has no windows: a mask of both edges
+        mask = torch.ones(case.seqlen_q, case.seqlen_k, dtype=torch.bool).tril().triu(1 - case.window)
+    causal = case.causal and not case.window
     grouped = case.heads != case.heads_k
     padding = case.head_dim - case.head_dim_v if variant.endswith("padded") else 0
     result: list[torch.Tensor] = [q]
@@ -47,7 +50,7 @@ def build(variant: str, case: Case, arrays: Arrays, copies: int) -> Call:
         k, v = kv[copy]
         if padding:
             v = F.pad(v, (0, padding))
-        o = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=case.causal, enable_gqa=grouped)
+        o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
         result[0] = o[..., : case.head_dim_v] if padding else o
 
     return Call(run, lambda: result[0].float().numpy())
