@@ -23,6 +23,7 @@ SMALL = [
     Case("bf16", 8, 9, 1, heads=6, heads_k=2, cold=True),
     Case("f32", 8, 5, bias="head"),
     Case("f32", 8, 5, bias="shared"),
+    Case("f32", 4, 9, heads=2, causal=True, window=3),
 ]
 
 
@@ -30,7 +31,7 @@ SMALL = [
 def test_work_counts_what_a_loop_counts(case: Case) -> None:
     operations = 0
     for _, _, i, j in itertools.product(*map(range, (case.batch, case.heads, case.seqlen_q, case.seqlen_k))):
-        if j <= i or not case.causal:
+        if (j <= i or not case.causal) and (not case.window or j > i - case.window):
             operations += 2 * case.head_dim + 2 * case.head_dim_v
     assert case.flops == operations
     arrays = reference.make_arrays(case, SEED)
@@ -44,7 +45,8 @@ def test_cases_are_unique_and_cover_what_is_asked(quick: bool) -> None:
     names = [case.name for case in cases]
     assert len(set(names)) == len(names)
     assert {case.dtype for case in cases} == set(ITEM_SIZE)
-    assert {case.kind for case in cases} == {"full", "causal", "decode", "bias", "shared-bias"}
+    window = "window96" if quick else "window1024"
+    assert {case.kind for case in cases} == {"full", "causal", window, "decode", "bias", "shared-bias"}
     assert {group for case in cases for group in case.groups} == {"table", *CURVES}
     assert any(case.heads != case.heads_k for case in cases) and any(
         case.head_dim != case.head_dim_v for case in cases
@@ -67,9 +69,9 @@ def plain(case: Case, arrays: reference.Arrays) -> np.ndarray:
     o = np.zeros(reference.shapes(case)["o"])
     for b, h, i in np.ndindex(o.shape[:3]):
         g = h * case.heads_k // case.heads
-        keys = i + 1 if case.causal else case.seqlen_k
+        keys = range(max(0, i + 1 - case.window) if case.window else 0, i + 1 if case.causal else case.seqlen_k)
         scores = []
-        for j in range(keys):
+        for j in keys:
             s = (
                 sum(float(x) * float(y) for x, y in zip(arrays.q[b, h, i], arrays.k[b, g, j]))
                 / case.head_dim**0.5
@@ -78,7 +80,7 @@ def plain(case: Case, arrays: reference.Arrays) -> np.ndarray:
                 s + (0.0 if arrays.bias is None else float(arrays.bias[0, h % arrays.bias.shape[1], i, j]))
             )
         weights = np.exp(np.array(scores) - max(scores))
-        o[b, h, i] = sum(w * arrays.v[b, g, j].astype(float) for j, w in enumerate(weights)) / weights.sum()
+        o[b, h, i] = sum(w * arrays.v[b, g, j].astype(float) for j, w in zip(keys, weights)) / weights.sum()
     return o
 
 
