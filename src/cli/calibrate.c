@@ -14,6 +14,7 @@ enum {
     HEADS = 8, /* K/V heads of a sample, so that an item's cost is told from a call's */
     TILES = 8, /* keys of the longer samples, in tiles */
     BLOCKS = 6, /* rows of the longer samples, in blocks */
+    COLD_BLOCKS = 3, /* rows of a call that reads K and V from memory: so few that it takes time */
     ITEMS_OF_ALL = 64, /* so many items let a plan give each as many rows as it ever does */
     MOST_SAMPLES = 10,
     MOST_COLD_HEADS = 512,
@@ -25,13 +26,15 @@ enum {
 /* Bounds of what the queue for memory is measured to be; 1 is the theory. */
 #define QUEUE_MIN 0.25
 #define QUEUE_MAX 4.0
+/* Share of the bandwidth, at most: beyond, the queue would be without end. */
+#define MOST_USED 0.95
 
 typedef struct calibrator {
     flashc_probed_call call;
     const flashc_attention_params *params;
     const flashc_explanation *plan;
     int64_t heads, group; /* K/V heads of all batch elements; query heads of each */
-    double bytes_per_key;
+    flashc_cost_bytes bytes;
     int n;
     flashc_cost_sample samples[MOST_SAMPLES];
 } calibrator;
@@ -79,8 +82,8 @@ static int take_samples(calibrator *c)
     const int64_t block = c->plan->block_m, tile = c->plan->block_n, all_rows = c->params->seqlen_q * c->group;
     const int64_t heads = min(HEADS, c->heads), rows = min(BLOCKS * block, all_rows), row = min(block, all_rows);
     const int64_t keys = c->params->seqlen_k, long_keys = min(TILES * tile, keys);
-    const int64_t cached = min(long_keys, at_least_1((int64_t)(CACHED_BYTES / c->bytes_per_key)));
-    const int64_t cached_heads = min(heads, at_least_1((int64_t)(CACHED_BYTES / c->bytes_per_key) / min(tile, keys)));
+    const int64_t cached = min(long_keys, at_least_1((int64_t)(CACHED_BYTES / c->bytes.key)));
+    const int64_t cached_heads = min(heads, at_least_1((int64_t)(CACHED_BYTES / c->bytes.key) / min(tile, keys)));
     const int64_t many_rows = min(ITEMS_OF_ALL * c->plan->rows_per_item / heads, all_rows);
     int code = add_sample(c, (flashc_probe_shape){1, row, min(tile, keys), 0}) ||
                add_sample(c, (flashc_probe_shape){1, row, cached, 0}) ||
@@ -109,11 +112,11 @@ static void fit(const calibrator *c, flashc_calibration *out)
 }
 
 int flashc_calibration_simulate(const flashc_calibration *known, int64_t count, const flashc_item_work *work,
-                                double bytes_per_key, int threads, flashc_makespan *out)
+                                const flashc_cost_bytes *bytes, int threads, flashc_makespan *out)
 {
     flashc_makespan_item *items = calloc((size_t)count + 1, sizeof *items);
     if (items != NULL)
-        flashc_costs_of_items(&known->costs, count, work, bytes_per_key, known->cache_size, items);
+        flashc_costs_of_items(&known->costs, count, work, bytes, known->cache_size, items);
     const double start = known->costs.seconds[FLASHC_COST_CALL] + known->team * log2((double)threads);
     const bool done = items != NULL && flashc_makespan_simulate(count, items, threads, start, &known->memory, out);
     free(items);
@@ -131,7 +134,7 @@ static int measure_start(const calibrator *c, flashc_calibration *out)
     int code = flashc_probe_open(&c->call, &s, 0, &p);
     if (code == FLASHC_CLI_OK)
         code = flashc_probe_plan(&p, out->all_threads) || flashc_probe_time(&p, &seconds) ||
-               flashc_calibration_simulate(out, p.count, p.items, c->bytes_per_key, out->all_threads, &foreseen);
+               flashc_calibration_simulate(out, p.count, p.items, &c->bytes, out->all_threads, &foreseen);
     if (code == FLASHC_CLI_OK)
         out->team = fmax(0.0, seconds - foreseen.seconds) / log2(out->all_threads);
     flashc_probe_close(&p);
@@ -147,7 +150,7 @@ static int fit_delay(const calibrator *c, const flashc_probe *p, int threads, do
     for (int i = 0; i < 50; i++) {
         flashc_makespan foreseen;
         known->memory.wait = *delay = 0.5 * (low + high);
-        if (flashc_calibration_simulate(known, p->count, p->items, c->bytes_per_key, threads, &foreseen))
+        if (flashc_calibration_simulate(known, p->count, p->items, &c->bytes, threads, &foreseen))
             return FLASHC_CLI_FAILED;
         if (foreseen.seconds < seconds)
             low = *delay;
@@ -162,35 +165,47 @@ static double queue_at(double used)
     return used / (1.0 - used);
 }
 
-/* The same call from memory with one thread and with all: how a byte delays a thread, and more so under load. */
+/* A call whose time reading K and V from memory has a part in, as in the call to predict. */
+static flashc_probe_shape shape_of_cold(const calibrator *c)
+{
+    const double keys_of_all = COLD_BYTES / c->bytes.key;
+    const int64_t most_keys = at_least_1((int64_t)(keys_of_all / (double)min(HEADS, c->heads)));
+    const int64_t keys = min(c->params->seqlen_k, most_keys);
+    return (flashc_probe_shape){
+        .heads = min(MOST_COLD_HEADS, at_least_1((int64_t)(keys_of_all / (double)keys))),
+        .rows = min(COLD_BLOCKS * c->plan->block_m, c->params->seqlen_q * c->group),
+        .keys = keys,
+    };
+}
+
+/* That call with one thread and with all: how a byte delays a thread, and more so under load. */
 static int measure_memory(const calibrator *c, flashc_calibration *out)
 {
+    const flashc_probe_shape s = shape_of_cold(c);
+    const double bytes = (double)s.heads * ((double)s.keys * c->bytes.key + (double)s.rows * c->bytes.row);
+    double one = 0.0, all = 0.0, alone = 0.0, loaded = 0.0;
     flashc_read_bandwidth read;
     flashc_measure_read_bandwidth(out->all_threads, &read);
     out->cache_size = (double)read.cache_size;
-    const double bandwidth = 1e9 * read.gbytes_per_second, per_key = c->bytes_per_key;
-    const int64_t keys = min(c->params->seqlen_k, at_least_1((int64_t)(COLD_BYTES / per_key / HEADS)));
-    const flashc_probe_shape s = {min(MOST_COLD_HEADS, at_least_1((int64_t)(COLD_BYTES / per_key / (double)keys))),
-                     min(c->plan->block_m, c->params->seqlen_q * c->group), keys, 0};
-    const double bytes = (double)(s.heads * s.keys) * per_key;
-    double one = 0.0, all = 0.0, alone = 0.0, loaded = 0.0;
     flashc_probe p;
     int code = flashc_probe_open(&c->call, &s, 1, &p);
     if (code == FLASHC_CLI_OK)
         code = flashc_probe_time(&p, &one) || fit_delay(c, &p, 1, one, out, &alone);
-    out->memory = (flashc_makespan_memory){.bandwidth = bandwidth, .queue = 1.0};
-    const double used = fmin(0.95, bytes / one / bandwidth);
-    if (code == FLASHC_CLI_OK && out->all_threads > 1) {
+    if (code == FLASHC_CLI_OK)
         code = flashc_probe_plan(&p, out->all_threads) || flashc_probe_time(&p, &all) ||
                fit_delay(c, &p, out->all_threads, all, out, &loaded);
-        const double more = queue_at(fmin(0.95, bytes / all / bandwidth)) - queue_at(used);
-        out->memory.bandwidth = bandwidth;
-        if (more > 0.0)
-            out->memory.queue = fmin(QUEUE_MAX, fmax(QUEUE_MIN, (loaded - alone) * bandwidth / more));
-    }
-    out->memory.wait = fmax(0.0, alone - out->memory.queue / bandwidth * queue_at(used));
     flashc_probe_close(&p);
-    return code ? FLASHC_CLI_FAILED : FLASHC_CLI_OK;
+    if (code != FLASHC_CLI_OK)
+        return FLASHC_CLI_FAILED;
+    const double bandwidth = fmax(1e9 * read.gbytes_per_second, bytes / fmin(one, all));
+    const double queue_alone = queue_at(fmin(MOST_USED, bytes / one / bandwidth));
+    const double queue_loaded = queue_at(fmin(MOST_USED, bytes / all / bandwidth));
+    out->memory = (flashc_makespan_memory){.bandwidth = bandwidth, .queue = 1.0};
+    if (queue_loaded > queue_alone)
+        out->memory.queue =
+            fmin(QUEUE_MAX, fmax(QUEUE_MIN, (loaded - alone) * bandwidth / (queue_loaded - queue_alone)));
+    out->memory.wait = fmax(0.0, alone - out->memory.queue / bandwidth * queue_alone);
+    return FLASHC_CLI_OK;
 }
 
 int flashc_calibrate(const flashc_cli_attention_args *args, const flashc_cli_job *job, const flashc_explanation *plan,
@@ -202,7 +217,7 @@ int flashc_calibrate(const flashc_cli_attention_args *args, const flashc_cli_job
                     .plan = plan,
                     .heads = p->batch * p->num_heads_k,
                     .group = p->num_heads / p->num_heads_k,
-                    .bytes_per_key = flashc_costs_bytes_per_key(p)};
+                    .bytes = flashc_costs_bytes(p)};
     flashc_system_info system = {.struct_size = sizeof system};
     *out = (flashc_calibration){.memory = {.bandwidth = (double)INFINITY, .queue = 1.0}};
     int code = flashc_system_get(&system) == FLASHC_OK ? take_samples(&c) : FLASHC_CLI_FAILED;

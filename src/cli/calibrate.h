@@ -27,6 +27,6 @@ int flashc_calibrate(const flashc_cli_attention_args *args, const flashc_cli_job
 
 /* The makespan of items with such costs. FLASHC_CLI_OK or the exit code after a message. */
 int flashc_calibration_simulate(const flashc_calibration *known, int64_t count, const flashc_item_work *work,
-                                double bytes_per_key, int threads, flashc_makespan *out);
+                                const flashc_cost_bytes *bytes, int threads, flashc_makespan *out);
 
 #endif

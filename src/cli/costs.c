@@ -49,10 +49,13 @@ void flashc_costs_fit(int n, const flashc_cost_sample *samples, flashc_costs *ou
     }
 }
 
-double flashc_costs_bytes_per_key(const flashc_attention_params *p)
+flashc_cost_bytes flashc_costs_bytes(const flashc_attention_params *p)
 {
-    return (double)p->head_dim * (double)flashc_dtype_size(p->k.dtype) +
-           (double)p->head_dim_v * (double)flashc_dtype_size(p->v.dtype);
+    const double dim = (double)p->head_dim, dim_v = (double)p->head_dim_v;
+    return (flashc_cost_bytes){
+        .key = dim * (double)flashc_dtype_size(p->k.dtype) + dim_v * (double)flashc_dtype_size(p->v.dtype),
+        .row = dim * (double)flashc_dtype_size(p->q.dtype) + dim_v * (double)flashc_dtype_size(p->o.dtype),
+    };
 }
 
 /* One head's items, which stand together: how many keys it has, and how many its items read in all. */
@@ -69,7 +72,7 @@ static void read_of_head(int64_t count, const flashc_item_work *work, double *ke
 }
 
 void flashc_costs_of_items(const flashc_costs *costs, int64_t count, const flashc_item_work *work,
-                           double bytes_per_key, double cache_size, flashc_makespan_item *out)
+                           const flashc_cost_bytes *bytes, double cache_size, flashc_makespan_item *out)
 {
     for (int64_t begin = 0, end; begin < count; begin = end) {
         for (end = begin + 1; end < count && work[end].batch == work[begin].batch &&
@@ -77,12 +80,13 @@ void flashc_costs_of_items(const flashc_costs *costs, int64_t count, const flash
             ;
         double keys, reads;
         read_of_head(end - begin, work + begin, &keys, &reads);
-        const double share = reads > 0.0 && keys * bytes_per_key <= 0.5 * cache_size ? keys / reads : 1.0;
+        const double share = reads > 0.0 && keys * bytes->key <= 0.5 * cache_size ? keys / reads : 1.0;
         for (int64_t i = begin; i < end; i++) {
             double units[FLASHC_COSTS] = {0.0};
             flashc_costs_count(&work[i], units);
             out[i] = (flashc_makespan_item){.seconds = flashc_costs_sum(costs, units),
-                                            .bytes = share * bytes_per_key * (double)work[i].keys};
+                                            .bytes = share * bytes->key * (double)work[i].keys +
+                                                     bytes->row * (double)work[i].rows};
         }
     }
 }

@@ -41,12 +41,16 @@ typedef struct flashc_cost_sample {
 /* The costs, none negative, whose sums are nearest to the samples' seconds: least squares of the relative errors. */
 void flashc_costs_fit(int n, const flashc_cost_sample *samples, flashc_costs *out);
 
-/* Bytes of K and V that a key of a head has. */
-double flashc_costs_bytes_per_key(const flashc_attention_params *params);
+/* What is read and written: bytes of K and V for a key of a head, of q and o for a query row. */
+typedef struct flashc_cost_bytes {
+    double key, row;
+} flashc_cost_bytes;
+
+flashc_cost_bytes flashc_costs_bytes(const flashc_attention_params *params);
 
 /* Items as the simulation takes them. K and V of a head come from memory once, a share for each item that reads them,
  * if they fit in half of the cache; otherwise every item reads them from memory. */
 void flashc_costs_of_items(const flashc_costs *costs, int64_t count, const flashc_item_work *work,
-                           double bytes_per_key, double cache_size, flashc_makespan_item *out);
+                           const flashc_cost_bytes *bytes, double cache_size, flashc_makespan_item *out);
 
 #endif

@@ -28,8 +28,8 @@ static int predict(const flashc_cli_job *job, const flashc_calibration *measured
         return flashc_cli_error("no memory for %lld work items", (long long)plan.num_items);
     status = flashc_explain_items(&params, 0, plan.num_items, work);
     if (status == FLASHC_OK) {
-        const int code = flashc_calibration_simulate(measured, plan.num_items, work,
-                                                     flashc_costs_bytes_per_key(&params), (int)plan.num_threads,
+        const flashc_cost_bytes bytes = flashc_costs_bytes(&params);
+        const int code = flashc_calibration_simulate(measured, plan.num_items, work, &bytes, (int)plan.num_threads,
                                                      &out->makespan);
         free(work);
         return code;

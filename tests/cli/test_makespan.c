@@ -197,18 +197,19 @@ static void bytes_of_heads(void **state)
         {.head_k = 1, .rows = 9, .first_key = 50, .keys = 30, .pieces = 1},
         {.batch = 1, .head_k = 1},
     };
+    const flashc_cost_bytes bytes = {.key = 8.0, .row = 2.0};
     flashc_makespan_item items[5];
-    flashc_costs_of_items(&costs, 5, work, 8.0, 1600.0, items);
+    flashc_costs_of_items(&costs, 5, work, &bytes, 1600.0, items);
     assert_near(items[0].seconds, 51.0); /* an item and its keys; the call is not the item's */
-    assert_near(items[0].bytes, 500.0);
-    assert_near(items[1].bytes, 300.0);
-    assert_near(items[2].bytes, 400.0);
-    assert_near(items[3].bytes, 240.0);
+    assert_near(items[0].bytes, 518.0);
+    assert_near(items[1].bytes, 318.0);
+    assert_near(items[2].bytes, 418.0);
+    assert_near(items[3].bytes, 258.0);
     assert_near(items[4].bytes, 0.0);
-    flashc_costs_of_items(&costs, 5, work, 8.0, 1599.0, items);
-    assert_near(items[0].bytes, 800.0);
-    assert_near(items[1].bytes, 480.0);
-    assert_near(items[2].bytes, 400.0);
+    flashc_costs_of_items(&costs, 5, work, &bytes, 1599.0, items);
+    assert_near(items[0].bytes, 818.0);
+    assert_near(items[1].bytes, 498.0);
+    assert_near(items[2].bytes, 418.0);
 }
 
 int main(void)
