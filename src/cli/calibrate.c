@@ -93,7 +93,8 @@ static int take_samples(calibrator *c)
                add_sample(c, (flashc_probe_shape){heads, rows, long_keys, 0}) ||
                add_sample(c, (flashc_probe_shape){heads, many_rows, keys_of_longest(c, heads, many_rows), 0}) ||
                add_sample(c, (flashc_probe_shape){1, rows, keys_of_longest(c, 1, rows), 0});
-    if (code == FLASHC_CLI_OK && c->params->causal) {
+    const int edges = c->params->causal || c->params->window_left >= 0 || c->params->window_right >= 0;
+    if (code == FLASHC_CLI_OK && edges) {
         const int64_t square = min(keys, keys_of_longest(c, heads, many_rows));
         code = add_sample(c, (flashc_probe_shape){heads, rows, min(keys, rows / c->group), 1}) ||
                add_sample(c, (flashc_probe_shape){heads, min(many_rows, square * c->group), square, 1});

@@ -64,11 +64,13 @@ static void read_of_head(int64_t count, const flashc_item_work *work, double *ke
     int64_t first = INT64_MAX, end = 0;
     *reads = 0.0;
     for (int64_t i = 0; i < count; i++) {
+        if (work[i].keys == 0)
+            continue;
         first = work[i].first_key < first ? work[i].first_key : first;
         end = work[i].first_key + work[i].keys > end ? work[i].first_key + work[i].keys : end;
         *reads += (double)work[i].keys;
     }
-    *keys = (double)(end - first);
+    *keys = end > 0 ? (double)(end - first) : 0.0;
 }
 
 void flashc_costs_of_items(const flashc_costs *costs, int64_t count, const flashc_item_work *work,

@@ -47,6 +47,16 @@ class PredictTest(support.CliTest):
         self.assertAlmostEqual(result['memory']['gbytes_per_second_taken'], 123.5)
         self.assertGreater(result['predictions'][-1]['team'], 2)
 
+    def test_mixed_batch(self):
+        self.write('queries.npy', [3], [64, 1, 0], '<i4')
+        self.write('keys.npy', [3], [64, 500, 99], '<i4')
+        self.check(4, '--batch', 3, '--heads', 4, '--heads-k', 2, '--seqlen-q', 64, '--seqlen-k', 500, '--head-dim', 32,
+                   '--seqlens-q', 'queries.npy', '--seqlens-k', 'keys.npy', '--causal', '--align', 'bottom-right',
+                   '--threads', 4)
+
+    def test_pages(self):
+        self.check(2, '--heads', 2, '--seqlen-q', 1, '--seqlen-k', 900, '--page-size', 16, '--threads', 2)
+
     def test_text_on_files(self):
         for name in ('q', 'k', 'v'):
             self.write_normal(name + '.npy', [2, 9, 4])
