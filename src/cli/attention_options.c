@@ -41,7 +41,8 @@ const flashc_cli_option flashc_cli_attention_options[] = {
      FOR_EACH},
     {OPT_CU_SEQLENS_K, "cu-seqlens-k", 0, "FILE", "K and V are packed in the same way.", FOR_EACH},
     {OPT_BLOCK_TABLE, "block-table", 0, "FILE",
-     "K and V are pages of R rows, [P,H,R,D]: rows i*R to i*R + R - 1 of sequence b are page [b,i] of this file, [B,N].",
+     "K and V are pages of R rows, [P,H,R,D]: rows i*R to i*R + R - 1 of sequence b are page [b,i] of this file, "
+     "[B,N].",
      FOR_EACH},
     {OPT_BLOCK_TABLE_V, "block-table-v", 0, "FILE", "The pages of V, if they are others.", FOR_EACH},
     {OPT_SCALE, "scale", 0, "X", "Factor of the scores; default 1/sqrt(head_dim).", FOR_EACH},

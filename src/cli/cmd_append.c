@@ -230,7 +230,7 @@ static int set_params(append_run *run)
         return FLASHC_CLI_FAILED;
     if (run->array_path[KEY] && run->array_path[VALUE] && pages->narrow && !own_v &&
         (same.num_pages != p->block_table.num_pages || same.page_size != p->block_table.page_size))
-        return flashc_cli_error("%s has %lld pages of %lld rows, %s has %lld of %lld: with one table they must be alike",
+        return flashc_cli_error("%s has %lld pages of %lld rows, %s has %lld of %lld: one table is for both",
                                 run->array[CACHE_K].name, (long long)p->block_table.num_pages,
                                 (long long)p->block_table.page_size, run->array[CACHE_V].name,
                                 (long long)same.num_pages, (long long)same.page_size);
@@ -286,9 +286,9 @@ int flashc_cmd_append(int argc, char **argv)
         return flashc_cli_print_help(
             options, FLASHC_CLI_FOR_ALL,
             "flashc-run append -k K --cache-k C --output-k NEW --positions P [options]",
-            "Writes new rows of K and V into caches, contiguous or in pages, at each sequence's position, in the caches' "
-            "type, with rotary embedding of K and Q if --cos and --sin are given. The caches are read, and written to "
-            "other files. '-' means standard input or standard output.", NULL);
+            "Writes new rows of K and V into caches, contiguous or in pages, at each sequence's position, in the "
+            "caches' type, with rotary embedding of K and Q if --cos and --sin are given. The caches are read, and "
+            "written to other files. '-' means standard input or standard output.", NULL);
     if (id == FLASHC_CLI_OPTIONS_ERROR)
         return FLASHC_CLI_USAGE;
     const char *operand = flashc_cli_first_operand(argc, argv);

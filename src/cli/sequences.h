@@ -19,7 +19,8 @@ int flashc_cli_sequences_read(const flashc_cli_attention_args *args, flashc_cli_
 int flashc_cli_sequences_pack(int64_t batch, int64_t seqlen_q, int64_t seqlen_k, flashc_cli_sequences *sequences);
 int flashc_cli_sequences_page(int64_t batch, int64_t pages_each, int64_t seqlen_k, flashc_cli_sequences *sequences);
 
-/* Sets params' arrays and tables, whose batch must be known; k_pages and v_pages: pages and rows of a page in k and v. */
+/* Sets params' arrays and tables, whose batch must be known; k_pages and v_pages: pages, and rows of a page, in k and
+ * v. */
 int flashc_cli_sequences_set(const flashc_cli_sequences *sequences, const int64_t k_pages[2],
                              const int64_t v_pages[2], flashc_attention_params *params);
 

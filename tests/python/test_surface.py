@@ -31,6 +31,8 @@ FUNCTIONS = {
     "flashc_attention_fwd": "attention",
     "flashc_attention_workspace_size": "explain",
     "flashc_explain": "explain",
+    "flashc_append_params_init": "append_kv's defaults",
+    "flashc_append": "append_kv",
     "flashc_kernel_count": "kernels",
     "flashc_kernel_get": "kernels",
     "flashc_system_get": "info",
@@ -45,7 +47,8 @@ FUNCTIONS = {
     "flashc_compare": "compare",
     "flashc_is_softmax": "is_softmax",
 }
-NOT_A_NAME = {"exceptions", "arrays have dtypes", "arrays have strides", "attention(layout=)", "attention's defaults"}
+NOT_A_NAME = {"exceptions", "arrays have dtypes", "arrays have strides", "attention(layout=)", "attention's defaults",
+              "append_kv's defaults"}
 
 # Every field of flashc_attention_params, and the argument of attention() that fills it.
 FIELDS = {
@@ -59,6 +62,8 @@ FIELDS = {
     "block_mask": "block_mask", "block_mask_m": "block_mask_tile", "block_mask_n": "block_mask_tile",
     "softcap": "softcap", "alibi_slopes": "alibi_slopes", "alibi_batch_stride": "alibi_slopes", "sinks": "sinks",
     "score_mod": "score_mod", "score_mod_user_data": "score_mod",
+    "cu_seqlens_q": "cu_seqlens_q", "cu_seqlens_k": "cu_seqlens_k",
+    "block_table": "block_table", "block_table_v": "block_table_v",
     "num_threads": "num_threads", "kernel": "kernel",
     "workspace": "workspace", "workspace_size": "workspace",
     "progress": "progress", "progress_user_data": "progress",

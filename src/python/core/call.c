@@ -111,7 +111,8 @@ int flashc_py_call_build(flashc_py_call *c, PyObject *const *args, bool plan_onl
     p->causal = PyObject_IsTrue(args[CAUSAL]);
     if (p->causal < 0)
         return flashc_py_wrong_argument("causal", "True or False", args[CAUSAL]);
-    if (bshd < 0 || flashc_py_call_set_tensors(c, args, bshd, plan_only) != 0 || set_alignment(c, args[ALIGN]) != 0)
+    if (bshd < 0 || flashc_py_call_take_sequences(c, args[SEQUENCES]) != 0 ||
+        flashc_py_call_set_tensors(c, args, bshd, plan_only) != 0 || set_alignment(c, args[ALIGN]) != 0)
         return -1;
     if (args[SCALE] != Py_None) {
         const double scale = PyFloat_AsDouble(args[SCALE]);
@@ -145,6 +146,8 @@ void flashc_py_call_release(flashc_py_call *c)
 {
     for (int i = 0; i < N_TENSORS; i++)
         flashc_py_view_release(&c->view[i]);
+    for (int i = 0; i < N_SEQUENCES; i++)
+        flashc_py_integers_free(&c->sequences[i]);
     free(c->offsets);
     flashc_py_call_release_features(c);
     Py_CLEAR(c->kernel);

@@ -2,12 +2,15 @@
 #ifndef FLASHC_PYTHON_CALL_H
 #define FLASHC_PYTHON_CALL_H
 
+#include "python/core/integers.h"
 #include "python/core/view.h"
 
 /* The arguments in their order, as _core.pyi names them. */
 enum { Q, K, V, O, LSE, MASK, BIAS, N_TENSORS };
-enum { SCALE = N_TENSORS, CAUSAL, ALIGN, BSHD, NUM_THREADS, KERNEL, FEATURES, N_EXPLAIN };
+enum { SCALE = N_TENSORS, CAUSAL, ALIGN, BSHD, NUM_THREADS, KERNEL, SEQUENCES, FEATURES, N_EXPLAIN };
 enum { PROGRESS = N_EXPLAIN, WORKSPACE, N_ATTENTION };
+/* SEQUENCES is None, or a tuple of: */
+enum { CU_SEQLENS_Q, CU_SEQLENS_K, BLOCK_TABLE, BLOCK_TABLE_V, N_SEQUENCES };
 /* FEATURES is None, or a tuple of what most calls leave out: */
 enum { SOFTCAP, WINDOW, BLOCK_MASK_TILE, SCORE_MOD, ALIBI_SLOPES, SINKS, BLOCK_MASK, SEQLENS_Q, SEQLENS_K, LEFTPAD_K,
        N_FEATURES };
@@ -17,6 +20,7 @@ enum { FIRST_FEATURE_ARRAY = ALIBI_SLOPES, N_FEATURE_ARRAYS = 3, FIRST_LENGTHS =
 typedef struct {
     flashc_attention_params params;
     flashc_py_view view[N_TENSORS];
+    flashc_py_integers sequences[N_SEQUENCES];
     int64_t *offsets;
     flashc_py_view feature[N_FEATURE_ARRAYS];
     int64_t *lengths[N_LENGTHS];
@@ -44,6 +48,11 @@ int64_t *flashc_py_call_per_batch(const flashc_py_call *call, const char *name, 
 
 /* Replaces what a conversion raised: TypeError, or ValueError for a number out of range. Returns -1. */
 int flashc_py_wrong_argument(const char *name, const char *expected, PyObject *found);
+
+/* Takes the argument SEQUENCES, then, once tensors and sizes are set, its part in params. Return 0, or -1 with an
+ * exception. */
+int flashc_py_call_take_sequences(flashc_py_call *call, PyObject *sequences);
+int flashc_py_call_set_sequences(flashc_py_call *call, const int64_t k_size[4], const int64_t v_size[4]);
 
 /* Takes the argument workspace. Returns 0, or -1 with an exception. */
 int flashc_py_call_set_workspace(flashc_py_call *call, PyObject *workspace);

@@ -48,15 +48,35 @@ static int check_size(const flashc_py_call *c, int tensor, const char *what, int
     return -1;
 }
 
-static int check_rank(const flashc_py_call *c, int tensor, int expected)
+/* why: said after the number that is expected. */
+static int check_rank(const flashc_py_call *c, int tensor, int expected, const char *why)
 {
     char shape[256];
     if (c->view[tensor].ndim == expected)
         return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected %d axes%s, found %d: %s", tensor_name[tensor], expected,
-                 tensor == LSE ? ", one less than q" : ", as many as q", c->view[tensor].ndim,
+    PyErr_Format(PyExc_ValueError, "%s: expected %d axes%s, found %d: %s", tensor_name[tensor], expected, why,
+                 c->view[tensor].ndim,
                  flashc_py_shape_text(shape, sizeof shape, c->view[tensor].shape, c->view[tensor].ndim));
     return -1;
+}
+
+/* Of q, and of k and v, which may be packed without each other, or in pages. */
+static int check_ranks(const flashc_py_call *c)
+{
+    const bool packed_q = c->sequences[CU_SEQLENS_Q].values, packed_k = c->sequences[CU_SEQLENS_K].values;
+    const bool paged = c->sequences[BLOCK_TABLE].narrow;
+    const int rank = c->view[Q].ndim;
+    if (rank < 2 || rank > 4) {
+        char shape[256];
+        PyErr_Format(PyExc_ValueError, "q: expected 2, 3 or 4 axes, found %d: %s", rank,
+                     flashc_py_shape_text(shape, sizeof shape, c->view[Q].shape, rank));
+        return -1;
+    }
+    if (packed_q && check_rank(c, Q, 3, " (packed)"))
+        return -1;
+    const int rank_k = paged ? 4 : packed_k ? 3 : packed_q ? 4 : rank;
+    const char *why = paged ? " (pages)" : packed_k ? " (packed)" : packed_q ? " (a batch)" : ", as many as q";
+    return check_rank(c, K, rank_k, why) || check_rank(c, V, rank_k, why) || check_rank(c, O, rank, ", as many as q");
 }
 
 /* mask and bias: right-aligned against [batch, heads, seqlen_q, seqlen_k]; size 1 broadcasts by stride 0. */
@@ -64,7 +84,8 @@ static int broadcast(const flashc_py_call *c, int tensor, flashc_tensor *out)
 {
     char found[256], expected[256];
     const flashc_py_view *view = &c->view[tensor];
-    const int64_t full[4] = {c->params.batch, c->params.num_heads, c->params.seqlen_q, c->params.seqlen_k};
+    const int64_t batch = c->params.cu_seqlens_q ? 1 : c->params.batch;
+    const int64_t full[4] = {batch, c->params.num_heads, c->params.seqlen_q, c->params.seqlen_k};
     bool fits = view->ndim <= 4;
     *out = (flashc_tensor){.data = view->data, .dtype = view->dtype};
     for (int i = 0; fits && i < view->ndim; i++) {
@@ -137,30 +158,37 @@ int flashc_py_call_set_tensors(flashc_py_call *c, PyObject *const *args, int bsh
     int64_t q[4], k[4], v[4], o[4], lse[4];
     if (acquire_tensors(c, args, plan_only) != 0)
         return -1;
-    const int rank = c->view[Q].ndim;
-    if (rank < 2 || rank > 4) {
-        char shape[256];
-        PyErr_Format(PyExc_ValueError, "q: expected 2, 3 or 4 axes, found %d: %s", rank,
-                     flashc_py_shape_text(shape, sizeof shape, c->view[Q].shape, rank));
-        return -1;
-    }
-    if (check_rank(c, K, rank) || check_rank(c, V, rank) || check_rank(c, O, rank))
+    const flashc_py_integers *s = c->sequences;
+    if (check_ranks(c) != 0)
         return -1;
     p->q = as_tensor(&c->view[Q], bshd, q);
     p->k = as_tensor(&c->view[K], bshd, k);
     p->v = as_tensor(&c->view[V], bshd, v);
     p->o = as_tensor(&c->view[O], bshd, o);
-    p->batch = q[BATCH], p->num_heads = q[HEADS], p->seqlen_q = q[ROWS], p->head_dim = q[COLS];
-    p->num_heads_k = k[HEADS], p->seqlen_k = k[ROWS], p->head_dim_v = v[COLS];
-    if (check_size(c, K, "batch", k[BATCH], q[BATCH], Q) || check_size(c, K, "head_dim", k[COLS], q[COLS], Q) ||
-        check_size(c, V, "batch", v[BATCH], q[BATCH], Q) ||
+    const bool packed_q = s[CU_SEQLENS_Q].values, own_v = s[BLOCK_TABLE_V].narrow;
+    const bool padded_k = !s[CU_SEQLENS_K].values && !s[BLOCK_TABLE].narrow;
+    p->batch = packed_q ? s[CU_SEQLENS_Q].shape[0] - 1 : q[BATCH];
+    p->num_heads = q[HEADS], p->seqlen_q = q[ROWS], p->head_dim = q[COLS];
+    p->num_heads_k = k[HEADS], p->head_dim_v = v[COLS];
+    p->seqlen_k = s[BLOCK_TABLE].narrow ? s[BLOCK_TABLE].shape[1] * k[ROWS] : k[ROWS];
+    if ((padded_k && !packed_q && check_size(c, K, "batch", k[BATCH], q[BATCH], Q)) ||
+        check_size(c, K, "head_dim", k[COLS], q[COLS], Q) ||
+        (!own_v && check_size(c, V, padded_k ? "batch" : "pages", v[BATCH], k[BATCH], K)) ||
         check_size(c, V, "number of heads", v[HEADS], k[HEADS], K) ||
-        check_size(c, V, "number of keys", v[ROWS], k[ROWS], K) || check_size(c, O, "batch", o[BATCH], q[BATCH], Q) ||
+        (!own_v && check_size(c, V, "number of keys", v[ROWS], k[ROWS], K)) ||
+        check_size(c, O, "batch", o[BATCH], q[BATCH], Q) ||
         check_size(c, O, "number of heads", o[HEADS], q[HEADS], Q) ||
         check_size(c, O, "number of queries", o[ROWS], q[ROWS], Q) || check_size(c, O, "head_dim", o[COLS], v[COLS], V))
         return -1;
+    if (padded_k && k[BATCH] != p->batch) {
+        PyErr_Format(PyExc_ValueError, "k: expected batch %lld, one for each of cu_seqlens_q's sequences, found %lld",
+                     (long long)p->batch, (long long)k[BATCH]);
+        return -1;
+    }
+    if (flashc_py_call_set_sequences(c, k, v) != 0)
+        return -1;
     if (args[LSE] != Py_None) {
-        if (check_rank(c, LSE, rank - 1))
+        if (check_rank(c, LSE, c->view[Q].ndim - 1, ", one less than q"))
             return -1;
         p->lse = lse_tensor(&c->view[LSE], lse);
         if (check_size(c, LSE, "batch", lse[BATCH], q[BATCH], Q) ||

@@ -62,6 +62,7 @@ static PyObject *info(PyObject *module, PyObject *const *args, Py_ssize_t count)
 static PyMethodDef methods[] = {
     ROW("attention", flashc_py_attention),
     ROW("explain", flashc_py_explain),
+    ROW("append", flashc_py_append),
     ROW("softmax", flashc_py_softmax),
     ROW("merge_states", flashc_py_merge_states),
     ROW("state_init", flashc_py_state_init),

@@ -16,6 +16,7 @@ PyObject *flashc_py_raise(flashc_status status);
 #define FLASHC_PY_FUNCTION(name) PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t count)
 FLASHC_PY_FUNCTION(flashc_py_attention);
 FLASHC_PY_FUNCTION(flashc_py_explain);
+FLASHC_PY_FUNCTION(flashc_py_append);
 FLASHC_PY_FUNCTION(flashc_py_softmax);
 FLASHC_PY_FUNCTION(flashc_py_merge_states);
 FLASHC_PY_FUNCTION(flashc_py_state_init);

@@ -19,6 +19,7 @@ bounds are those of flashc.h.
 from . import _core
 from ._arrays import Comparison, compare, convert, is_softmax
 from ._attention import Explanation, attention, explain
+from ._caches import append_kv
 from ._softmax import SoftmaxState, merge_states, softmax, trace
 from ._system import Info, Kernel, info, kernels
 
@@ -30,6 +31,7 @@ __all__ = [
     "Info",
     "Kernel",
     "SoftmaxState",
+    "append_kv",
     "attention",
     "compare",
     "convert",

@@ -153,6 +153,17 @@ def _numpy_view(array: Any, argument: str) -> Any:
         raise ValueError(f"{argument}: expected readable memory, found {type(array)}: {error}") from error
 
 
+def integers(array: Any) -> Any:
+    """Lengths, positions or pages as the extension module takes them: a buffer, or a list."""
+    if array is None or isinstance(array, (list, tuple)):
+        return array
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(array, numpy.ndarray):
+        return array
+    tolist = getattr(array, "tolist", None)  # torch tensors have no buffer
+    return array if tolist is None else tolist()
+
+
 class Comparison(NamedTuple):
     """What compare() found."""
 

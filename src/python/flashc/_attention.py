@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from . import _core
-from ._arrays import Kind, dtype_name, kind_of, refuse_gradients
+from ._arrays import Kind, dtype_name, integers, kind_of, refuse_gradients
 
 ScoreMod = Callable[[Any, int, int, Any, Any], Any]
 
@@ -73,6 +73,14 @@ def _lse_shape(shape: Sequence[int], bshd: bool) -> tuple[int, ...]:
     return tuple(shape[:-1])
 
 
+def _sequences(*arrays: Any) -> tuple[Any, ...] | None:
+    """How sequences lie, for the extension module."""
+    for array in arrays:
+        if array is not None:
+            return tuple(map(integers, arrays))
+    return None
+
+
 def attention(
     q: Any,
     k: Any,
@@ -93,6 +101,10 @@ def attention(
     block_mask: Any = None,
     block_mask_tile: tuple[int, int] | None = None,
     score_mod: ScoreMod | None = None,
+    cu_seqlens_q: Any = None,
+    cu_seqlens_k: Any = None,
+    block_table: Any = None,
+    block_table_v: Any = None,
     layout: str = "bhsd",
     out: Any = None,
     out_dtype: Any = None,
@@ -140,6 +152,13 @@ def attention(
         score_mod(score, b, h, q_idx, kv_idx), as FlexAttention's but on blocks: score is a NumPy float32 array
         [queries, keys], q_idx [queries, 1] and kv_idx [1, keys] are the indices; it returns the scores to take instead,
         -inf to hide. Called in the worker threads, one at a time; slow, and for trying things out.
+    cu_seqlens_q, cu_seqlens_k:
+        Packed sequences, [heads, total, dim]: sequence b has the rows cu_seqlens[b] to cu_seqlens[b + 1] - 1, of q and the
+        output, of k and v. mask and bias have a row for each row of q and a column for each row of k. These and the next
+        are arrays of int32 or int64, or lists.
+    block_table, block_table_v:
+        k and v are pages [num_pages, num_heads_k, page_size, dim] (or the layout's order): rows i * page_size and on of
+        sequence b are in page block_table[b, i]. seqlens_k says how many rows there are. block_table_v: v's, if others.
     layout:
         "bhsd" as above, or "bshd": [batch, seqlen, heads, dim] and [seqlen, heads, dim].
     out:
@@ -174,10 +193,11 @@ def attention(
     refuse_gradients(q=q, k=k, v=v, bias=bias, alibi_slopes=alibi_slopes, sinks=sinks, out=out)
     o = _new_output(q, v, kind, out_dtype) if out is None else out
     lse = kind.empty(q, _lse_shape(q.shape, bshd), "float32") if return_lse else None
+    sequences = _sequences(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
     features = _features(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, seqlens_q,
                          seqlens_k, leftpad_k)
-    _core.attention(q, k, v, o, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel, features, progress,
-                    workspace)
+    _core.attention(q, k, v, o, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel, sequences,
+                    features, progress, workspace)
     if out is None:
         o = kind.result(q, o)
     return (o, kind.result(q, lse)) if return_lse else o
@@ -230,6 +250,10 @@ def explain(
     block_mask: Any = None,
     block_mask_tile: tuple[int, int] | None = None,
     score_mod: ScoreMod | None = None,
+    cu_seqlens_q: Any = None,
+    cu_seqlens_k: Any = None,
+    block_table: Any = None,
+    block_table_v: Any = None,
     layout: str = "bhsd",
     out: Any = None,
     out_dtype: Any = None,
@@ -247,8 +271,10 @@ def explain(
     q, _ = kind_of(q, "q")
     if out is None:  # an output is planned for, not made
         out = _SHORT[dtype_name(q.dtype, "q") if out_dtype is None else dtype_name(out_dtype, "out_dtype")]
+    sequences = _sequences(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
     features = _features(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, seqlens_q,
                          seqlens_k, leftpad_k)
-    plan = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel, features)
+    plan = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel, sequences,
+                         features)
     refused = (line.partition(": ") for line in plan[-1].splitlines())
     return Explanation(*plan[:-1], {name: reason for name, _, reason in refused})

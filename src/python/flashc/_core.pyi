@@ -6,14 +6,18 @@ from typing import Any
 def attention(
     q: Any, k: Any, v: Any, o: Any, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None,
-    features: tuple[Any, ...] | None,
+    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None,
     progress: Callable[[int, int], object] | None, workspace: Any, /,
 ) -> None: ...
 def explain(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None,
-    features: tuple[Any, ...] | None, /,
+    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, /,
 ) -> tuple[str, str, int, int, int, int, int, int, int, float, str]: ...
+def append(
+    k: Any, v: Any, k_cache: Any, v_cache: Any, q: Any, q_out: Any, cos: Any, sin: Any, positions: Any, seqlens: Any,
+    cu_seqlens: Any, block_table: Any, block_table_v: Any, rotary_positions: Any, interleaved: bool, bshd: bool, /,
+) -> None: ...
 def softmax(x: Any, y: Any, lse: Any, /) -> None: ...
 def merge_states(o_parts: tuple[Any, ...], lse_parts: tuple[Any, ...], o: Any, lse: Any, /) -> None: ...
 def state_init(row_max: Any, row_sum: Any, acc: Any, /) -> None: ...

@@ -1,0 +1,161 @@
+"""append_kv(), and attention() on lengths, packed sequences and pages: the bits of a padded batch."""
+
+import numpy as np
+import pytest
+from ml_dtypes import bfloat16
+
+import flashc
+
+LENGTHS = [5, 0, 37, 3]
+STARTS = np.cumsum([0, *LENGTHS])
+HEADS, HEADS_K, DIM = 4, 2, 16
+PAGE = 8
+CAUSAL = {"causal": True, "align": "bottom-right"}
+
+
+def padded(heads, fill=1e30, seed=0):
+    """[B, heads, longest, DIM] and the same packed, [heads, total, DIM]."""
+    x = np.random.default_rng(seed).standard_normal((len(LENGTHS), heads, max(LENGTHS), DIM)).astype(np.float32)
+    for b, n in enumerate(LENGTHS):
+        x[b, :, n:] = fill
+    return x, np.concatenate([x[b, :, :n] for b, n in enumerate(LENGTHS)], axis=1)
+
+
+def tables():
+    """Pages in no order; what no length reaches is no page."""
+    needed = [-(-n // PAGE) for n in LENGTHS]
+    pages = iter(np.random.default_rng(1).permutation(sum(needed) + 2))
+    table = np.full((len(LENGTHS), max(needed)), -7, np.int32)
+    for b, n in enumerate(needed):
+        table[b, :n] = [next(pages) for _ in range(n)]
+    return table, sum(needed) + 2
+
+
+@pytest.fixture(scope="module")
+def batch():
+    q, packed_q = padded(HEADS, seed=1)
+    k, packed_k = padded(HEADS_K, seed=2)
+    v, packed_v = padded(HEADS_K, seed=3)
+    o, lse = flashc.attention(q, k, v, seqlens_q=LENGTHS, seqlens_k=LENGTHS, return_lse=True, **CAUSAL)
+    expected = np.concatenate([o[b, :, :n] for b, n in enumerate(LENGTHS)], axis=1)
+    return packed_q, packed_k, packed_v, k, v, expected, lse
+
+
+@pytest.mark.parametrize("numbers", [list, np.int32, np.int64], ids=str)
+def test_packed(batch, numbers):
+    q, k, v, padded_k, padded_v, expected, lse = batch
+    starts = STARTS.tolist() if numbers is list else STARTS.astype(numbers)
+    o, packed_lse = flashc.attention(q, k, v, cu_seqlens_q=starts, cu_seqlens_k=starts, return_lse=True, **CAUSAL)
+    assert np.array_equal(o, expected) and packed_lse.shape == (HEADS, STARTS[-1])
+    assert np.array_equal(packed_lse[:, :5], lse[0, :, :5])
+    o = flashc.attention(q, padded_k, padded_v, cu_seqlens_q=starts, seqlens_k=LENGTHS, **CAUSAL)
+    assert np.array_equal(o, expected)
+    o = flashc.attention(*(x.transpose(1, 0, 2) for x in (q, k, v)), layout="bshd", cu_seqlens_q=starts,
+                         cu_seqlens_k=starts, **CAUSAL)
+    assert np.array_equal(o.transpose(1, 0, 2), expected)
+    plan = flashc.explain(q, k, v, cu_seqlens_q=starts, cu_seqlens_k=starts)
+    assert plan.flops == sum(4 * DIM * HEADS * n * n for n in LENGTHS)
+
+
+def test_mask_and_bias_of_packed_sequences(batch):
+    q, k, v, _, _, expected, _ = batch
+    total = STARTS[-1]
+    bias = np.full((total, total), -np.inf, np.float32)
+    for b, n in enumerate(LENGTHS):
+        rows = slice(STARTS[b], STARTS[b + 1])
+        bias[rows, rows] = np.where(np.tri(n, dtype=bool), 0, -np.inf)
+    packed = {"cu_seqlens_q": STARTS, "cu_seqlens_k": STARTS}
+    assert np.array_equal(flashc.attention(q, k, v, bias=bias, **packed), expected)
+    assert np.array_equal(flashc.attention(q, k, v, mask=bias == 0, **packed), expected)
+    # One sequence of everything: the mask keeps them apart.
+    assert np.allclose(flashc.attention(q, k, v, mask=bias == 0), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, bfloat16], ids=str)
+@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
+def test_pages(batch, dtype, layout):
+    """Rows appended to pages and to a contiguous cache give the same attention."""
+    q, k, v, *_ = batch
+    order = (1, 0, 2) if layout == "bshd" else (0, 1, 2)
+    q, k, v = (x.transpose(order) for x in (q, k, v))
+    table, count = tables()
+    shape = (PAGE, HEADS_K) if layout == "bshd" else (HEADS_K, PAGE)
+    long = (50, HEADS_K) if layout == "bshd" else (HEADS_K, 50)
+    paged = [np.full((count, *shape, DIM), np.nan, dtype) for _ in range(2)]
+    contiguous = [np.full((len(LENGTHS), *long, DIM), np.nan, dtype) for _ in range(2)]
+    zeros = [0] * len(LENGTHS)
+    assert flashc.append_kv(k, v, *paged, zeros, cu_seqlens=STARTS, block_table=table, layout=layout) is None
+    flashc.append_kv(k, v, *contiguous, zeros, cu_seqlens=STARTS, layout=layout)
+    options = {"cu_seqlens_q": STARTS, "seqlens_k": LENGTHS, "layout": layout, **CAUSAL}
+    o = flashc.attention(q, *paged, block_table=table, **options)
+    assert np.array_equal(o, flashc.attention(q, *contiguous, **options)) and np.isfinite(o).all()
+    both = flashc.attention(q, *paged, block_table=table, block_table_v=table.tolist(), **options)
+    assert np.array_equal(o, both)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotation(interleaved):
+    rng = np.random.default_rng(3)
+    q, k = (rng.standard_normal((2, h, 3, DIM)).astype(np.float32) for h in (HEADS, HEADS_K))
+    angles = rng.uniform(0, 6, (20, 6))
+    cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    cache = np.zeros((2, HEADS_K, 12, DIM), np.float32)
+    at, rotary = [4, 9], [10, 0]
+
+    def rotated(x):
+        out = x.astype(np.float64)
+        first, second = (slice(0, 12, 2), slice(1, 12, 2)) if interleaved else (slice(0, 6), slice(6, 12))
+        for b, p in enumerate(rotary):
+            c, s = cos[p:p + 3].astype(np.float64), sin[p:p + 3].astype(np.float64)
+            out[b, :, :, first] = x[b, :, :, first] * c - x[b, :, :, second] * s
+            out[b, :, :, second] = x[b, :, :, second] * c + x[b, :, :, first] * s
+        return out
+
+    new_q = flashc.append_kv(k, None, cache, None, at, q=q, cos=cos, sin=sin, interleaved=interleaved,
+                             rotary_positions=rotary)
+    assert np.allclose(new_q, rotated(q), atol=1e-6)
+    for b, p in enumerate(at):
+        assert np.allclose(cache[b, :, p:p + 3], rotated(k)[b], atol=1e-6)
+        cache[b, :, p:p + 3] = 0
+    assert not cache.any()
+    expected = new_q.copy()
+    assert flashc.append_kv(None, None, None, None, None, q=q, q_out=q, cos=cos, sin=sin, interleaved=interleaved,
+                            rotary_positions=rotary) is q
+    assert np.array_equal(q, expected)
+
+
+def test_errors(batch):
+    q, k, v, padded_k, padded_v, *_ = batch
+    packed = {"cu_seqlens_q": STARTS, "cu_seqlens_k": STARTS}
+    table, count = tables()
+    pages = np.zeros((count, HEADS_K, PAGE, DIM), np.float32)
+
+    def attention(words, error=ValueError, arrays=(q, k, v), **options):
+        with pytest.raises(error, match=words):
+            flashc.attention(*arrays, **options)
+
+    attention(r"cu_seqlens_q\[4\]: expected seqlen_q = 45, found 44", **{**packed, "cu_seqlens_q": [0, 5, 5, 42, 44]})
+    attention("cu_seqlens_k: expected 5 numbers, found 2", **{**packed, "cu_seqlens_k": [0, 45]})
+    attention("cu_seqlens_q: expected a number for each sequence", **{**packed, "cu_seqlens_q": []})
+    attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": STARTS * 1.0})
+    attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": "many"})
+    attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": [1.5]})
+    attention(r"seqlens_k: expected NULL beside cu_seqlens_k", seqlens_k=LENGTHS, **packed)
+    attention(r"k: expected 4 axes \(a batch\), found 3", cu_seqlens_q=STARTS)
+    attention("k: expected batch 4", arrays=(q, padded_k[:3], padded_v[:3]), cu_seqlens_q=STARTS)
+    paged = {"arrays": (q, pages, pages), "cu_seqlens_q": STARTS, "seqlens_k": LENGTHS}
+    attention(r"block_table\[0\]\[0\]: expected a page 0 to 8, found 99", block_table=np.full_like(table, 99), **paged)
+    attention(r"block_table\[0\]\[1\]: expected a page number of 32 bits", block_table=[[0, 2 ** 40]] * 4, **paged)
+    attention("block_table: expected int32 or int64 numbers on 2 axes", TypeError, block_table=[[0, 1], [2]], **paged)
+    attention("block_table: expected 4 numbers, found 3", block_table=table[:3], **paged)
+    for words, arguments, options in (
+        (r"positions\[1\]: expected 0 to 1", ([0, 2, 0, 0],), {}),
+        ("positions: expected 4 numbers, found 1", ([0],), {}),
+        ("positions: expected one per sequence", (None,), {}),
+        ("cos, sin: expected both", ([0] * 4,), {"cos": np.ones((9, 2), np.float32)}),
+        ("k_cache: expected heads 2, found 1", ([0] * 4,), {"k_cache": np.zeros((4, 1, 38, DIM), np.float32)}),
+        ("k_cache", ([0] * 4,), {"k_cache": padded_k[:, :, :9]}),
+    ):
+        caches = {"k_cache": np.zeros((4, HEADS_K, 38, DIM), np.float32), "v_cache": None, **options}
+        with pytest.raises(ValueError, match=words):
+            flashc.append_kv(padded_k, None, caches.pop("k_cache"), caches.pop("v_cache"), *arguments, **caches)
