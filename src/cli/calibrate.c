@@ -16,7 +16,7 @@ enum {
     BLOCKS = 6, /* rows of the longer samples, in blocks */
     COLD_BLOCKS = 3, /* rows of a call that reads K and V from memory: so few that it takes time */
     ITEMS_OF_ALL = 64, /* so many items let a plan give each as many rows as it ever does */
-    MOST_SAMPLES = 10,
+    MOST_SAMPLES = 12,
     MOST_COLD_HEADS = 512,
 };
 /* K and V of samples with few rows: they shall stay in the L2 of any machine. */
@@ -86,6 +86,8 @@ static int take_samples(calibrator *c)
     const int64_t cached_heads = min(heads, at_least_1((int64_t)(CACHED_BYTES / c->bytes.key) / min(tile, keys)));
     const int64_t many_rows = min(ITEMS_OF_ALL * c->plan->rows_per_item / heads, all_rows);
     int code = add_sample(c, (flashc_probe_shape){1, row, min(tile, keys), 0}) ||
+               add_sample(c, (flashc_probe_shape){1, row, 1, 0}) ||
+               add_sample(c, (flashc_probe_shape){1, row, min(3 * tile, cached), 0}) ||
                add_sample(c, (flashc_probe_shape){1, row, cached, 0}) ||
                add_sample(c, (flashc_probe_shape){cached_heads, row, min(tile, keys), 0});
     if (code == FLASHC_CLI_OK && all_rows > block)

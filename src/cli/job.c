@@ -143,7 +143,12 @@ static int make_inputs(const flashc_cli_attention_args *args, int plan_only, fla
     }
     if (args->packed && page_size)
         return flashc_cli_usage_error("give --packed or --page-size, not both");
-    if ((args->packed && flashc_cli_sequences_pack(batch, seqlen_q, seqlen_k, &job->sequences)) ||
+    if (args->cu_seqlens_q || args->cu_seqlens_k || args->block_table || args->block_table_v)
+        return flashc_cli_usage_error("shapes are packed by --packed and put in pages by --page-size, not by files");
+    if (args->seqlens_k && page_size)
+        return flashc_cli_usage_error("give --seqlens-k or --page-size, not both");
+    if (flashc_cli_sequences_read(args, &job->sequences) ||
+        (args->packed && flashc_cli_sequences_pack(batch, seqlen_q, seqlen_k, &job->sequences)) ||
         (page_size && flashc_cli_sequences_page(batch, pages_each, seqlen_k, &job->sequences)))
         return FLASHC_CLI_FAILED;
     if (flashc_cli_array_make("q", dtype, rank, shape[0], plan_only, &job->q) ||
