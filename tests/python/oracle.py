@@ -12,6 +12,7 @@ DTYPES = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": BFLO
 #   |O - exact|   <= u (8 + 4A + 2(n + T)) sum p|v| + half an ulp + underflow
 #   |LSE - exact| <= u (16 max(1, |LSE|, A) + 2(n + T))
 U = 2.0**-24
+BF16_ROUNDOFF = 2.0**-8  # of softmax weights, where products are made in bf16
 O_CONSTANT, O_PER_LOGIT, LSE_PER_LOGIT, PER_CHAIN_STEP = 8, 4, 16, 2
 SMALLEST_NORMAL, SUBNORMAL_STEP = 2.0**-126, 2.0**-149
 # An f32's half ulp is U relative; of the others by their stored bits.
@@ -64,10 +65,11 @@ def attention(q: Array, k: Array, v: Array, *, scale: float | None = None, offse
                  visible.astype(np.float64) @ abs(v), keys)
 
 
-def o_bound(exact: Exact, dtype: np.dtype[Any]) -> Array:
+def o_bound(exact: Exact, dtype: np.dtype[Any], bf16: bool) -> Array:
     chain = 2 * exact.n  # n + T
     factor = O_CONSTANT + O_PER_LOGIT * exact.magnitude[..., None] + PER_CHAIN_STEP * chain
-    error = U * factor * exact.weighted_v + SMALLEST_NORMAL * exact.sum_v + SUBNORMAL_STEP * chain
+    weights = BF16_ROUNDOFF if bf16 else 0.0
+    error = (U * factor + weights) * exact.weighted_v + SMALLEST_NORMAL * exact.sum_v + SUBNORMAL_STEP * chain
     return error + np.maximum(HALF_ULP[dtype] * (abs(exact.o) + error), SMALLEST_STEP[dtype])
 
 
@@ -77,11 +79,12 @@ def lse_bound(exact: Exact) -> Array:
     return U * (LSE_PER_LOGIT * size + PER_CHAIN_STEP * 2 * exact.n)
 
 
-def check(o: Array, exact: Exact, lse: Array | None = None, note: object = "") -> None:
-    """o, lse: of flashc, [batch, heads, rows, ...]. Raises AssertionError outside the bound."""
+def check(o: Array, exact: Exact, lse: Array | None = None, note: object = "", bf16: bool = False) -> None:
+    """o, lse: of flashc, [batch, heads, rows, ...]. Raises AssertionError outside the bound. bf16: computed in it, from
+    q, k and v that are bfloat16."""
     assert o.shape == exact.o.shape, (o.shape, exact.o.shape, note)
     error = abs(o.astype(np.float64) - exact.o)
-    outside = ~(error <= o_bound(exact, o.dtype))
+    outside = ~(error <= o_bound(exact, o.dtype, bf16))
     where = np.argwhere(outside)[:3].tolist()
     assert not where, f"{outside.sum()} of {o.size} outside the bound, the first at {where}; {note}"
     assert (np.asarray(o)[np.isneginf(exact.lse)] == 0).all(), f"rows without keys must be 0; {note}"

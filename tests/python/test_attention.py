@@ -44,7 +44,8 @@ def test_random_shapes_layouts_and_options(seed: int) -> None:
                               align=offsets, mask=mask, bias=bias, return_lse=True)
     exact = oracle.attention(q, k, v, scale=scale, offsets=offsets if causal else None, mask=mask, bias=bias)
     assert o.dtype == q.dtype
-    oracle.check(to_layout(o, layout), exact, lse, note=(seed, q.shape, k.shape, v.shape))
+    oracle.check(to_layout(o, layout), exact, lse, note=(seed, q.shape, k.shape, v.shape),
+                 bf16=all(x.dtype == DTYPES["bf16"] for x in (q, k, v)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -78,7 +79,7 @@ def test_type_pairs(in_type: str, out_type: str) -> None:
     for name in (out_type, full_name, DTYPES[out_type], DTYPES[out_type].type):
         o = flashc.attention(q, k, v, out_dtype=name)
         assert o.dtype == DTYPES[out_type]
-        oracle.check(o, exact, note=(in_type, out_type))
+        oracle.check(o, exact, note=(in_type, out_type), bf16=in_type == "bf16")
     assert flashc.attention(q, k, v).dtype == DTYPES[in_type]
     out = np.full(o.shape, 7, DTYPES[out_type])
     assert flashc.attention(q, k, v, out=out) is out
@@ -194,8 +195,28 @@ def test_every_kernel_by_name(kernel: str) -> None:
         q, k, v = problem(rng, *types, keys=150, **rows_for(kernel, 70, 4))
         plan = flashc.explain(q, k, v, kernel=kernel, causal=True, align=3)
         assert plan.kernel == kernel
+        if plan.compute == "bf16" and set(types) != {"bf16"}:
+            continue  # the inputs would be rounded first
         o, lse = flashc.attention(q, k, v, kernel=kernel, causal=True, align=3, return_lse=True)
-        oracle.check(o, oracle.attention(q, k, v, offsets=[3] * len(q)), lse, note=(kernel, types))
+        oracle.check(o, oracle.attention(q, k, v, offsets=[3] * len(q)), lse, note=(kernel, types),
+                     bf16=plan.compute == "bf16")
+
+
+def test_compute() -> None:
+    rng = np.random.default_rng(3)
+    q, k, v = problem(rng, "bf16", "bf16", rows=100, keys=70)
+    o = flashc.attention(q, k, v, compute="f32", out_dtype="float32")
+    oracle.check(o, oracle.attention(q, k, v))
+    assert flashc.explain(q, k, v, compute="f32").compute == "f32"
+    native = [kernel for kernel in RUNNABLE if kernel.startswith("bf16")]
+    assert flashc.explain(q, k, v).compute == ("bf16" if native else "f32")
+    for kernel in native:
+        with pytest.raises(ValueError, match=f"^kernel: {kernel} computes in bf16, compute asks for f32$"):
+            flashc.attention(q, k, v, kernel=kernel, compute="f32")
+    with pytest.raises(ValueError, match="^compute: expected 'f32' or 'bf16', found 'f16'$"):
+        flashc.attention(q, k, v, compute="f16")
+    with pytest.raises(TypeError, match="^compute: expected 'f32' or 'bf16', found 16$"):
+        flashc.explain(q, k, v, compute=16)
 
 
 @pytest.mark.parametrize("kernel", RUNNABLE)

@@ -31,6 +31,7 @@ FUNCTIONS = {
     "flashc_attention_fwd": "attention",
     "flashc_attention_workspace_size": "explain",
     "flashc_explain": "explain",
+    "flashc_explain_items": "flashc-run explain --predict",
     "flashc_append_params_init": "append_kv's defaults",
     "flashc_append": "append_kv",
     "flashc_kernel_count": "kernels",
@@ -48,7 +49,7 @@ FUNCTIONS = {
     "flashc_is_softmax": "is_softmax",
 }
 NOT_A_NAME = {"exceptions", "arrays have dtypes", "arrays have strides", "attention(layout=)", "attention's defaults",
-              "append_kv's defaults"}
+              "append_kv's defaults", "flashc-run explain --predict"}
 
 # Every field of flashc_attention_params, and the argument of attention() that fills it.
 FIELDS = {
@@ -64,7 +65,8 @@ FIELDS = {
     "score_mod": "score_mod", "score_mod_user_data": "score_mod",
     "cu_seqlens_q": "cu_seqlens_q", "cu_seqlens_k": "cu_seqlens_k",
     "block_table": "block_table", "block_table_v": "block_table_v",
-    "num_threads": "num_threads", "kernel": "kernel",
+    "num_threads": "num_threads", "kernel": "kernel", "compute": "compute",
+    "k_scale": None, "v_scale": None,  # caches of int8, fp8 and q8_0: in C and flashc-run
     "workspace": "workspace", "workspace_size": "workspace",
     "progress": "progress", "progress_user_data": "progress",
 }

@@ -100,7 +100,9 @@ PyObject *flashc_py_explain(PyObject *module, PyObject *const *args, Py_ssize_t 
     flashc_py_call_release(&c);
     if (built != 0 || status != FLASHC_OK)
         return NULL;
-    return Py_BuildValue("(ssLLLLLLKds)", e.kernel, e.gemm, (long long)e.block_m, (long long)e.block_n,
-                         (long long)e.rows_per_item, (long long)e.piece_n, (long long)e.num_items, (long long)e.num_threads,
+    const char *compute = e.compute == FLASHC_COMPUTE_BF16 ? "bf16" : "f32";
+    return Py_BuildValue("(sssLLLLLLKds)", e.kernel, compute, e.gemm, (long long)e.block_m, (long long)e.block_n,
+                         (long long)e.rows_per_item, (long long)e.piece_n, (long long)e.num_items,
+                         (long long)e.num_threads,
                          (unsigned long long)e.workspace_size, e.flops, e.refused);
 }

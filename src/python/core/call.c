@@ -102,6 +102,23 @@ int flashc_py_call_set_workspace(flashc_py_call *c, PyObject *workspace)
     return 0;
 }
 
+static int set_compute(flashc_py_call *c, PyObject *compute)
+{
+    if (compute == Py_None)
+        return 0;
+    const bool is_text = PyUnicode_Check(compute);
+    if (is_text && PyUnicode_CompareWithASCIIString(compute, "f32") == 0)
+        c->params.compute = FLASHC_COMPUTE_F32;
+    else if (is_text && PyUnicode_CompareWithASCIIString(compute, "bf16") == 0)
+        c->params.compute = FLASHC_COMPUTE_BF16;
+    else {
+        PyErr_Format(is_text ? PyExc_ValueError : PyExc_TypeError, "compute: expected 'f32' or 'bf16', found %R",
+                     compute);
+        return -1;
+    }
+    return 0;
+}
+
 int flashc_py_call_build(flashc_py_call *c, PyObject *const *args, bool plan_only)
 {
     memset(c, 0, sizeof *c);
@@ -139,6 +156,8 @@ int flashc_py_call_build(flashc_py_call *c, PyObject *const *args, bool plan_onl
         }
         p->kernel = kernel;
     }
+    if (set_compute(c, args[COMPUTE]) != 0)
+        return -1;
     return args[FEATURES] == Py_None ? 0 : flashc_py_call_set_features(c, args[FEATURES]);
 }
 

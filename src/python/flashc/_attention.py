@@ -111,6 +111,7 @@ def attention(
     return_lse: bool = False,
     num_threads: int = 0,
     kernel: str | None = None,
+    compute: str | None = None,
     progress: Callable[[int, int], object] | None = None,
     workspace: Any = None,
 ) -> Any:
@@ -172,6 +173,9 @@ def attention(
         0: the OpenMP default, limited by the affinity mask and the container's CPU quota. The result does not depend on it.
     kernel:
         A name from flashc.kernels(); None is the best that fits.
+    compute:
+        What the products are made in: "f32", or "bf16" to allow kernels that round q, k, v and the softmax weights to
+        it. None is "bf16" where q, k and v all are bfloat16, and "f32" otherwise. explain() tells what runs.
     progress:
         progress(done, total) in work items, called now and then on this thread; what it raises cancels the call.
     workspace:
@@ -196,7 +200,7 @@ def attention(
     sequences = _sequences(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
     features = _features(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, seqlens_q,
                          seqlens_k, leftpad_k)
-    _core.attention(q, k, v, o, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel, sequences,
+    _core.attention(q, k, v, o, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel, compute, sequences,
                     features, progress, workspace)
     if out is None:
         o = kind.result(q, o)
@@ -208,6 +212,8 @@ class Explanation(NamedTuple):
 
     kernel: str
     """name, as in flashc.kernels()"""
+    compute: str
+    """type of the products: "f32" or "bf16", see attention()"""
     gemm: str
     """who multiplies the tiles: "built-in", or OpenBLAS with version, core and build"""
     block_m: int
@@ -260,6 +266,7 @@ def explain(
     return_lse: bool = False,
     num_threads: int = 0,
     kernel: str | None = None,
+    compute: str | None = None,
 ) -> Explanation:
     """What attention() would run for these arguments, and why faster kernels were refused. Reads no element and
     makes no array.
@@ -274,7 +281,7 @@ def explain(
     sequences = _sequences(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
     features = _features(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, seqlens_q,
                          seqlens_k, leftpad_k)
-    plan = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel, sequences,
+    plan = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel, compute, sequences,
                          features)
     refused = (line.partition(": ") for line in plan[-1].splitlines())
     return Explanation(*plan[:-1], {name: reason for name, _, reason in refused})

@@ -5,15 +5,15 @@ from typing import Any
 
 def attention(
     q: Any, k: Any, v: Any, o: Any, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
-    align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None,
+    align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
     sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None,
     progress: Callable[[int, int], object] | None, workspace: Any, /,
 ) -> None: ...
 def explain(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
-    align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None,
+    align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
     sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, /,
-) -> tuple[str, str, int, int, int, int, int, int, int, float, str]: ...
+) -> tuple[str, str, str, int, int, int, int, int, int, int, float, str]: ...
 def append(
     k: Any, v: Any, k_cache: Any, v_cache: Any, q: Any, q_out: Any, cos: Any, sin: Any, positions: Any, seqlens: Any,
     cu_seqlens: Any, block_table: Any, block_table_v: Any, rotary_positions: Any, interleaved: bool, bshd: bool, /,

@@ -172,7 +172,7 @@ def _run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torc
         torch.get_num_threads()
         # flashc.attention without its questions of what kind the arrays are.
         _core.attention(query, key, value, out, None, mask, bias, scale, is_causal, align, False, 0,
-                        None, None, None, None, None)
+                        None, None, None, None, None, None)
         return
     # The library has one batch dimension: merge the first two where the strides allow it, else go one by one.
     if mask is not None:

@@ -48,7 +48,9 @@ def attention(query, key, value, attn_mask=None, is_causal=False, scale=None, en
         weights = weights / torch.where(seen, weights.sum(-1, keepdim=True), 1.0)
         size = sizes.masked_fill(hidden, 0.0).amax(-1, keepdim=True)
     result = weights @ value
-    computed = U * (8 + 4 * size + 4 * keys) * (weights @ value.abs())
+    # Products of bfloat16 may be made in it: the weights are rounded then.
+    rounded = 2.0**-8 if dtype == torch.bfloat16 else 0.0
+    computed = (U * (8 + 4 * size + 4 * keys) + rounded) * (weights @ value.abs())
     underflow = 2.0**-126 * value.abs().sum(-2, keepdim=True) + 2.0**-149 * 2 * keys
     rounding = HALF_ULP[dtype] * (result.abs() + computed) + SMALLEST[dtype]
     return result, computed + underflow + rounding
