@@ -10,6 +10,9 @@
 /* The longest call: near enough to those that are predicted, and short enough to wait for. */
 #define LONGEST_CALL_SECONDS 0.02
 
+/* Each of these holds a probe or two; inlined together their frames would be beyond 8 KiB. */
+#define OUT_OF_LINE __attribute__((noinline))
+
 enum {
     HEADS = 8, /* K/V heads of a sample, so that an item's cost is told from a call's */
     TILES = 8, /* keys of the longer samples, in tiles */
@@ -77,7 +80,7 @@ static int64_t keys_of_longest(const calibrator *c, int64_t heads, int64_t rows)
 }
 
 /* Small and long in every direction in which work grows, up to the size of the call to predict. */
-static int take_samples(calibrator *c)
+OUT_OF_LINE static int take_samples(calibrator *c)
 {
     const int64_t block = c->plan->block_m, tile = c->plan->block_n, all_rows = c->params->seqlen_q * c->group;
     const int64_t heads = min(HEADS, c->heads), rows = min(BLOCKS * block, all_rows), row = min(block, all_rows);
@@ -127,7 +130,7 @@ int flashc_calibration_simulate(const flashc_calibration *known, int64_t count, 
 }
 
 /* Small items with all threads: what the simulation lacks, threads took to start. */
-static int measure_start(const calibrator *c, flashc_calibration *out)
+OUT_OF_LINE static int measure_start(const calibrator *c, flashc_calibration *out)
 {
     const flashc_probe_shape s = {HEADS, min(c->plan->block_m, c->params->seqlen_q * c->group),
                                   min(c->plan->block_n, c->params->seqlen_k), 0};
@@ -182,7 +185,7 @@ static flashc_probe_shape shape_of_cold(const calibrator *c)
 }
 
 /* That call with one thread and with all: how a byte delays a thread, and more so under load. */
-static int measure_memory(const calibrator *c, flashc_calibration *out)
+OUT_OF_LINE static int measure_memory(const calibrator *c, flashc_calibration *out)
 {
     const flashc_probe_shape s = shape_of_cold(c);
     const double bytes = (double)s.heads * ((double)s.keys * c->bytes.key + (double)s.rows * c->bytes.row);

@@ -65,7 +65,7 @@ void flashc_predictions_print(const flashc_predictions *predictions, FILE *out)
     fprintf(out, "measured  ");
     for (int c = 0; c < FLASHC_COSTS; c++)
         if (m->costs.seconds[c] > 0.0)
-            fprintf(out, " %s %.3g ns,", flashc_cost_name(c), 1e9 * m->costs.seconds[c]);
+            fprintf(out, " %s %.3g ns,", flashc_cost_name((flashc_cost)c), 1e9 * m->costs.seconds[c]);
     fprintf(out, " team %.3g ns; within %.1f %% of %d timed calls\n", 1e9 * m->team, 100.0 * m->worst, m->samples);
     fprintf(out, "memory     %.1f GB/s with %d thread%s; a byte delays by %.3g ns, more under load (queue %.2f)\n",
             1e-9 * predictions->bandwidth, m->all_threads, m->all_threads == 1 ? "" : "s", 1e9 * m->memory.wait,
@@ -85,7 +85,7 @@ void flashc_predictions_json(const flashc_predictions *predictions, flashc_cli_j
     const flashc_calibration *m = &predictions->measured;
     flashc_cli_json_object(json, "costs");
     for (int c = 0; c < FLASHC_COSTS; c++)
-        flashc_cli_json_double(json, flashc_cost_name(c), m->costs.seconds[c]);
+        flashc_cli_json_double(json, flashc_cost_name((flashc_cost)c), m->costs.seconds[c]);
     flashc_cli_json_double(json, "team", m->team);
     flashc_cli_json_int(json, "samples", m->samples);
     flashc_cli_json_double(json, "worst_relative_error", m->worst);
