@@ -53,15 +53,17 @@ static flashc_tile gather(const flashc_cache_rows *rows, const flashc_tile_rows 
     const flashc_dtype dtype = rows->tensor.dtype;
     const int64_t col_stride = rows->tensor.stride[3], row_bytes = flashc_row_bytes(dtype, n_cols);
     const int64_t size = (int64_t)flashc_dtype_size(dtype), elements = row_bytes / size;
+    const int64_t row_stride = rows->tensor.stride[2] * size;
     char *to = gathered;
-    for (int64_t row = tile->first; row < tile->first + tile->n; row++) {
-        const char *from = flashc_cache_row(rows, tile->sequence, tile->head, row);
-        if (col_stride == 1)
-            memcpy(to, from, (size_t)row_bytes);
-        else
-            for (int64_t i = 0; i < elements; i++)
-                memcpy(to + i * size, from + i * col_stride * size, (size_t)size);
-        to += row_bytes;
+    for (int64_t done = 0, n; done < tile->n; done += n) {
+        n = flashc_cache_run(rows, tile->sequence, tile->first + done, tile->n - done);
+        const char *from = flashc_cache_row(rows, tile->sequence, tile->head, tile->first + done);
+        for (int64_t row = 0; row < n; row++, from += row_stride, to += row_bytes)
+            if (col_stride == 1)
+                memcpy(to, from, (size_t)row_bytes);
+            else
+                for (int64_t i = 0; i < elements; i++)
+                    memcpy(to + i * size, from + i * col_stride * size, (size_t)size);
     }
     return (flashc_tile){.data = gathered, .dtype = dtype, .row_stride = elements, .col_stride = 1};
 }
