@@ -16,7 +16,8 @@ enum {
     OPT_CU_SEQLENS_Q, OPT_CU_SEQLENS_K, OPT_BLOCK_TABLE, OPT_BLOCK_TABLE_V, OPT_SCALE, OPT_SOFTCAP,
     OPT_CAUSAL, OPT_WINDOW,
     OPT_ALIBI, OPT_SINKS, OPT_BLOCK_MASK, OPT_BLOCK_MASK_TILE, OPT_ALIGN,
-    OPT_LAYOUT, OPT_DTYPE, OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_COMPARE, OPT_RTOL, OPT_ATOL,
+    OPT_LAYOUT, OPT_DTYPE, OPT_CACHE_DTYPE, OPT_K_SCALE, OPT_V_SCALE,
+    OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_COMPARE, OPT_RTOL, OPT_ATOL,
     OPT_BATCH, OPT_HEADS,
     OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_PACKED, OPT_PAGE_SIZE, OPT_REPEATS,
     OPT_SEED, OPT_COLD, OPT_NO_LIMITS, OPT_PREDICT, OPT_BANDWIDTH, OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
@@ -65,6 +66,12 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_DTYPE, "dtype", 0, "T",
      "Compute on f32, f16 or bf16: files of other floating types are converted. Only with bf16 is 2-byte raw "
      "data (<V2, |V2, <u2) read, as bf16.", FOR_EACH},
+    {OPT_CACHE_DTYPE, "cache-dtype", 0, "T",
+     "Type of K and V if it is not Q's: f32, f16, bf16, i8, f8_e4m3, f8_e5m2 or q8_0. In files codes of the 8-bit floats "
+     "are u8, and blocks of q8_0 34 bytes of u8 each; i8 is taken as it is.", FOR_EACH},
+    {OPT_K_SCALE, "k-scale", 0, "FILE",
+     "Factors of K's codes: K's shape without the last axis (i8), sizes of 1 repeat (8-bit floats).", FOR_EACH},
+    {OPT_V_SCALE, "v-scale", 0, "FILE", "Factors of V's codes.", FOR_EACH},
     {OPT_OUT_DTYPE, "out-dtype", 0, "T", "Type of O: f32, f16 or bf16 (written as <V2); default Q's type.",
      FOR_EACH},
     {OPT_THREADS, "threads", 0, "N", "Number of threads; default 0: all that this process may use.", FOR_EACH},
@@ -214,6 +221,9 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_ALIGN: return parse_align(value, args);
     case OPT_LAYOUT: return flashc_cli_parse_layout(value, &args->bshd);
     case OPT_DTYPE: return flashc_cli_parse_dtype("--dtype", value, &args->dtype);
+    case OPT_CACHE_DTYPE: return flashc_cli_parse_cache_dtype("--cache-dtype", value, &args->cache_dtype);
+    case OPT_K_SCALE: args->k_scale = value; return 0;
+    case OPT_V_SCALE: args->v_scale = value; return 0;
     case OPT_OUT_DTYPE: return flashc_cli_parse_dtype("--out-dtype", value, &args->out_dtype);
     case OPT_THREADS: return parse_threads(value, &args->num_threads);
     case OPT_KERNEL: args->kernel = value; return 0;

@@ -11,7 +11,7 @@
 
 typedef struct flashc_cli_attention_args {
     /* File names, NULL = not given, "-" = standard input or output. */
-    const char *q, *k, *v, *o, *lse, *mask, *bias;
+    const char *q, *k, *v, *o, *lse, *mask, *bias, *k_scale, *v_scale;
     const char *cu_seqlens_q, *cu_seqlens_k, *seqlens_q, *seqlens_k, *leftpad_k, *block_table, *block_table_v;
     const char *alibi, *sinks, *block_mask;
     int64_t block_mask_tile[2]; /* queries, keys; 0 = not given */
@@ -22,7 +22,7 @@ typedef struct flashc_cli_attention_args {
     flashc_alignment alignment;
     int64_t offset;           /* for FLASHC_ALIGN_EXPLICIT, the same for every batch element */
     int bshd;                 /* --layout bshd */
-    int dtype, out_dtype;     /* a flashc_dtype; 0 = not given */
+    int dtype, cache_dtype, out_dtype; /* a flashc_dtype; 0 = not given */
     int num_threads;          /* 0 = default */
     const char *kernel;       /* NULL = best */
     flashc_compute compute;

@@ -1,5 +1,7 @@
 #include "cli/bench_data.h"
 
+#include "cli/caches.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,25 +26,24 @@ static void next_normals(uint64_t *state, float pair[2])
     pair[1] = radius * sinf(angle);
 }
 
-static void fill(flashc_cli_array *array, uint64_t *state)
+static void fill(flashc_cli_array *array, flashc_cli_array *scales, uint64_t *state)
 {
     enum { BLOCK = 512 };
     float block[BLOCK];
-    const size_t size = flashc_dtype_size(array->dtype);
-    for (int64_t i = 0; i < array->count; i += BLOCK) {
+    const int64_t count = array->count * flashc_cli_dtype_columns(array->dtype);
+    for (int64_t i = 0; i < count; i += BLOCK) {
         for (int j = 0; j < BLOCK; j += 2)
             next_normals(state, block + j);
-        const int64_t n = array->count - i < BLOCK ? array->count - i : BLOCK;
-        flashc_convert((char *)array->data + (size_t)i * size, array->dtype, block, FLASHC_F32, n);
+        flashc_cli_cache_fill(array, scales, block, i, count - i < BLOCK ? count - i : BLOCK);
     }
 }
 
 void flashc_bench_fill(flashc_cli_job *job, uint64_t seed)
 {
     uint64_t state = seed;
-    fill(&job->q, &state);
-    fill(&job->k, &state);
-    fill(&job->v, &state);
+    fill(&job->q, NULL, &state);
+    fill(&job->k, &job->k_scale, &state);
+    fill(&job->v, &job->v_scale, &state);
 }
 
 static size_t bytes_of(const flashc_cli_array *array)
@@ -53,30 +54,41 @@ static size_t bytes_of(const flashc_cli_array *array)
 bool flashc_bench_rotation_open(const flashc_cli_job *job, bool cold, int64_t read_buffer_size,
                                 flashc_bench_rotation *rotation)
 {
-    const size_t k_bytes = bytes_of(&job->k), v_bytes = bytes_of(&job->v);
-    *rotation = (flashc_bench_rotation){.k = job->k.data, .v = job->v.data, .count = 1};
-    if (!cold || k_bytes + v_bytes == 0 || k_bytes + v_bytes >= (size_t)read_buffer_size)
+    const flashc_cli_array *const arrays[FLASHC_BENCH_ROTATING] = {&job->k, &job->v, &job->k_scale, &job->v_scale};
+    size_t bytes = 0, step = 0;
+    *rotation = (flashc_bench_rotation){.count = 1};
+    for (int i = 0; i < FLASHC_BENCH_ROTATING; i++) {
+        rotation->data[i] = arrays[i]->data;
+        bytes += arrays[i]->data ? bytes_of(arrays[i]) : 0;
+    }
+    if (!cold || bytes == 0 || bytes >= (size_t)read_buffer_size)
         return true;
     /* Steps of whole cache lines and one more: copies do not all start at the same place of a page. */
-    rotation->k_step = (k_bytes + 127) / 64 * 64;
-    rotation->v_step = (v_bytes + 127) / 64 * 64;
-    rotation->count = read_buffer_size / (int64_t)(rotation->k_step + rotation->v_step) + 1;
-    rotation->owned = aligned_alloc(64, (size_t)rotation->count * (rotation->k_step + rotation->v_step));
+    for (int i = 0; i < FLASHC_BENCH_ROTATING; i++) {
+        rotation->step[i] = arrays[i]->data ? (bytes_of(arrays[i]) + 127) / 64 * 64 : 0;
+        step += rotation->step[i];
+    }
+    rotation->count = read_buffer_size / (int64_t)step + 1;
+    rotation->owned = aligned_alloc(64, (size_t)rotation->count * step);
     if (rotation->owned == NULL)
         return false;
-    rotation->k = rotation->owned;
-    rotation->v = rotation->k + (size_t)rotation->count * rotation->k_step;
-    for (int64_t i = 0; i < rotation->count; i++) {
-        memcpy(rotation->k + (size_t)i * rotation->k_step, job->k.data, k_bytes);
-        memcpy(rotation->v + (size_t)i * rotation->v_step, job->v.data, v_bytes);
+    char *next = rotation->owned;
+    for (int i = 0; i < FLASHC_BENCH_ROTATING; i++) {
+        if (!arrays[i]->data)
+            continue;
+        rotation->data[i] = next;
+        for (int64_t n = 0; n < rotation->count; n++, next += rotation->step[i])
+            memcpy(next, arrays[i]->data, bytes_of(arrays[i]));
     }
     return true;
 }
 
 void flashc_bench_rotate(flashc_bench_rotation *rotation, flashc_attention_params *params)
 {
-    params->k.data = rotation->k + (size_t)rotation->next * rotation->k_step;
-    params->v.data = rotation->v + (size_t)rotation->next * rotation->v_step;
+    flashc_tensor *const views[FLASHC_BENCH_ROTATING] = {&params->k, &params->v, &params->k_scale, &params->v_scale};
+    for (int i = 0; i < FLASHC_BENCH_ROTATING; i++)
+        if (rotation->data[i])
+            views[i]->data = rotation->data[i] + (size_t)rotation->next * rotation->step[i];
     rotation->next = rotation->next + 1 < rotation->count ? rotation->next + 1 : 0;
 }
 

@@ -10,10 +10,12 @@
 /* Fills Q, K and V of a call made of shapes with standard normal numbers; the same for the same seed. */
 void flashc_bench_fill(flashc_cli_job *job, uint64_t seed);
 
-/* K and V, or copies of them, that calls use in turn. */
+enum { FLASHC_BENCH_ROTATING = 4 };
+
+/* K and V and their scales, or copies of them, that calls use in turn. */
 typedef struct flashc_bench_rotation {
-    char *k, *v; /* what the first call uses; then steps of *_step bytes */
-    size_t k_step, v_step;
+    char *data[FLASHC_BENCH_ROTATING]; /* what the first call uses, NULL for what is not there; then steps of bytes */
+    size_t step[FLASHC_BENCH_ROTATING];
     int64_t count, next;
     void *owned;
 } flashc_bench_rotation;

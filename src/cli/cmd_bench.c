@@ -3,6 +3,7 @@
 #include "cli/bench.h"
 #include "cli/bench_data.h"
 #include "cli/cli.h"
+#include "cli/costs.h"
 #include "cli/job.h"
 #include "cli/proc.h"
 
@@ -59,6 +60,8 @@ static void name_run(const flashc_cli_attention_args *args, const flashc_attenti
              flashc_dtype_name(p->q.dtype), (long long)p->batch, (long long)p->num_heads, (long long)p->num_heads_k,
              (long long)p->seqlen_q, (long long)p->seqlen_k);
     append(run->name, size, "/head_dim:%lld/head_dim_v:%lld", (long long)p->head_dim, (long long)p->head_dim_v);
+    if (p->k.dtype != p->q.dtype)
+        append(run->name, size, "/cache:%s", flashc_dtype_name(p->k.dtype));
     if (p->o.dtype != p->q.dtype)
         append(run->name, size, "/out:%s", flashc_dtype_name(p->o.dtype));
     if (p->causal && p->alignment == FLASHC_ALIGN_EXPLICIT)
@@ -106,9 +109,7 @@ static double visible_kv_bytes(const flashc_attention_params *p)
     double keys = 0;
     for (int64_t b = 0; b < p->batch; b++)
         keys += (double)visible_keys(p, b);
-    const double per_key = (double)p->head_dim * (double)flashc_dtype_size(p->k.dtype) +
-                           (double)p->head_dim_v * (double)flashc_dtype_size(p->v.dtype);
-    return (double)p->num_heads_k * keys * per_key;
+    return (double)p->num_heads_k * keys * flashc_costs_bytes(p).key;
 }
 
 /* Makes n calls. */

@@ -49,11 +49,18 @@ void flashc_costs_fit(int n, const flashc_cost_sample *samples, flashc_costs *ou
     }
 }
 
+/* A row of K or V, with its scale; of q8_0 an element has 32 columns. */
+static double cache_row_bytes(const flashc_tensor *t, const flashc_tensor *scale, int64_t columns)
+{
+    const int64_t elements = columns / (t->dtype == FLASHC_Q8_0 ? 32 : 1);
+    return (double)elements * (double)flashc_dtype_size(t->dtype) + (scale->data && scale->stride[2] ? 4.0 : 0.0);
+}
+
 flashc_cost_bytes flashc_costs_bytes(const flashc_attention_params *p)
 {
     const double dim = (double)p->head_dim, dim_v = (double)p->head_dim_v;
     return (flashc_cost_bytes){
-        .key = dim * (double)flashc_dtype_size(p->k.dtype) + dim_v * (double)flashc_dtype_size(p->v.dtype),
+        .key = cache_row_bytes(&p->k, &p->k_scale, p->head_dim) + cache_row_bytes(&p->v, &p->v_scale, p->head_dim_v),
         .row = dim * (double)flashc_dtype_size(p->q.dtype) + dim_v * (double)flashc_dtype_size(p->o.dtype),
     };
 }

@@ -1,5 +1,6 @@
 #include "cli/job.h"
 
+#include "cli/caches.h"
 #include "cli/cli.h"
 #include "cli/layout.h"
 
@@ -73,6 +74,8 @@ static int set_inputs(flashc_cli_job *job, int bshd)
     p->q = flashc_cli_layout_tensor(q, bshd, sq);
     p->k = flashc_cli_layout_tensor(k, bshd, sk);
     p->v = flashc_cli_layout_tensor(v, bshd, sv);
+    sk[3] *= flashc_cli_dtype_columns(k->dtype);
+    sv[3] *= flashc_cli_dtype_columns(v->dtype);
     const int padded_k = !s->cu_seqlens_k.values && !s->block_table.narrow, own_v = s->block_table_v.narrow != NULL;
     p->batch = s->cu_seqlens_q.values ? s->cu_seqlens_q.shape[0] - 1 : sq[0];
     if ((padded_k && !s->cu_seqlens_q.values && check_same(q, sq[0], k, sk[0], "batch")) ||
@@ -107,9 +110,16 @@ static int read_inputs(const flashc_cli_attention_args *args, int plan_only, fla
         return flashc_cli_usage_error("give either the files -q, -k and -v or shapes, not both");
     for (int i = 0; i < 3; i++)
         if (flashc_cli_array_read(inputs[i].path, plan_only, inputs[i].array) ||
-            flashc_cli_array_to_float(inputs[i].array, args->dtype))
+            (i == 0 ? flashc_cli_array_to_float(inputs[i].array, args->dtype)
+                    : flashc_cli_array_to_cache(inputs[i].array, args->cache_dtype ? args->cache_dtype : args->dtype)))
             return FLASHC_CLI_FAILED;
-    return flashc_cli_sequences_read(args, &job->sequences) || set_inputs(job, args->bshd);
+    if (flashc_cli_sequences_read(args, &job->sequences) || set_inputs(job, args->bshd))
+        return FLASHC_CLI_FAILED;
+    flashc_attention_params *p = &job->params;
+    return (args->k_scale &&
+            flashc_cli_scales_read(args->k_scale, plan_only, &job->k, args->bshd, &job->k_scale, &p->k_scale)) ||
+           (args->v_scale &&
+            flashc_cli_scales_read(args->v_scale, plan_only, &job->v, args->bshd, &job->v_scale, &p->v_scale));
 }
 
 static int64_t or_default(int64_t value, int64_t otherwise)
@@ -120,6 +130,8 @@ static int64_t or_default(int64_t value, int64_t otherwise)
 static int make_inputs(const flashc_cli_attention_args *args, int plan_only, flashc_cli_job *job)
 {
     const flashc_dtype dtype = args->dtype ? (flashc_dtype)args->dtype : FLASHC_F32;
+    const flashc_dtype cache_dtype = args->cache_dtype ? (flashc_dtype)args->cache_dtype : dtype;
+    const int64_t columns = flashc_cli_dtype_columns(cache_dtype);
     const int64_t batch = or_default(args->batch, 1), heads = or_default(args->heads, DEFAULT_HEADS);
     const int64_t heads_k = or_default(args->heads_k, heads);
     const int64_t seqlen_q = or_default(args->seqlen_q, DEFAULT_SEQLEN);
@@ -135,12 +147,14 @@ static int make_inputs(const flashc_cli_attention_args *args, int plan_only, fla
         shape[i][0] = paged ? batch * pages_each : batch;
         shape[i][head] = i == 0 ? heads : heads_k;
         shape[i][rows] = paged ? page_size : i == 0 ? seqlen_q : seqlen_k;
-        shape[i][3] = i == 2 ? head_dim_v : head_dim;
+        shape[i][3] = (i == 2 ? head_dim_v : head_dim) / (i == 0 ? 1 : columns);
         if (args->packed) {
             shape[i][rows] *= batch;
             memmove(shape[i], shape[i] + 1, 3 * sizeof shape[i][0]);
         }
     }
+    if (head_dim % columns != 0 || head_dim_v % columns != 0)
+        return flashc_cli_usage_error("--cache-dtype q8_0 expects multiples of 32 for --head-dim and --head-dim-v");
     if (args->packed && page_size)
         return flashc_cli_usage_error("give --packed or --page-size, not both");
     if (args->cu_seqlens_q || args->cu_seqlens_k || args->block_table || args->block_table_v)
@@ -152,10 +166,12 @@ static int make_inputs(const flashc_cli_attention_args *args, int plan_only, fla
         (page_size && flashc_cli_sequences_page(batch, pages_each, seqlen_k, &job->sequences)))
         return FLASHC_CLI_FAILED;
     if (flashc_cli_array_make("q", dtype, rank, shape[0], plan_only, &job->q) ||
-        flashc_cli_array_make("k", dtype, rank, shape[1], plan_only, &job->k) ||
-        flashc_cli_array_make("v", dtype, rank, shape[2], plan_only, &job->v))
+        flashc_cli_array_make("k", cache_dtype, rank, shape[1], plan_only, &job->k) ||
+        flashc_cli_array_make("v", cache_dtype, rank, shape[2], plan_only, &job->v) || set_inputs(job, args->bshd))
         return FLASHC_CLI_FAILED;
-    return set_inputs(job, args->bshd);
+    flashc_attention_params *p = &job->params;
+    return flashc_cli_scales_make("k_scale", plan_only, &job->k, args->bshd, &job->k_scale, &p->k_scale) ||
+           flashc_cli_scales_make("v_scale", plan_only, &job->v, args->bshd, &job->v_scale, &p->v_scale);
 }
 
 /* NumPy's rule: axes are aligned at the last one; missing ones and those of size 1 repeat. */
@@ -255,7 +271,8 @@ int flashc_cli_job_open(const flashc_cli_attention_args *args, int plan_only, fl
 
 void flashc_cli_job_close(flashc_cli_job *job)
 {
-    flashc_cli_array *const arrays[] = {&job->q, &job->k, &job->v, &job->mask, &job->bias, &job->o, &job->lse};
+    flashc_cli_array *const arrays[] = {&job->q,       &job->k,    &job->v,    &job->k_scale,
+                                        &job->v_scale, &job->mask, &job->bias, &job->o, &job->lse};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         flashc_cli_array_free(arrays[i]);
     flashc_cli_sequences_free(&job->sequences);

@@ -15,7 +15,7 @@
 
 typedef struct flashc_cli_job {
     flashc_attention_params params; /* ready for flashc_attention_fwd() */
-    flashc_cli_array q, k, v, mask, bias; /* mask.data, bias.data NULL: none */
+    flashc_cli_array q, k, v, k_scale, v_scale, mask, bias; /* data NULL: none */
     flashc_cli_array o, lse;        /* packed, in Q's rank and layout; always there */
     flashc_cli_sequences sequences; /* what params' lengths and tables point to */
     flashc_cli_scores scores;       /* what params' slopes, sinks and block mask point to */

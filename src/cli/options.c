@@ -181,15 +181,28 @@ int flashc_cli_parse_double(const char *option, const char *text, double min, do
     return 0;
 }
 
-int flashc_cli_parse_dtype(const char *option, const char *text, int *out)
+static const flashc_dtype dtypes[] = {FLASHC_F32,     FLASHC_F16,     FLASHC_BF16, FLASHC_I8,
+                                      FLASHC_F8_E4M3, FLASHC_F8_E5M2, FLASHC_Q8_0};
+enum { FLOATS = 3, CACHES = 7 };
+
+static int parse_one_of(const char *option, const char *text, int count, const char *expected, int *out)
 {
-    static const flashc_dtype dtypes[] = {FLASHC_F32, FLASHC_F16, FLASHC_BF16};
-    for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++)
+    for (int i = 0; i < count; i++)
         if (strcmp(text, flashc_dtype_name(dtypes[i])) == 0) {
             *out = (int)dtypes[i];
             return 0;
         }
-    return flashc_cli_usage_error("%s expects f32, f16 or bf16, found '%s'", option, text);
+    return flashc_cli_usage_error("%s expects %s, found '%s'", option, expected, text);
+}
+
+int flashc_cli_parse_dtype(const char *option, const char *text, int *out)
+{
+    return parse_one_of(option, text, FLOATS, "f32, f16 or bf16", out);
+}
+
+int flashc_cli_parse_cache_dtype(const char *option, const char *text, int *out)
+{
+    return parse_one_of(option, text, CACHES, "f32, f16, bf16, i8, f8_e4m3, f8_e5m2 or q8_0", out);
 }
 
 int flashc_cli_parse_layout(const char *text, int *bshd)

@@ -51,6 +51,7 @@ int flashc_cli_parse_int(const char *option, const char *text, int64_t min, int6
 int flashc_cli_parse_double(const char *option, const char *text, double min, double max, double *out);
 /* f32, f16 or bf16. */
 int flashc_cli_parse_dtype(const char *option, const char *text, int *out);
+int flashc_cli_parse_cache_dtype(const char *option, const char *text, int *out); /* also the types of caches */
 /* --layout bhsd or bshd. */
 int flashc_cli_parse_layout(const char *text, int *bshd);
 

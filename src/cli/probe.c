@@ -26,7 +26,9 @@ void flashc_probe_close(flashc_probe *p)
 {
     free(p->items);
     flashc_bench_rotation_close(&p->rotation);
-    flashc_cli_job_close(&p->job);
+    if (p->job)
+        flashc_cli_job_close(p->job);
+    free(p->job);
 }
 
 /* The arguments of a call of this shape and otherwise like the one to predict, whose position hides nothing or, with
@@ -40,6 +42,7 @@ static flashc_cli_attention_args args_of(const flashc_probed_call *c, const flas
     args.block_table = args.block_table_v = NULL;
     args.packed = 0;
     args.page_size = c->params->block_table.pages != NULL ? c->params->block_table.page_size : -1;
+    args.k_scale = args.v_scale = NULL;
     args.window[0] = args.window[1] = -1;
     args.batch = 1;
     args.heads = s->heads * group;
@@ -49,6 +52,7 @@ static flashc_cli_attention_args args_of(const flashc_probed_call *c, const flas
     args.head_dim = c->params->head_dim;
     args.head_dim_v = c->params->head_dim_v;
     args.dtype = (int)c->params->q.dtype;
+    args.cache_dtype = (int)c->params->k.dtype;
     args.out_dtype = (int)c->params->o.dtype;
     args.kernel = c->kernel;
     args.causal = s->causal;
@@ -61,29 +65,31 @@ static flashc_cli_attention_args args_of(const flashc_probed_call *c, const flas
 int flashc_probe_plan(flashc_probe *p, int threads)
 {
     flashc_explanation plan = {.struct_size = sizeof plan};
-    p->job.params.num_threads = threads;
+    p->job->params.num_threads = threads;
     free(p->items);
     p->items = NULL;
-    flashc_status status = flashc_explain(&p->job.params, &plan);
+    flashc_status status = flashc_explain(&p->job->params, &plan);
     if (status == FLASHC_OK)
         p->items = calloc((size_t)plan.num_items, sizeof *p->items);
     if (status == FLASHC_OK && p->items == NULL)
         return flashc_cli_error("no memory for %lld work items", (long long)plan.num_items);
     p->count = plan.num_items;
     if (status == FLASHC_OK)
-        status = flashc_explain_items(&p->job.params, 0, p->count, p->items);
+        status = flashc_explain_items(&p->job->params, 0, p->count, p->items);
     return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
 }
 
 int flashc_probe_open(const flashc_probed_call *c, const flashc_probe_shape *s, int cold, flashc_probe *p)
 {
     const flashc_cli_attention_args args = args_of(c, s);
-    *p = (flashc_probe){.count = 0};
-    const int code = flashc_cli_job_open(&args, 0, &p->job);
+    *p = (flashc_probe){.job = calloc(1, sizeof *p->job)};
+    if (!p->job)
+        return flashc_cli_error("no memory for the arrays");
+    const int code = flashc_cli_job_open(&args, 0, p->job);
     if (code != FLASHC_CLI_OK)
         return code;
-    flashc_bench_fill(&p->job, 1);
-    if (!flashc_bench_rotation_open(&p->job, cold, flashc_read_buffer_size(), &p->rotation))
+    flashc_bench_fill(p->job, 1);
+    if (!flashc_bench_rotation_open(p->job, cold, flashc_read_buffer_size(), &p->rotation))
         return flashc_cli_error("no memory for copies of K and V that no cache holds");
     return flashc_probe_plan(p, 1);
 }
@@ -93,8 +99,8 @@ static int time_calls(flashc_probe *p, int64_t calls, double *seconds)
 {
     const double start = flashc_cli_now();
     for (int64_t i = 0; i < calls; i++) {
-        flashc_bench_rotate(&p->rotation, &p->job.params);
-        const flashc_status status = flashc_attention_fwd(&p->job.params);
+        flashc_bench_rotate(&p->rotation, &p->job->params);
+        const flashc_status status = flashc_attention_fwd(&p->job->params);
         if (status != FLASHC_OK)
             return flashc_cli_library_error(status);
     }

@@ -23,7 +23,7 @@ typedef struct flashc_probe_shape {
 } flashc_probe_shape;
 
 typedef struct flashc_probe {
-    flashc_cli_job job;
+    flashc_cli_job *job; /* large for a frame */
     flashc_bench_rotation rotation;
     int64_t count;
     flashc_item_work *items;

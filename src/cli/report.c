@@ -8,12 +8,13 @@ typedef struct named_array {
     const flashc_cli_array *array;
 } named_array;
 
-enum { NUM_ARRAYS = 9 };
+enum { NUM_ARRAYS = 11 };
 
 static void list_arrays(const flashc_cli_job *job, named_array list[NUM_ARRAYS])
 {
     const named_array all[NUM_ARRAYS] = {{"Q", "q", &job->q},          {"K", "k", &job->k},
-                                         {"V", "v", &job->v},          {"mask", "mask", &job->mask},
+                                         {"V", "v", &job->v},          {"K scale", "k_scale", &job->k_scale},
+                                         {"V scale", "v_scale", &job->v_scale}, {"mask", "mask", &job->mask},
                                          {"bias", "bias", &job->bias}, {"alibi", "alibi", &job->scores.alibi},
                                          {"sinks", "sinks", &job->scores.sinks},
                                          {"block mask", "block_mask", &job->scores.block_mask},

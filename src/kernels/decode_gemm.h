@@ -29,20 +29,28 @@ V_INLINE const char *tile_row(flashc_dtype dtype, flashc_kv_tile tile, int64_t r
                     : (const char *)tile.data + row * tile.row_stride * (int64_t)flashc_element_size(dtype);
 }
 
+/* Where a column lies, of Q8_0 the block that has it. Beside a variable address the compiler wants constant indices. */
+V_INLINE const char *at_column(flashc_dtype dtype, const char *row, int64_t column)
+{
+    return row + column / flashc_dtype_columns(dtype) * (int64_t)flashc_element_size(dtype);
+}
+
 /* One chain each for `rows` queries and `keys` keys; sum[r*stride + j] += q[r] . k[j] */
 V_INLINE void dot_registers(int rows, int keys, int stride, flashc_dtype dtype, const char *const k[4], int64_t column,
                             const float *q, int64_t ld, int64_t depth, vec *sum)
 {
-    for (int64_t d = 0; d < depth; d += VL) {
-        vec kd[4];
-        for (int j = 0; j < keys; j++)
-            kd[j] = load_vector(k[j], dtype, column + d);
-        for (int r = 0; r < rows; r++) {
-            const vec qd = v_load(q + r * ld + d);
+    const int vecs = dtype == FLASHC_Q8_0 ? FLASHC_Q8_0_COLUMNS / VL : 1; /* those that share a scale */
+    for (int64_t d = 0; d < depth; d += vecs * VL)
+        for (int i = 0; i < vecs; i++) {
+            vec kd[4];
             for (int j = 0; j < keys; j++)
-                sum[r * stride + j] = v_fma(qd, kd[j], sum[r * stride + j]);
+                kd[j] = load_vector(at_column(dtype, k[j], column + d), dtype, i * VL);
+            for (int r = 0; r < rows; r++) {
+                const vec qd = v_load(q + r * ld + d + i * VL);
+                for (int j = 0; j < keys; j++)
+                    sum[r * stride + j] = v_fma(qd, kd[j], sum[r * stride + j]);
+            }
         }
-    }
 }
 
 /* The step-th `keys` of the keys from first on; those beyond the last are the last again, and not used. */
@@ -131,16 +139,18 @@ V_INLINE void pv_registers(int rows, int vecs, flashc_dtype dtype, flashc_kv_til
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < vecs; j++)
             sum[r][j] = v_set1(0.0f);
+    /* Strips are of whole blocks, or divide one. */
+    const int64_t in_block = vecs * VL % flashc_dtype_columns(dtype) ? column % flashc_dtype_columns(dtype) : 0;
     for (int64_t first = 0; first < n_keys; first += KEYS_PER_PREFETCH) {
         prefetch_step(upcoming, PREFETCH_TO_L1);
         const int64_t end = flashc_min(first + KEYS_PER_PREFETCH, n_keys);
         for (int64_t key = first; key < end; key++) {
-            const char *row = tile_row(dtype, v, key);
+            const char *row = at_column(dtype, tile_row(dtype, v, key), column);
             vec pr[4];
             for (int r = 0; r < rows; r++)
                 pr[r] = v_set1(p[r * ld + key]);
             for (int j = 0; j < vecs; j++) {
-                const vec x = load_vector(row, dtype, column + j * VL);
+                const vec x = load_vector(row, dtype, in_block + j * VL);
                 for (int r = 0; r < rows; r++)
                     sum[r][j] = v_fma(pr[r], x, sum[r][j]);
             }

@@ -227,11 +227,10 @@ static void poison(const char *kernel)
             check_poison(kernel, dtype, how, false);
             check_poison(kernel, dtype, how, true);
         }
-        check_poison(kernel, FLASHC_I8, how, true);
-        check_poison(kernel, FLASHC_F8_E4M3, how, true);
-        check_poison(kernel, FLASHC_F8_E5M2, how, true);
-        check_poison(kernel, FLASHC_Q8_0, how, true);
     }
+    static const flashc_dtype codes[] = {FLASHC_I8, FLASHC_F8_E4M3, FLASHC_F8_E5M2, FLASHC_Q8_0};
+    for (int n = 0; n < 4; n++)
+        check_poison(kernel, codes[n], n % 2 ? BY_LENGTH : BY_MASK, true);
 }
 
 /* Every subset of three key tiles hidden, for all rows alike (pattern < 8) or row i with subset i
