@@ -5,6 +5,8 @@
 #include <stdlib.h>
 
 enum { DEFAULT_MOST_THREADS = 128 };
+/* A team starts in microseconds, unless its threads do not get their CPUs at once. */
+#define DISTURBED_TEAM_SECONDS 2e-4
 
 /* Busy share of the threads' time. */
 static double balance(const flashc_makespan *m)
@@ -70,6 +72,9 @@ void flashc_predictions_print(const flashc_predictions *predictions, FILE *out)
     fprintf(out, "memory     %.1f GB/s with %d thread%s; a byte delays by %.3g ns, more under load (queue %.2f)\n",
             1e-9 * predictions->bandwidth, m->all_threads, m->all_threads == 1 ? "" : "s", 1e9 * m->memory.wait,
             m->memory.queue);
+    if (m->team > DISTURBED_TEAM_SECONDS)
+        fprintf(out, "           disturbed: a second thread took %.2g ms to start, so this machine does other work\n",
+                1e3 * m->team);
     if (m->memory.bandwidth != predictions->bandwidth)
         fprintf(out, "           taken to be %.1f GB/s for all threads together\n", 1e-9 * m->memory.bandwidth);
     for (int i = 0; i < predictions->count; i++) {
@@ -87,6 +92,7 @@ void flashc_predictions_json(const flashc_predictions *predictions, flashc_cli_j
     for (int c = 0; c < FLASHC_COSTS; c++)
         flashc_cli_json_double(json, flashc_cost_name((flashc_cost)c), m->costs.seconds[c]);
     flashc_cli_json_double(json, "team", m->team);
+    flashc_cli_json_bool(json, "disturbed", m->team > DISTURBED_TEAM_SECONDS);
     flashc_cli_json_int(json, "samples", m->samples);
     flashc_cli_json_double(json, "worst_relative_error", m->worst);
     flashc_cli_json_end(json, '}');
