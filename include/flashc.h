@@ -419,6 +419,61 @@ FLASHC_API int flashc_kernel_count(void);
 /* Kernel number index in 0 .. count-1; FLASHC_ERR_ARGUMENT outside. */
 FLASHC_API flashc_status flashc_kernel_get(int index, flashc_kernel *out);
 
+/* Attention whose keys come chunk by chunk: K and V larger than memory, or arriving over time.
+ *
+ *     flashc_attention_state s;
+ *     p.seqlen_k = the most keys there will be;
+ *     flashc_attention_state_init(&s, sizeof s, &p);
+ *     s.row_max = malloc(s.levels * s.rows * sizeof(float));      row_sum the same
+ *     s.acc = malloc(s.levels * s.rows * s.head_dim_v * sizeof(float));
+ *     flashc_attention_state_clear(&s);
+ *     for each chunk: p.k, p.v, p.seqlen_k = its rows; flashc_attention_accumulate(&s, &p);
+ *     flashc_attention_finish(&s, &p);                             now, or after any chunk
+ *
+ * p is that of the one call on all keys. In a chunk row 0 of k and v is the key at position next_key, from which all
+ * positions count; k, v, k_scale, v_scale, mask and bias hold the chunk alone, and seqlens_k says which of its rows are
+ * keys, while block_mask has the tiles of all keys. next_key then moves on by seqlen_k (packed: by the longest
+ * sequence): a batch element that had fewer keys has none at the positions left out.
+ *
+ * The result is that of the one call on the same kernel, bit for bit, where the chunks end at multiples of the keys
+ * of a tile (flashc_explanation.block_n) and piece_n is that of the one call (where seqlens_q differ, of each
+ * sequence): so also for any number of threads. Chunks that end elsewhere cut a tile in two, so that T of the stated
+ * bound counts the chunks too. States that were merged are within that bound with one more u per merge in T.
+ *
+ * A state is plain: its numbers and arrays may be written to a file and read back, by a machine of the same byte order. */
+typedef struct flashc_attention_state {
+    size_t struct_size;    /* set by init */
+    int64_t rows;          /* batch * num_heads * seqlen_q; packed: num_heads * seqlen_q */
+    int64_t row_stride[3]; /* the row of (batch element, head, query); after init {num_heads * seqlen_q, seqlen_q, 1} */
+    int64_t head_dim_v;
+    int64_t piece_n;       /* as flashc_explanation.piece_n of the one call; 0: one partial result */
+    int64_t levels;        /* partial results that the arrays have room for: init says how many so many keys need */
+    int64_t n_nodes;       /* how many of them hold keys; 0 after clear */
+    int64_t next_key;      /* position of the next chunk's first key; 0 after clear, and may then be set, for a state of
+                              keys in the middle */
+    float *row_max, *row_sum; /* [levels, rows], the caller's; NULL after init */
+    float *acc;               /* [levels, rows, head_dim_v], as flashc_softmax_state has it */
+} flashc_attention_state;
+
+/* Fills *state for the one call that params describe; struct_size is sizeof *state. Of tensors only the types are
+ * looked at. */
+FLASHC_API flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t struct_size,
+                                                     const flashc_attention_params *params);
+/* No keys seen. */
+FLASHC_API flashc_status flashc_attention_state_clear(flashc_attention_state *state);
+/* Takes a chunk of seqlen_k keys. o, lse, sinks and workspace are not looked at (scratch is one internal allocation);
+ * alignment BOTTOM_RIGHT and leftpad_k are refused. At most a thread for each block of query rows works. Errors as
+ * flashc_attention_fwd(), and more keys than levels; after FLASHC_ERR_CANCELLED the state can only be cleared. */
+FLASHC_API flashc_status flashc_attention_accumulate(flashc_attention_state *state,
+                                                     const flashc_attention_params *params);
+/* into = the state over the union of both (disjoint) key sets, one partial result; its next_key becomes the larger of
+ * both. from is not changed. */
+FLASHC_API flashc_status flashc_attention_state_merge(flashc_attention_state *into, const flashc_attention_state *from);
+/* Writes o (and lse), with sinks if there are any. What params say of keys is not looked at. The state is not changed:
+ * more chunks may follow. Runs on the calling thread. */
+FLASHC_API flashc_status flashc_attention_finish(const flashc_attention_state *state,
+                                                 const flashc_attention_params *params);
+
 /* What this machine and this build have. */
 typedef struct flashc_system_info {
     size_t struct_size;       /* the caller sets it to sizeof(flashc_system_info) */

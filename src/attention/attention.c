@@ -7,7 +7,6 @@
 #include "cpu.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 flashc_status flashc_attention_fwd(const flashc_attention_params *params)
@@ -34,12 +33,7 @@ flashc_status flashc_attention_fwd(const flashc_attention_params *params)
                                plan.workspace_size, problem.workspace_size);
         return flashc_execute(&problem, &plan, problem.workspace);
     }
-    void *workspace = aligned_alloc(FLASHC_ALIGNMENT, plan.workspace_size);
-    if (!workspace)
-        return flashc_fail(FLASHC_ERR_MEMORY, "workspace: could not allocate %zu bytes", plan.workspace_size);
-    status = flashc_execute(&problem, &plan, workspace);
-    free(workspace);
-    return status;
+    return flashc_execute_plan(&problem, &plan);
 }
 
 /* Resolves params as flashc_attention_fwd() would without a workspace of the caller's. */

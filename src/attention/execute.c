@@ -14,6 +14,7 @@
 #include "cpu.h"
 
 #include <stdatomic.h>
+#include <stdlib.h>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -114,4 +115,16 @@ flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *p
         return flashc_fail(FLASHC_ERR_CANCELLED, "progress: the callback cancelled the call after %lld of %lld items",
                            (long long)atomic_load(&r.done), (long long)plan->num_items);
     return FLASHC_OK;
+}
+
+flashc_status flashc_execute_plan(const flashc_problem *problem, const flashc_plan *plan)
+{
+    if (plan->num_items == 0)
+        return FLASHC_OK;
+    void *workspace = aligned_alloc(FLASHC_ALIGNMENT, plan->workspace_size);
+    if (!workspace)
+        return flashc_fail(FLASHC_ERR_MEMORY, "workspace: could not allocate %zu bytes", plan->workspace_size);
+    flashc_status status = flashc_execute(problem, plan, workspace);
+    free(workspace);
+    return status;
 }

@@ -7,38 +7,21 @@
  */
 #include "attention/item.h"
 
-#include "attention/cache.h"
-#include "attention/careful.h"
 #include "attention/fold.h"
-#include "attention/mask.h"
-#include "attention/span.h"
 #include "attention/stages.h"
-#include "attention/upcoming.h"
+#include "attention/stream.h"
+#include "attention/tiles.h"
 #include "numerics.h"
 
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
-/* The item's scratch and geometry in one place. */
-typedef struct item {
-    const flashc_problem *p;
-    const flashc_plan *plan;
-    const flashc_vector_ops *vector;
-    flashc_span span;
-    int64_t likely_next_row; /* first row of the item that this thread takes next, if it is of this head; or < 0 */
-    bool careful;
-    float *partial; /* the state that this piece is made in */
-    flashc_tile_scratch k_scratch, v_scratch;
-    float *qt, *scores, *v_finite, *correction;
-    uint8_t *hidden;
-} item;
-
-static item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t index, char *slot)
+static flashc_item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t index, char *slot)
 {
     const flashc_scratch_layout *s = &plan->scratch;
     const flashc_span span = flashc_span_of(p, plan, index);
-    return (item){
+    return (flashc_item){
         .p = p,
         .plan = plan,
         .vector = plan->kernel->vector,
@@ -63,31 +46,20 @@ static item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t 
     };
 }
 
-/* All rows of row block i that the kernel may touch. */
-static flashc_softmax_state block_state(const item *it, int64_t i)
-{
-    return flashc_fold_block(it->plan, it->p->head_dim_v, it->partial, i, it->plan->block.block_m);
-}
-
-static float *block_queries(const item *it, int64_t i)
-{
-    return it->qt + i * flashc_plan_tile_floats(it->plan, it->p->head_dim);
-}
-
-static void load_queries(const item *it, int64_t i, const flashc_row_block *block)
+static void load_queries(const flashc_item *it, int64_t i, const flashc_row_block *block)
 {
     const flashc_problem *p = it->p;
     const void *row[FLASHC_MAX_BLOCK_M];
     for (int64_t r = 0; r < block->n_rows; r++)
         row[r] = flashc_row_element(p, block, &p->q, r);
     const flashc_rows rows = {.row = row, .dtype = p->q.dtype, .col_stride = p->q.stride[3]};
-    it->vector->load_rows(block_queries(it, i), it->plan->ld, rows, block->n_rows, p->head_dim,
+    it->vector->load_rows(flashc_tiles_queries(it, i), it->plan->ld, rows, block->n_rows, p->head_dim,
                           it->plan->kernel->gemm->scales_scores ? 1.0f : p->softmax_scale);
 }
 
-static void clear_block(const item *it, int64_t i)
+static void clear_block(const flashc_item *it, int64_t i)
 {
-    const flashc_softmax_state state = block_state(it, i);
+    const flashc_softmax_state state = flashc_tiles_state(it, i);
     for (int64_t r = 0; r < state.rows; r++) {
         state.row_max[r] = -INFINITY;
         state.row_sum[r] = 0.0f;
@@ -95,150 +67,31 @@ static void clear_block(const item *it, int64_t i)
     memset(state.acc, 0, (size_t)flashc_plan_tile_floats(it->plan, state.head_dim_v) * sizeof(float));
 }
 
-/* Floats from a row of v_finite to the next. */
-static int64_t finite_v_ld(const item *it)
+/* it->partial as a node of the problem's state holds it; node < 0: of no keys. */
+static void load_node(const flashc_item *it, const flashc_row_block *blocks, int64_t node)
 {
-    return flashc_round_up(it->p->head_dim_v, it->plan->kernel->gemm->v.col_multiple);
-}
-
-/* One key tile against one row block. */
-static void run_tile(const item *it, int64_t i, const flashc_row_block *block, flashc_kv_tile k, flashc_kv_tile v,
-                     int64_t first_key, int64_t n_keys, bool v_has_non_finite)
-{
-    const flashc_problem *p = it->p;
-    const flashc_vector_ops *vector = it->vector;
-    const flashc_gemm_ops *gemm = it->plan->kernel->gemm;
-    const int64_t ld = it->plan->ld;
-    const int64_t lanes = flashc_round_up(block->n_rows, vector->row_multiple);
-    const flashc_softmax_state state = block_state(it, i);
-
-    if (flashc_mask_hides_tile(p, block, first_key, n_keys))
-        return;
-    gemm->qk(it->scores, k, block_queries(it, i), ld, n_keys, lanes, p->head_dim,
-             gemm->scales_scores ? p->softmax_scale : 1.0f);
-    if (k.scale)
-        vector->scale_keys(it->scores, ld, n_keys, lanes, k.scale);
-    flashc_stages_run(p, block, vector, ld, lanes, first_key, n_keys, it->scores, it->hidden);
-    flashc_mask_hide(p, block, vector, ld, lanes, first_key, n_keys, it->scores);
-    if (v_has_non_finite)
-        flashc_careful_note_hidden(it->scores, flashc_plan_tile_floats(it->plan, n_keys), it->hidden);
-    vector->softmax(it->scores, ld, n_keys, lanes, state.row_max, state.row_sum, it->correction);
-    if (v.scale)
-        vector->scale_keys(it->scores, ld, n_keys, lanes, v.scale);
-    if (p->head_dim_v > 0)
-        gemm->pv(state.acc, v, it->scores, ld, n_keys, lanes, p->head_dim_v, it->correction);
-    if (v_has_non_finite) {
-        const flashc_softmax_state rows =
-            flashc_fold_block(it->plan, p->head_dim_v, it->partial, i, block->n_rows);
-        flashc_careful_add(&rows, &p->v, block->sequence.k_element, it->span.head_k,
-                           block->sequence.first_key + first_key, n_keys, it->v_finite, finite_v_ld(it), it->hidden,
-                           flashc_row_step(vector, ld), flashc_col_step(vector, ld));
+    for (int64_t i = 0; i < it->span.n_blocks; i++) {
+        clear_block(it, i);
+        if (node >= 0) {
+            const flashc_softmax_state state = flashc_tiles_state(it, i);
+            flashc_stream_load(it->p, &blocks[i], node, &state);
+        }
     }
 }
 
-/* Hints for row block i at this key tile, `left` keys from the end; see upcoming.h. */
-static void name_upcoming(const item *it, int64_t i, const flashc_row_block *block, int64_t key, int64_t left,
-                          flashc_kv_tile *k, flashc_kv_tile *v)
-{
-    const flashc_problem *p = it->p;
-    const int64_t block_n = it->plan->block.block_n, m = it->plan->block.block_m;
-    k->upcoming = v->upcoming = (flashc_upcoming){.row = NULL};
-    if (block->keys.end <= key + block_n) {
-        k->upcoming = flashc_upcoming_rows(p, &p->q, p->head_dim, &block->sequence, it->span.head_k,
-                                           it->likely_next_row + i * m, m);
-        v->upcoming = flashc_upcoming_rows(p, &p->o, p->head_dim_v, &block->sequence, it->span.head_k,
-                                           block->first_row, block->n_rows);
-    } else if (left > 0 && it->plan->prefetch_keys && !it->careful) { /* with care, V is a copy of one tile */
-        k->upcoming = flashc_upcoming_keys(*k, block_n, left, p->head_dim, i, it->span.n_blocks);
-        v->upcoming = flashc_upcoming_keys(*v, block_n, left, p->head_dim_v, i, it->span.n_blocks);
-    }
-    const flashc_upcoming bias =
-        flashc_upcoming_bias(p, block, key, flashc_min(block_n, block->keys.end - key));
-    if (bias.n_rows > 0)
-        k->upcoming = bias; /* needed before the next keys, and harder to foresee */
-}
-
-/* A tile of V: of the careful pass with 0 in place of NaN and infinity, see careful.h. Its scales multiply P; but where
- * V is packed P may be of fewer bits, and they multiply the rows on their way. */
-static flashc_kv_tile load_v(const item *it, const flashc_tile_rows *rows, bool *has_non_finite)
-{
-    const flashc_problem *p = it->p;
-    const flashc_kernel_row *kernel = it->plan->kernel;
-    const flashc_operand *operand = &kernel->gemm->v;
-    const float *scale = flashc_cache_load_scales(&p->v, rows, &it->v_scratch);
-    const bool scale_rows = scale && operand->pack;
-    flashc_kv_tile v;
-    *has_non_finite = false;
-    if (it->careful || scale_rows) {
-        const int64_t ld = finite_v_ld(it);
-        flashc_cache_load_f32(&p->v, kernel, rows, p->head_dim_v, it->v_finite, ld);
-        if (it->careful)
-            *has_non_finite = flashc_careful_clear(it->v_finite, rows->n, p->head_dim_v, ld);
-        for (int64_t i = 0; i < rows->n * ld && scale_rows; i++)
-            it->v_finite[i] *= scale[i / ld];
-        const flashc_tile tile = {.data = it->v_finite, .dtype = FLASHC_F32, .row_stride = ld, .col_stride = 1};
-        v = operand->pack ? operand->pack(it->v_scratch.copy, tile, rows->n, p->head_dim_v)
-                          : (flashc_kv_tile){.data = tile.data, .dtype = tile.dtype, .row_stride = ld};
-    } else {
-        v = flashc_cache_load(&p->v, kernel, operand, rows, p->head_dim_v, &it->v_scratch);
-    }
-    v.scale = scale_rows ? NULL : scale;
-    return v;
-}
-
-static bool any_block_reaches(const item *it, const flashc_row_block *blocks, int64_t key, int64_t n_keys)
-{
-    for (int64_t i = 0; i < it->span.n_blocks; i++)
-        if (flashc_mask_reaches(it->p, &blocks[i], key, n_keys))
-            return true;
-    return false;
-}
-
-/* The key tiles begin .. end of an item whose keys go on until run_end. Returns false if told to end. */
-static bool run_keys(const item *it, const flashc_row_block *blocks, int64_t begin, int64_t end, int64_t run_end,
-                     flashc_keep_going_fn keep_going, void *context)
-{
-    const flashc_problem *p = it->p;
-    const flashc_kernel_row *kernel = it->plan->kernel;
-    const int64_t block_n = it->plan->block.block_n;
-    for (int64_t key = begin; key < end; key += block_n) {
-        if (!keep_going(context))
-            return false;
-        const int64_t n_keys = flashc_min(block_n, end - key);
-        if (p->block_mask.data && !any_block_reaches(it, blocks, key, n_keys))
-            continue;
-        const flashc_tile_rows rows = {.sequence = it->span.sequence.k_element,
-                                       .head = it->span.head_k,
-                                       .first = it->span.sequence.first_key + key,
-                                       .n = n_keys,
-                                       .next = flashc_min(n_keys, run_end - key - n_keys)};
-        flashc_kv_tile k =
-            flashc_cache_load(&p->k, kernel, &kernel->gemm->k, &rows, p->head_dim, &it->k_scratch);
-        k.scale = flashc_cache_load_scales(&p->k, &rows, &it->k_scratch);
-        bool v_has_non_finite;
-        flashc_kv_tile v = load_v(it, &rows, &v_has_non_finite);
-        for (int64_t i = 0; i < it->span.n_blocks; i++)
-            if (flashc_mask_reaches(p, &blocks[i], key, n_keys)) {
-                name_upcoming(it, i, &blocks[i], key, run_end - key - block_n, &k, &v);
-                run_tile(it, i, &blocks[i], k, v, key, flashc_min(n_keys, blocks[i].keys.end - key), v_has_non_finite);
-            }
-    }
-    return true;
-}
-
-/* One piece, begin .. end, into it->partial; see careful.h. Returns false if told to end. */
-static bool run_piece(item *it, const flashc_row_block *blocks, int64_t begin, int64_t end, int64_t run_end,
-                      flashc_keep_going_fn keep_going, void *context)
+/* One piece, begin .. end, into it->partial, on top of what a node of the problem's state holds (node < 0: nothing);
+ * see careful.h. Returns false if told to end. */
+static bool run_piece(flashc_item *it, const flashc_row_block *blocks, int64_t node, int64_t begin, int64_t end,
+                      int64_t run_end, flashc_keep_going_fn keep_going, void *context)
 {
     it->careful = false;
     for (;;) {
-        for (int64_t i = 0; i < it->span.n_blocks; i++)
-            clear_block(it, i);
-        if (!run_keys(it, blocks, begin, end, run_end, keep_going, context))
+        load_node(it, blocks, node);
+        if (!flashc_tiles_run(it, blocks, begin, end, run_end, keep_going, context))
             return false;
         bool finite = true;
         for (int64_t i = 0; i < it->span.n_blocks; i++)
-            finite = finite && it->vector->all_finite(block_state(it, i).acc, it->plan->ld,
+            finite = finite && it->vector->all_finite(flashc_tiles_state(it, i).acc, it->plan->ld,
                                                       blocks[i].n_rows, it->p->head_dim_v);
         if (finite || it->careful)
             return true;
@@ -248,7 +101,7 @@ static bool run_piece(item *it, const flashc_row_block *blocks, int64_t begin, i
 
 /* All pieces of the item's run that its rows can see; without any, one of no keys. Returns their union, or NULL if
  * told to end. */
-static float *run_pieces(item *it, const flashc_row_block *blocks, flashc_fold *fold,
+static float *run_pieces(flashc_item *it, const flashc_row_block *blocks, flashc_fold *fold,
                          flashc_keep_going_fn keep_going, void *context)
 {
     const flashc_key_range keys = it->span.keys;
@@ -258,7 +111,7 @@ static float *run_pieces(item *it, const flashc_row_block *blocks, flashc_fold *
         const int64_t left = it->span.piece_keys - begin % it->span.piece_keys; /* of this piece */
         const int64_t end = keys.end - begin > left ? begin + left : keys.end;
         it->partial = flashc_fold_next(fold);
-        if (!run_piece(it, blocks, begin, end, keys.end, keep_going, context))
+        if (!run_piece(it, blocks, -1, begin, end, keys.end, keep_going, context))
             return NULL;
         flashc_fold_add(fold);
         begin = end;
@@ -266,8 +119,43 @@ static float *run_pieces(item *it, const flashc_row_block *blocks, flashc_fold *
     return flashc_fold_finish(fold);
 }
 
+/* All pieces of the problem's chunk, also those that its rows do not see, on top of the state's nodes. An item that
+ * was told to end leaves the state as it was. */
+static void run_chunk(flashc_item *it, const flashc_row_block *blocks, flashc_fold *fold, flashc_keep_going_fn keep_going,
+                      void *context)
+{
+    const flashc_attention_state *state = it->p->state;
+    const int64_t chunk_end = state->next_key + it->p->seqlen_k;
+    flashc_stream_step step;
+    for (fold->open = 0; fold->open < state->n_nodes; fold->open++) {
+        it->partial = flashc_fold_next(fold);
+        load_node(it, blocks, fold->open);
+    }
+    for (int64_t begin = state->next_key; begin < chunk_end; begin = step.end) {
+        step = flashc_stream_next(state, begin, chunk_end, fold->open);
+        fold->open -= step.continues;
+        fold->next_piece = step.index;
+        it->partial = flashc_fold_next(fold);
+        if (!run_piece(it, blocks, step.continues ? fold->open : -1, flashc_max(begin, it->span.keys.begin),
+                       flashc_min(step.end, it->span.keys.end), it->span.keys.end, keep_going, context))
+            return;
+        if (step.completes)
+            flashc_fold_add(fold);
+        else
+            fold->open++;
+    }
+    for (int64_t nodes = fold->open, node = 0; node < nodes; node++) {
+        fold->open = node;
+        it->partial = flashc_fold_next(fold);
+        for (int64_t i = 0; i < it->span.n_blocks; i++) {
+            const flashc_softmax_state rows = flashc_tiles_state(it, i);
+            flashc_stream_store(it->p, &blocks[i], node, &rows);
+        }
+    }
+}
+
 /* Hands in the result of one of several runs. The last to do so gets their union, the others NULL. */
-static float *join_runs(const item *it, const flashc_fold *fold, const float *partial, int64_t index, char *workspace)
+static float *join_runs(const flashc_item *it, const flashc_fold *fold, const float *partial, int64_t index, char *workspace)
 {
     const flashc_plan *plan = it->plan;
     const flashc_span *span = &it->span;
@@ -282,10 +170,10 @@ static float *join_runs(const item *it, const flashc_fold *fold, const float *pa
     return all;
 }
 
-static void store_block(const item *it, int64_t i, const flashc_row_block *block)
+static void store_block(const flashc_item *it, int64_t i, const flashc_row_block *block)
 {
     const flashc_problem *p = it->p;
-    const flashc_softmax_state state = block_state(it, i);
+    const flashc_softmax_state state = flashc_tiles_state(it, i);
     void *row[FLASHC_MAX_BLOCK_M];
     float factor[FLASHC_MAX_BLOCK_M] = {0};
     for (int64_t r = 0; r < block->n_rows; r++) {
@@ -298,7 +186,7 @@ static void store_block(const item *it, int64_t i, const flashc_row_block *block
 }
 
 /* The item's rows that are beyond its sequence, as rows that see nothing. */
-static void store_padding(const item *it)
+static void store_padding(const flashc_item *it)
 {
     const flashc_problem *p = it->p;
     const int64_t m = it->plan->block.block_m, first_row = it->span.first_block * m;
@@ -325,14 +213,14 @@ void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int
                      flashc_keep_going_fn keep_going, void *context)
 {
     char *scratch = workspace + (size_t)slot * plan->scratch.size;
-    item it = open_item(problem, plan, index, scratch);
+    flashc_item it = open_item(problem, plan, index, scratch);
     flashc_row_block blocks[FLASHC_MAX_BLOCKS_PER_ITEM];
     flashc_fold fold = {.plan = plan,
                         .head_dim_v = problem->head_dim_v,
                         .stack = (float *)(void *)(scratch + plan->scratch.partials)};
     if (it.span.run >= it.span.n_runs)
         return;
-    if (it.span.run == 0)
+    if (it.span.run == 0 && !problem->state)
         store_padding(&it);
     if (it.span.n_blocks == 0)
         return;
@@ -340,6 +228,10 @@ void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int
         blocks[i] = flashc_span_block(problem, plan, &it.span, i);
         load_queries(&it, i, &blocks[i]);
         fold.n_rows += blocks[i].n_rows;
+    }
+    if (problem->state) {
+        run_chunk(&it, blocks, &fold, keep_going, context);
+        return;
     }
     it.partial = run_pieces(&it, blocks, &fold, keep_going, context);
     if (it.partial && it.span.n_runs > 1)

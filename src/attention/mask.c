@@ -25,16 +25,16 @@ static flashc_key_range range_of_query_0(const flashc_problem *p, const flashc_s
     return range;
 }
 
-static int64_t clamp_key(int64_t end_of_query_0, int64_t query, int64_t n_keys)
+static int64_t clamp_key(int64_t end_of_query_0, int64_t query, const flashc_sequence *s)
 {
-    return flashc_max(0, flashc_min(add_saturated(end_of_query_0, query), n_keys));
+    return flashc_max(s->begin_key, flashc_min(add_saturated(end_of_query_0, query), s->n_keys));
 }
 
 flashc_key_range flashc_mask_keys_of(const flashc_problem *p, const flashc_sequence *s, int64_t first, int64_t last)
 {
     const flashc_key_range base = range_of_query_0(p, s);
-    return (flashc_key_range){.begin = p->window_left < 0 ? 0 : clamp_key(base.begin, first, s->n_keys),
-                              .end = clamp_key(base.end, last, s->n_keys)};
+    return (flashc_key_range){.begin = p->window_left < 0 ? s->begin_key : clamp_key(base.begin, first, s),
+                              .end = clamp_key(base.end, last, s)};
 }
 
 flashc_key_range flashc_mask_keys(const flashc_problem *p, const flashc_sequence *s, int64_t query)
@@ -42,14 +42,16 @@ flashc_key_range flashc_mask_keys(const flashc_problem *p, const flashc_sequence
     return flashc_mask_keys_of(p, s, query, query);
 }
 
-/* The sum over the queries of one end of their ranges: zeros, a ramp, then a plateau at n_keys. */
+/* The sum over the queries of one end of their ranges, counted from begin_key: zeros, a ramp, then a plateau. */
 static double sum_of_ends(int64_t end_of_query_0, const flashc_sequence *s)
 {
+    const flashc_sequence keys = {.n_keys = s->n_keys - s->begin_key};
+    end_of_query_0 = add_saturated(end_of_query_0, -s->begin_key);
     if (s->n_queries == 0 || end_of_query_0 <= -s->n_queries)
         return 0;
     const int64_t zeros = flashc_max(0, -end_of_query_0);
-    const int64_t first = clamp_key(end_of_query_0, zeros, s->n_keys);
-    const int64_t last = clamp_key(end_of_query_0, s->n_queries - 1, s->n_keys);
+    const int64_t first = clamp_key(end_of_query_0, zeros, &keys);
+    const int64_t last = clamp_key(end_of_query_0, s->n_queries - 1, &keys);
     const int64_t ramp = last - first + 1, plateau = s->n_queries - zeros - ramp;
     return ((double)first + (double)last) * (double)ramp / 2 + (double)plateau * (double)last;
 }

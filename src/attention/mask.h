@@ -44,7 +44,7 @@ static inline char *flashc_row_element(const flashc_problem *p, const flashc_row
                           b->sequence.first_query + flashc_row_query(p, b, row), 0);
 }
 
-/* The keys that a query may see by position, within 0 .. n_keys. Neither end falls from a query to the next. */
+/* The keys that a query may see by position, within begin_key .. n_keys. Neither end falls from a query to the next. */
 flashc_key_range flashc_mask_keys(const flashc_problem *p, const flashc_sequence *s, int64_t query);
 
 /* The keys that any of the queries first .. last sees. */

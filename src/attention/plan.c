@@ -2,6 +2,7 @@
 
 #include "attention/cache.h"
 #include "attention/mask.h"
+#include "attention/stream.h"
 #include "attention/threads.h"
 
 #include <inttypes.h>
@@ -137,6 +138,8 @@ static size_t take(size_t *size, int64_t count, size_t element_size)
 
 int64_t flashc_plan_piece_keys(const flashc_plan *plan, const flashc_problem *p, const flashc_sequence *s)
 {
+    if (p->state)
+        return flashc_stream_piece_keys(p->state);
     const int64_t few = flashc_max(2, flashc_ceil_div(CUT_BELOW_BLOCKS, flashc_max(1, p->num_heads_k)));
     if (flashc_ceil_div(s->n_queries * p->group, plan->block.block_m) >= few)
         return flashc_max(1, s->n_keys);
@@ -202,7 +205,7 @@ static int64_t choose_blocks_per_item(const flashc_plan *plan, const flashc_prob
 static void choose_runs(flashc_plan *plan, const flashc_problem *p, int64_t threads, int64_t *most_runs)
 {
     const int64_t row_items = plan->row_items * p->batch * p->num_heads_k;
-    const int64_t pieces = most_pieces(plan, p);
+    const int64_t pieces = p->state ? 1 : most_pieces(plan, p); /* a state takes its pieces one after the other */
     /* Row items are divided by, not multiplied with the pieces: there may be any number of them. */
     if (flashc_ceil_div(threads, pieces) > row_items)
         threads = pieces * row_items;
@@ -211,7 +214,7 @@ static void choose_runs(flashc_plan *plan, const flashc_problem *p, int64_t thre
     const int64_t wanted = flashc_ceil_div(RUNS_PER_THREAD * (int64_t)plan->num_threads, flashc_max(1, row_items));
     plan->run_pieces = FLASHC_MAX_PIECES; /* all of them, wherever they begin */
     plan->runs = 1;
-    if (plan->num_threads > 1 && wanted > 1) {
+    if (plan->num_threads > 1 && wanted > 1 && !p->state) {
         for (plan->run_pieces = 1; plan->run_pieces * 2 <= pieces / wanted; plan->run_pieces *= 2)
             ;
         /* A window's pieces may begin within a run. */

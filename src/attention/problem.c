@@ -80,7 +80,8 @@ static flashc_tensor_argument rows_argument(const char *name, const flashc_tenso
                                     .types = types};
 }
 
-static flashc_status check_tensors(const flashc_attention_params *p)
+/* first_key: position of the first row of k. */
+static flashc_status check_tensors(const flashc_attention_params *p, bool outputs, int64_t first_key)
 {
     const flashc_block_table *table_v = flashc_cache_table_v(&p->block_table, &p->block_table_v);
     const int64_t elements = p->cu_seqlens_q ? 1 : p->batch;
@@ -96,7 +97,7 @@ static flashc_status check_tensors(const flashc_attention_params *p)
         {"block_mask",
          &p->block_mask,
          {p->batch, p->num_heads, flashc_ceil_div(longest(p->cu_seqlens_q, p->batch, p->seqlen_q), mask_m),
-          flashc_ceil_div(longest(p->cu_seqlens_k, p->batch, p->seqlen_k), mask_n)},
+          flashc_ceil_div(first_key + longest(p->cu_seqlens_k, p->batch, p->seqlen_k), mask_n)},
          FLASHC_INPUT,
          FLASHC_TYPES_BOOL},
         {"lse", &p->lse, {elements, p->num_heads, p->seqlen_q, 1}, FLASHC_OUTPUT, FLASHC_TYPES_F32},
@@ -108,7 +109,7 @@ static flashc_status check_tensors(const flashc_attention_params *p)
         const flashc_tensor *t = a->tensor;
         bool optional = t == &p->mask || t == &p->bias || t == &p->block_mask || t == &p->lse || t == &p->k_scale ||
                         t == &p->v_scale;
-        if (optional && !a->tensor->data)
+        if ((optional && !a->tensor->data) || (a->direction == FLASHC_OUTPUT && !outputs))
             continue;
         flashc_status status = flashc_tensor_check(a);
         if (status != FLASHC_OK)
@@ -133,7 +134,9 @@ void flashc_attention_params_init(flashc_attention_params *params, size_t struct
     flashc_params_fill(params, struct_size, &defaults, sizeof defaults);
 }
 
-flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attention_params *params)
+/* state: NULL, or what a chunk goes to. */
+static flashc_status init(flashc_problem *problem, const flashc_attention_params *params,
+                          const flashc_attention_state *state)
 {
     flashc_attention_params p;
     flashc_attention_params_init(&p, sizeof p);
@@ -146,7 +149,7 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
     if (status == FLASHC_OK)
         status = check_options(&p);
     if (status == FLASHC_OK)
-        status = check_tensors(&p);
+        status = check_tensors(&p, !state, state ? state->next_key : 0);
     if (status == FLASHC_OK)
         status = flashc_scales_check_given(&p);
     if (status != FLASHC_OK)
@@ -165,8 +168,8 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         .v = {.tensor = p.v,
               .table = *flashc_cache_table_v(&p.block_table, &p.block_table_v),
               .scale = p.v_scale},
-        .o = p.o,
-        .lse = p.lse,
+        .o = state ? (flashc_tensor){.dtype = FLASHC_F32} : p.o,
+        .lse = state ? (flashc_tensor){.dtype = FLASHC_F32} : p.lse,
         .mask = p.mask,
         .block_mask = p.block_mask,
         .block_mask_m = p.block_mask.data ? p.block_mask_m : 0,
@@ -197,6 +200,7 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         .workspace_size = p.workspace_size,
         .progress = p.progress,
         .progress_user_data = p.progress_user_data,
+        .state = state,
     };
     if (p.k.dtype == FLASHC_Q8_0) /* of one block it may be anything */
         problem->k.tensor.stride[3] = 1;
@@ -208,4 +212,15 @@ flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attentio
         problem->o = (flashc_tensor){.dtype = p.o.dtype};
     }
     return FLASHC_OK;
+}
+
+flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attention_params *params)
+{
+    return init(problem, params, NULL);
+}
+
+flashc_status flashc_problem_init_chunk(flashc_problem *problem, const flashc_attention_params *params,
+                                        const flashc_attention_state *state)
+{
+    return init(problem, params, state);
 }

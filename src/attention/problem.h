@@ -32,10 +32,15 @@ typedef struct flashc_problem {
     size_t workspace_size;
     flashc_progress_fn progress;
     void *progress_user_data;
+    const flashc_attention_state *state; /* NULL, or what the result goes to instead of o and lse, see stream.h */
 } flashc_problem;
 
 /* Checks params (argument by argument, see flashc.h) and resolves them. */
 flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attention_params *params);
+
+/* The same for a chunk of keys that goes to a valid state; o and lse are not looked at. */
+flashc_status flashc_problem_init_chunk(flashc_problem *problem, const flashc_attention_params *params,
+                                        const flashc_attention_state *state);
 
 /* What one batch element, or packed sequence, is: how many queries and keys it has, and where they lie. */
 typedef struct flashc_sequence {
@@ -43,6 +48,7 @@ typedef struct flashc_sequence {
     int64_t q_element, first_query; /* of q, o, lse, mask and bias: element of the batch axis; row that query 0 is */
     int64_t k_element, first_key;   /* of k and v the same (the element is the block table's if there is one);
                                        first_key is a column of mask and bias too */
+    int64_t begin_key; /* keys before it are not in this call: 0, but for chunks */
     int64_t offset;    /* position of query 0, where key j is at j */
 } flashc_sequence;
 

@@ -140,6 +140,11 @@ flashc_sequence flashc_problem_sequence(const flashc_problem *p, int64_t batch)
         s.n_keys -= p->leftpad_k[batch];
         s.first_key += p->leftpad_k[batch];
     }
+    if (p->state) { /* row 0 of a chunk is a later key */
+        s.begin_key = p->state->next_key;
+        s.n_keys += s.begin_key;
+        s.first_key -= s.begin_key;
+    }
     switch (p->alignment) {
     case FLASHC_ALIGN_UNSET:
     case FLASHC_ALIGN_TOP_LEFT: break;

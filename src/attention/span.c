@@ -20,7 +20,7 @@ static void cut_keys(const flashc_problem *p, const flashc_plan *plan, flashc_sp
     if (span->run >= span->n_runs)
         return;
     const int64_t begin = flashc_max(first_piece * span->piece_keys, seen.begin);
-    span->keys.begin = begin - begin % plan->block.block_n;
+    span->keys.begin = flashc_max(begin - begin % plan->block.block_n, span->sequence.begin_key);
     const bool to_the_end = pieces.end - first_piece <= plan->run_pieces;
     span->keys.end = to_the_end ? seen.end : (first_piece + plan->run_pieces) * span->piece_keys;
 }

@@ -48,12 +48,12 @@ static void *allocate(int64_t count, size_t size)
     return aligned_alloc(64, bytes);
 }
 
-/* Address space without memory: touching it is a segmentation fault. */
+/* An address without memory: touching it is a segmentation fault. */
 static int reserve(flashc_cli_array *array, size_t item_size)
 {
     if ((uint64_t)array->count > (PTRDIFF_MAX - 64) / item_size)
         return no_memory(array->name, array->count, item_size);
-    const size_t bytes = (size_t)array->count * item_size + 64;
+    const size_t bytes = 64; /* of its own; the rest is never looked at either */
     void *data = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (data == MAP_FAILED)
         return no_memory(array->name, array->count, item_size);
@@ -158,6 +158,15 @@ int flashc_cli_array_make(const char *name, flashc_dtype dtype, int rank, const 
         return no_memory(name, array->count, size);
     memset(array->data, 0, (size_t)array->count * size);
     return FLASHC_CLI_OK;
+}
+
+int flashc_cli_array_make_raw(const char *name, flashc_npy_type type, int rank, const int64_t *shape,
+                              flashc_cli_array *array)
+{
+    *array = (flashc_cli_array){.name = name, .file_type = type};
+    set_shape(array, rank, shape, 0);
+    array->owned = array->data = allocate(array->count, flashc_npy_type_size(type));
+    return array->data ? FLASHC_CLI_OK : no_memory(name, array->count, flashc_npy_type_size(type));
 }
 
 static void free_file(flashc_cli_array *array)

@@ -22,16 +22,20 @@ typedef struct flashc_cli_array {
     void *data;               /* NULL if the array was never read */
     flashc_npy *file;         /* owns data unless one of these does: */
     void *owned;              /* a converted copy */
-    size_t reserved;          /* > 0: data is that much address space without memory behind it */
+    size_t reserved;          /* > 0: data is an address without memory behind it */
 } flashc_cli_array;
 
 /* Reads a file ("-": standard input). plan_only: if it is a regular file, reads the header only, and data points
- * to reserved address space, which nobody may touch: enough for flashc_explain(). */
+ * to an address that nobody may touch: enough for flashc_explain(). */
 int flashc_cli_array_read(const char *path, int plan_only, flashc_cli_array *array);
 
 /* An array without a file, in C order; reserved as above or filled with zero bytes. */
 int flashc_cli_array_make(const char *name, flashc_dtype dtype, int rank, const int64_t *shape, int plan_only,
                           flashc_cli_array *array);
+
+/* The same of a file's type, for elements that are read later. */
+int flashc_cli_array_make_raw(const char *name, flashc_npy_type type, int rank, const int64_t *shape,
+                              flashc_cli_array *array);
 
 /* Converts to dtype (a flashc_dtype; 0: keep f32 and f16, refuse the rest). f64 and, for bf16, two-byte raw
  * data are taken only where dtype asks for a conversion. */

@@ -17,7 +17,7 @@ enum {
     OPT_CAUSAL, OPT_WINDOW,
     OPT_ALIBI, OPT_SINKS, OPT_BLOCK_MASK, OPT_BLOCK_MASK_TILE, OPT_ALIGN,
     OPT_LAYOUT, OPT_DTYPE, OPT_CACHE_DTYPE, OPT_K_SCALE, OPT_V_SCALE,
-    OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_COMPARE, OPT_RTOL, OPT_ATOL,
+    OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_STREAM_KV, OPT_COMPARE, OPT_RTOL, OPT_ATOL,
     OPT_BATCH, OPT_HEADS,
     OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_PACKED, OPT_PAGE_SIZE, OPT_REPEATS,
     OPT_SEED, OPT_COLD, OPT_NO_LIMITS, OPT_PREDICT, OPT_BANDWIDTH, OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
@@ -81,6 +81,9 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_COMPUTE, "compute", 0, "T",
      "Type of the products: f32, or bf16 to allow kernels that round to it; default f32, and bf16 where Q, K and V all "
      "are bf16.", FOR_EACH},
+    {OPT_STREAM_KV, "stream-kv", 0, "ROWS",
+     "Read K and V so many rows at a time, each into the result before the next: for files larger than memory.",
+     FLASHC_CLI_FOR_ATTENTION},
     {OPT_COMPARE, "compare", 0, "REF", "Compare O with this file, after any output was written; a mismatch exits 1.",
      FOR_EACH},
     {OPT_RTOL, "rtol", 0, "X", "Relative tolerance of --compare, times |REF|.", FOR_EACH},
@@ -228,6 +231,7 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_THREADS: return parse_threads(value, &args->num_threads);
     case OPT_KERNEL: args->kernel = value; return 0;
     case OPT_COMPUTE: return parse_compute(value, &args->compute);
+    case OPT_STREAM_KV: return flashc_cli_parse_int("--stream-kv", value, 1, INT64_MAX / 4, &args->stream_kv);
     case OPT_COMPARE: args->compare = value; return 0;
     case OPT_RTOL: return flashc_cli_parse_double("--rtol", value, 0, DBL_MAX, &args->rtol);
     case OPT_ATOL: return flashc_cli_parse_double("--atol", value, 0, DBL_MAX, &args->atol);

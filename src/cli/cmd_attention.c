@@ -3,6 +3,7 @@
 #include "cli/job.h"
 #include "cli/output.h"
 #include "cli/progress.h"
+#include "cli/stream.h"
 
 enum { NUM_OUTPUTS = 2 };
 
@@ -19,6 +20,8 @@ static int check_args(const flashc_cli_attention_args *args, const flashc_cli_ou
 {
     if (!args->q || !args->k || !args->v)
         return flashc_cli_usage_error("%s FILE is missing", !args->q ? "-q" : !args->k ? "-k" : "-v");
+    if (args->stream_kv && flashc_cli_stream_check(args))
+        return FLASHC_CLI_USAGE;
     if (args->dry_run)
         return FLASHC_CLI_OK;
     if (!args->o && !args->lse && !args->compare)
@@ -69,10 +72,14 @@ static int compute(attention_run *run)
         return flashc_cli_library_error(status);
     flashc_cli_progress_begin(&progress, run->args.quiet, &run->job.params);
     const double start = flashc_cli_now();
-    status = flashc_attention_fwd(&run->job.params);
+    int exit_code = FLASHC_CLI_OK;
+    if (run->args.stream_kv)
+        exit_code = flashc_cli_stream_run(&run->args, &run->job, &progress);
+    else if ((status = flashc_attention_fwd(&run->job.params)) != FLASHC_OK)
+        exit_code = flashc_cli_library_error(status);
     run->seconds = flashc_cli_now() - start;
     flashc_cli_progress_end(&progress);
-    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+    return exit_code;
 }
 
 static int run_attention(attention_run *run, const flashc_cli_output *outputs)

@@ -109,7 +109,7 @@ static int read_inputs(const flashc_cli_attention_args *args, int plan_only, fla
         args->head_dim >= 0 || args->head_dim_v >= 0 || args->packed || args->page_size > 0)
         return flashc_cli_usage_error("give either the files -q, -k and -v or shapes, not both");
     for (int i = 0; i < 3; i++)
-        if (flashc_cli_array_read(inputs[i].path, plan_only, inputs[i].array) ||
+        if (flashc_cli_array_read(inputs[i].path, plan_only || (i > 0 && args->stream_kv), inputs[i].array) ||
             (i == 0 ? flashc_cli_array_to_float(inputs[i].array, args->dtype)
                     : flashc_cli_array_to_cache(inputs[i].array, args->cache_dtype ? args->cache_dtype : args->dtype)))
             return FLASHC_CLI_FAILED;

@@ -23,7 +23,7 @@ static int draw(void *user_data, int64_t done, int64_t total)
     if (now - progress->start < FIRST_AFTER || now - progress->last_drawn < REDRAW_AFTER || total < 1)
         return 0;
     char bar[BAR_WIDTH + 1];
-    const double share = (double)done / (double)total;
+    const double share = ((double)progress->part + (double)done / (double)total) / (double)progress->parts;
     for (int i = 0; i < BAR_WIDTH; i++)
         bar[i] = i < (int)(share * BAR_WIDTH) ? '#' : '.';
     bar[BAR_WIDTH] = '\0';
@@ -36,7 +36,7 @@ static int draw(void *user_data, int64_t done, int64_t total)
 
 void flashc_cli_progress_begin(flashc_cli_progress *progress, int quiet, flashc_attention_params *params)
 {
-    *progress = (flashc_cli_progress){.start = flashc_cli_now()};
+    *progress = (flashc_cli_progress){.start = flashc_cli_now(), .parts = 1};
     if (quiet || !isatty(STDERR_FILENO))
         return;
     params->progress = draw;

@@ -7,6 +7,7 @@
 typedef struct flashc_cli_progress {
     double start, last_drawn;
     int drawn;
+    int64_t part, parts; /* of several calls alike: which one runs, and how many there are; 0, 1 after begin */
 } flashc_cli_progress;
 
 /* Seconds of a clock that never jumps. */

@@ -39,6 +39,11 @@ typedef struct flashc_npy_source {
     uint64_t size; /* or FLASHC_NPY_SIZE_UNKNOWN */
 } flashc_npy_source;
 
+/* bytes: FLASHC_NPY_MAX_PREAMBLE + FLASHC_NPY_MAX_HEADER to work in. */
+bool flashc_npy_read_header(flashc_npy_source *source, const char *name, char *bytes, flashc_npy_header *header,
+                            char *message, size_t message_size);
+void flashc_npy_swap_bytes(void *data, int64_t count, size_t item_size);
+
 bool flashc_npy_read_source(flashc_npy_source *source, const char *name, flashc_npy *out, char *message,
                             size_t message_size);
 

@@ -77,6 +77,21 @@ bool flashc_npy_read_memory(const void *bytes, size_t n_bytes, const char *name,
 /* Frees the data and zeroes *npy; harmless on a zeroed one. */
 void flashc_npy_free(flashc_npy *npy);
 
+/* A regular file whose elements are read a few at a time. */
+typedef struct flashc_npy_pieces {
+    int fd;
+    const char *path; /* the caller's; NULL: not open */
+    flashc_npy_header header;
+} flashc_npy_pieces;
+
+/* Reads the header. *out is closed after a failure. */
+bool flashc_npy_pieces_open(const char *path, flashc_npy_pieces *out, char *message, size_t message_size);
+/* Elements first .. first + count - 1, in the file's order, in the machine's byte order. They must be there. */
+bool flashc_npy_pieces_read(const flashc_npy_pieces *pieces, int64_t first, int64_t count, void *data, char *message,
+                            size_t message_size);
+/* Harmless on a closed one. */
+void flashc_npy_pieces_close(flashc_npy_pieces *pieces);
+
 /* Writes one array: C order, little-endian, version 1.0, data at a multiple of 64. The same as a batch of one. */
 bool flashc_npy_write(const char *path, flashc_npy_type type, int rank, const int64_t *shape, const void *data,
                       char *message, size_t message_size);

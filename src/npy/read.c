@@ -76,7 +76,7 @@ static void *read_data(flashc_npy_source *source, size_t size, const char *name,
     return NULL;
 }
 
-static void swap_bytes(void *data, int64_t count, size_t item_size)
+void flashc_npy_swap_bytes(void *data, int64_t count, size_t item_size)
 {
     if (item_size == 2) {
         uint16_t *x = data;
@@ -105,9 +105,8 @@ static void set_strides(flashc_npy *npy)
     }
 }
 
-/* bytes holds FLASHC_NPY_MAX_PREAMBLE + FLASHC_NPY_MAX_HEADER. */
-static bool read_header(flashc_npy_source *source, const char *name, char *bytes, flashc_npy_header *header,
-                        char *message, size_t message_size)
+bool flashc_npy_read_header(flashc_npy_source *source, const char *name, char *bytes, flashc_npy_header *header,
+                            char *message, size_t message_size)
 {
     char reason[FLASHC_NPY_MESSAGE_SIZE];
     size_t have = 0;
@@ -138,7 +137,7 @@ bool flashc_npy_read_source(flashc_npy_source *source, const char *name, flashc_
     char *bytes = malloc(FLASHC_NPY_MAX_PREAMBLE + FLASHC_NPY_MAX_HEADER);
     if (bytes == NULL)
         return flashc_npy_fail(message, message_size, "%s: no memory for its header", name);
-    bool ok = read_header(source, name, bytes, &npy.header, message, message_size);
+    bool ok = flashc_npy_read_header(source, name, bytes, &npy.header, message, message_size);
     free(bytes);
     if (!ok)
         return false;
@@ -148,7 +147,7 @@ bool flashc_npy_read_source(flashc_npy_source *source, const char *name, flashc_
     if (npy.data == NULL)
         return false;
     if (header->big_endian != (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__))
-        swap_bytes(npy.data, header->count, header->item_size);
+        flashc_npy_swap_bytes(npy.data, header->count, header->item_size);
     set_strides(&npy);
     *out = npy;
     return true;

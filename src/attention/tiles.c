@@ -1,0 +1,135 @@
+#include "attention/tiles.h"
+
+#include "attention/careful.h"
+#include "attention/stages.h"
+#include "attention/upcoming.h"
+
+/* Floats from a row of v_finite to the next. */
+static int64_t finite_v_ld(const flashc_item *it)
+{
+    return flashc_round_up(it->p->head_dim_v, it->plan->kernel->gemm->v.col_multiple);
+}
+
+/* One key tile against one row block. */
+static void run_tile(const flashc_item *it, int64_t i, const flashc_row_block *block, flashc_kv_tile k, flashc_kv_tile v,
+                     int64_t first_key, int64_t n_keys, bool v_has_non_finite)
+{
+    const flashc_problem *p = it->p;
+    const flashc_vector_ops *vector = it->vector;
+    const flashc_gemm_ops *gemm = it->plan->kernel->gemm;
+    const int64_t ld = it->plan->ld;
+    const int64_t lanes = flashc_round_up(block->n_rows, vector->row_multiple);
+    const flashc_softmax_state state = flashc_tiles_state(it, i);
+
+    if (flashc_mask_hides_tile(p, block, first_key, n_keys))
+        return;
+    gemm->qk(it->scores, k, flashc_tiles_queries(it, i), ld, n_keys, lanes, p->head_dim,
+             gemm->scales_scores ? p->softmax_scale : 1.0f);
+    if (k.scale)
+        vector->scale_keys(it->scores, ld, n_keys, lanes, k.scale);
+    flashc_stages_run(p, block, vector, ld, lanes, first_key, n_keys, it->scores, it->hidden);
+    flashc_mask_hide(p, block, vector, ld, lanes, first_key, n_keys, it->scores);
+    if (v_has_non_finite)
+        flashc_careful_note_hidden(it->scores, flashc_plan_tile_floats(it->plan, n_keys), it->hidden);
+    vector->softmax(it->scores, ld, n_keys, lanes, state.row_max, state.row_sum, it->correction);
+    if (v.scale)
+        vector->scale_keys(it->scores, ld, n_keys, lanes, v.scale);
+    if (p->head_dim_v > 0)
+        gemm->pv(state.acc, v, it->scores, ld, n_keys, lanes, p->head_dim_v, it->correction);
+    if (v_has_non_finite) {
+        const flashc_softmax_state rows =
+            flashc_fold_block(it->plan, p->head_dim_v, it->partial, i, block->n_rows);
+        flashc_careful_add(&rows, &p->v, block->sequence.k_element, it->span.head_k,
+                           block->sequence.first_key + first_key, n_keys, it->v_finite, finite_v_ld(it), it->hidden,
+                           flashc_row_step(vector, ld), flashc_col_step(vector, ld));
+    }
+}
+
+/* Hints for row block i at this key tile, `left` keys from the end; see upcoming.h. */
+static void name_upcoming(const flashc_item *it, int64_t i, const flashc_row_block *block, int64_t key, int64_t left,
+                          flashc_kv_tile *k, flashc_kv_tile *v)
+{
+    const flashc_problem *p = it->p;
+    const int64_t block_n = it->plan->block.block_n, m = it->plan->block.block_m;
+    k->upcoming = v->upcoming = (flashc_upcoming){.row = NULL};
+    if (block->keys.end <= key + block_n) {
+        k->upcoming = flashc_upcoming_rows(p, &p->q, p->head_dim, &block->sequence, it->span.head_k,
+                                           it->likely_next_row + i * m, m);
+        v->upcoming = flashc_upcoming_rows(p, &p->o, p->head_dim_v, &block->sequence, it->span.head_k,
+                                           block->first_row, block->n_rows);
+    } else if (left > 0 && it->plan->prefetch_keys && !it->careful) { /* with care, V is a copy of one tile */
+        k->upcoming = flashc_upcoming_keys(*k, block_n, left, p->head_dim, i, it->span.n_blocks);
+        v->upcoming = flashc_upcoming_keys(*v, block_n, left, p->head_dim_v, i, it->span.n_blocks);
+    }
+    const flashc_upcoming bias =
+        flashc_upcoming_bias(p, block, key, flashc_min(block_n, block->keys.end - key));
+    if (bias.n_rows > 0)
+        k->upcoming = bias; /* needed before the next keys, and harder to foresee */
+}
+
+/* A tile of V: of the careful pass with 0 in place of NaN and infinity, see careful.h. Its scales multiply P; but where
+ * V is packed P may be of fewer bits, and they multiply the rows on their way. */
+static flashc_kv_tile load_v(const flashc_item *it, const flashc_tile_rows *rows, bool *has_non_finite)
+{
+    const flashc_problem *p = it->p;
+    const flashc_kernel_row *kernel = it->plan->kernel;
+    const flashc_operand *operand = &kernel->gemm->v;
+    const float *scale = flashc_cache_load_scales(&p->v, rows, &it->v_scratch);
+    const bool scale_rows = scale && operand->pack;
+    flashc_kv_tile v;
+    *has_non_finite = false;
+    if (it->careful || scale_rows) {
+        const int64_t ld = finite_v_ld(it);
+        flashc_cache_load_f32(&p->v, kernel, rows, p->head_dim_v, it->v_finite, ld);
+        if (it->careful)
+            *has_non_finite = flashc_careful_clear(it->v_finite, rows->n, p->head_dim_v, ld);
+        for (int64_t i = 0; i < rows->n * ld && scale_rows; i++)
+            it->v_finite[i] *= scale[i / ld];
+        const flashc_tile tile = {.data = it->v_finite, .dtype = FLASHC_F32, .row_stride = ld, .col_stride = 1};
+        v = operand->pack ? operand->pack(it->v_scratch.copy, tile, rows->n, p->head_dim_v)
+                          : (flashc_kv_tile){.data = tile.data, .dtype = tile.dtype, .row_stride = ld};
+    } else {
+        v = flashc_cache_load(&p->v, kernel, operand, rows, p->head_dim_v, &it->v_scratch);
+    }
+    v.scale = scale_rows ? NULL : scale;
+    return v;
+}
+
+static bool any_block_reaches(const flashc_item *it, const flashc_row_block *blocks, int64_t key, int64_t n_keys)
+{
+    for (int64_t i = 0; i < it->span.n_blocks; i++)
+        if (flashc_mask_reaches(it->p, &blocks[i], key, n_keys))
+            return true;
+    return false;
+}
+
+bool flashc_tiles_run(const flashc_item *it, const flashc_row_block *blocks, int64_t begin, int64_t end,
+                      int64_t run_end, flashc_keep_going_fn keep_going, void *context)
+{
+    const flashc_problem *p = it->p;
+    const flashc_kernel_row *kernel = it->plan->kernel;
+    const int64_t block_n = it->plan->block.block_n;
+    for (int64_t key = begin; key < end; key += block_n) {
+        if (!keep_going(context))
+            return false;
+        const int64_t n_keys = flashc_min(block_n, end - key);
+        if (p->block_mask.data && !any_block_reaches(it, blocks, key, n_keys))
+            continue;
+        const flashc_tile_rows rows = {.sequence = it->span.sequence.k_element,
+                                       .head = it->span.head_k,
+                                       .first = it->span.sequence.first_key + key,
+                                       .n = n_keys,
+                                       .next = flashc_min(n_keys, run_end - key - n_keys)};
+        flashc_kv_tile k =
+            flashc_cache_load(&p->k, kernel, &kernel->gemm->k, &rows, p->head_dim, &it->k_scratch);
+        k.scale = flashc_cache_load_scales(&p->k, &rows, &it->k_scratch);
+        bool v_has_non_finite;
+        flashc_kv_tile v = load_v(it, &rows, &v_has_non_finite);
+        for (int64_t i = 0; i < it->span.n_blocks; i++)
+            if (flashc_mask_reaches(p, &blocks[i], key, n_keys)) {
+                name_upcoming(it, i, &blocks[i], key, run_end - key - block_n, &k, &v);
+                run_tile(it, i, &blocks[i], k, v, key, flashc_min(n_keys, blocks[i].keys.end - key), v_has_non_finite);
+            }
+    }
+    return true;
+}

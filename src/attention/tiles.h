@@ -1,0 +1,40 @@
+/* An item's key tiles, one after the other, each against all row blocks that see it. */
+#ifndef FLASHC_TILES_H
+#define FLASHC_TILES_H
+
+#include "attention/cache.h"
+#include "attention/fold.h"
+#include "attention/item.h"
+#include "attention/mask.h"
+#include "attention/span.h"
+
+/* The item's scratch and geometry in one place. */
+typedef struct flashc_item {
+    const flashc_problem *p;
+    const flashc_plan *plan;
+    const flashc_vector_ops *vector;
+    flashc_span span;
+    int64_t likely_next_row; /* first row of the item that this thread takes next, if it is of this head; or < 0 */
+    bool careful;
+    float *partial; /* the state that this piece is made in */
+    flashc_tile_scratch k_scratch, v_scratch;
+    float *qt, *scores, *v_finite, *correction;
+    uint8_t *hidden;
+} flashc_item;
+
+/* All rows of row block i that the kernel may touch, of it->partial. */
+static inline flashc_softmax_state flashc_tiles_state(const flashc_item *it, int64_t i)
+{
+    return flashc_fold_block(it->plan, it->p->head_dim_v, it->partial, i, it->plan->block.block_m);
+}
+
+static inline float *flashc_tiles_queries(const flashc_item *it, int64_t i)
+{
+    return it->qt + i * flashc_plan_tile_floats(it->plan, it->p->head_dim);
+}
+
+/* The key tiles begin .. end of an item whose keys go on until run_end. Returns false if told to end. */
+bool flashc_tiles_run(const flashc_item *it, const flashc_row_block *blocks, int64_t begin, int64_t end,
+                      int64_t run_end, flashc_keep_going_fn keep_going, void *context);
+
+#endif

@@ -1,0 +1,70 @@
+#include "support/stream.h"
+
+#include "support/expect.h"
+#include "support/values.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void allocate(test_stream *s)
+{
+    const size_t rows = (size_t)(s->state.levels * s->state.rows) * sizeof(float);
+    s->array[0] = guarded_alloc(rows, false);
+    s->array[1] = guarded_alloc(rows, false);
+    s->array[2] = guarded_alloc(rows * (size_t)s->state.head_dim_v, false);
+    s->state.row_max = (float *)(void *)s->array[0].bytes;
+    s->state.row_sum = (float *)(void *)s->array[1].bytes;
+    s->state.acc = (float *)(void *)s->array[2].bytes;
+}
+
+test_stream test_stream_begin(const flashc_attention_params *whole)
+{
+    test_stream s;
+    expect_ok(flashc_attention_state_init(&s.state, sizeof s.state, whole));
+    allocate(&s);
+    expect_ok(flashc_attention_state_clear(&s.state));
+    return s;
+}
+
+static void skip(flashc_tensor *t, int axis, int64_t first)
+{
+    if (t->data != NULL)
+        t->data = axis == 2 ? test_at(t, 0, 0, first, 0) : test_at(t, 0, 0, 0, first);
+}
+
+void test_stream_chunk(test_stream *s, const flashc_attention_params *whole, int64_t first, int64_t n)
+{
+    flashc_attention_params chunk = *whole;
+    flashc_tensor *rows[] = {&chunk.k, &chunk.v, &chunk.k_scale, &chunk.v_scale};
+    for (int i = 0; i < 4; i++)
+        skip(rows[i], 2, first);
+    skip(&chunk.mask, 3, first);
+    skip(&chunk.bias, 3, first);
+    chunk.seqlen_k = n;
+    int64_t *lengths = calloc((size_t)chunk.batch + 1, sizeof *lengths);
+    for (int64_t b = 0; whole->seqlens_k != NULL && b < chunk.batch; b++) {
+        const int64_t left = whole->seqlens_k[b] - first;
+        lengths[b] = left < 0 ? 0 : left < n ? left : n;
+    }
+    chunk.seqlens_k = whole->seqlens_k != NULL ? lengths : NULL;
+    chunk.o = chunk.lse = (flashc_tensor){.data = NULL};
+    expect_ok(flashc_attention_accumulate(&s->state, &chunk));
+    free(lengths);
+}
+
+void test_stream_move(test_stream *s)
+{
+    test_stream moved = *s;
+    allocate(&moved);
+    for (int i = 0; i < 3; i++) {
+        memcpy(moved.array[i].bytes, s->array[i].bytes, s->array[i].size);
+        guarded_free(&s->array[i]);
+    }
+    *s = moved;
+}
+
+void test_stream_free(test_stream *s)
+{
+    for (int i = 0; i < 3; i++)
+        guarded_free(&s->array[i]);
+}

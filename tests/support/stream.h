@@ -1,0 +1,22 @@
+/* A state in memory of its own, fed from a whole problem's K and V. */
+#ifndef FLASHC_TESTS_STREAM_H
+#define FLASHC_TESTS_STREAM_H
+
+#include "support/memory.h"
+
+#include "flashc.h"
+
+typedef struct test_stream {
+    flashc_attention_state state;
+    guarded_buffer array[3]; /* row_max, row_sum, acc */
+} test_stream;
+
+/* Cleared, for the whole call. */
+test_stream test_stream_begin(const flashc_attention_params *whole);
+/* Takes the keys first .. first + n - 1 of the whole call, where they lie. */
+void test_stream_chunk(test_stream *s, const flashc_attention_params *whole, int64_t first, int64_t n);
+/* Saves the arrays elsewhere, as a file would, and frees the old ones. */
+void test_stream_move(test_stream *s);
+void test_stream_free(test_stream *s);
+
+#endif
