@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const int64_t RANDOM_COUNT = 40;
+static const int64_t RANDOM_COUNT = 25;
 
 /* The offsets that FLASHC_ALIGN_BOTTOM_RIGHT would have, said one by one. */
 static void make_streamable(problem *p)
