@@ -32,6 +32,11 @@ FUNCTIONS = {
     "flashc_attention_workspace_size": "explain",
     "flashc_explain": "explain",
     "flashc_explain_items": "flashc-run explain --predict",
+    "flashc_attention_state_init": "flashc-run attention --stream-kv",
+    "flashc_attention_state_clear": "flashc-run attention --stream-kv",
+    "flashc_attention_accumulate": "flashc-run attention --stream-kv",
+    "flashc_attention_state_merge": "flashc-run attention --stream-kv",
+    "flashc_attention_finish": "flashc-run attention --stream-kv",
     "flashc_append_params_init": "append_kv's defaults",
     "flashc_append": "append_kv",
     "flashc_kernel_count": "kernels",
@@ -49,7 +54,7 @@ FUNCTIONS = {
     "flashc_is_softmax": "is_softmax",
 }
 NOT_A_NAME = {"exceptions", "arrays have dtypes", "arrays have strides", "attention(layout=)", "attention's defaults",
-              "append_kv's defaults", "flashc-run explain --predict"}
+              "append_kv's defaults", "flashc-run explain --predict", "flashc-run attention --stream-kv"}
 
 # Every field of flashc_attention_params, and the argument of attention() that fills it.
 FIELDS = {
