@@ -267,7 +267,7 @@ typedef void (*flashc_score_mod_fn)(void *user_data, const flashc_score_block *b
  *   - Same machine and same kernel: the same bits for any number of threads, any batch size and
  *     any neighbours in the batch; also whether a batch element is padded (seqlens_q, seqlens_k, leftpad_k) or
  *     alone in a call of its own size, packed or in pages. (Which kernel is the best that fits depends on seqlen_q.)
- *   - Error against exact arithmetic on the same inputs (code * scale without rounding), with u = 2^-24, for finite data:
+ *   - Error against exact arithmetic on the same inputs (code * scale is not rounded), with u = 2^-24, for finite data:
  *       |O - exact|   <= u (8 + 4A + 2(n + T)) sum_j p_j |v_j|  + half an ulp of o's type
  *                        + 2^-126 sum_j |v_j| + 2^-149 (n + T), which is underflow
  *       |LSE - exact| <= u (16 max(1, |LSE|, A) + 2(n + T))
@@ -512,6 +512,14 @@ FLASHC_API flashc_status flashc_system_get(flashc_system_info *out);
  * Row i of sequence b becomes row positions[b] + i of its cache. Of each of the pairs (k, k_cache), (v, v_cache) and
  * (q, q_out) both are given or neither.
  *
+ *          k_cache_scale, v_cache_scale [batch, num_heads_k, seqlen_cache], or in pages; as k_scale of
+ *                   flashc_attention_params, and given where that is
+ *
+ * Caches of codes: FLASHC_I8 and FLASHC_Q8_0 get max|x| / 127 of the row, or of the block of 32, as their scale, and
+ * the integers nearest to x / scale: |error| <= 0.501 scale (FLASHC_Q8_0: + 2^-11 |x|, its scale being f16). A row
+ * with NaN or infinity gets such a scale, which attention refuses. The 8-bit floats get x / scale, rounded to nearest
+ * even; what is finite becomes at most the type's largest number. Their scales are finite and above 0.
+ *
  * Sequences of different numbers of new rows: either seqlens_new[b] of the seqlen_new rows are used, or, with
  * cu_seqlens_new, k, v, q and q_out are packed: views [1, heads, seqlen_new, dim] in which sequence b has the rows
  * cu_seqlens_new[b] .. cu_seqlens_new[b + 1] - 1 (stride[0] is not used).
@@ -533,8 +541,10 @@ typedef struct flashc_append_params {
     const int64_t *seqlens_new;            /* [batch], 0 .. seqlen_new; NULL: seqlen_new for each */
     const int64_t *cu_seqlens_new;         /* [batch + 1], from 0 to seqlen_new, never falling; NULL: not packed */
 
-    flashc_tensor k, v;                          /* f32, f16 or bf16, each its own, as all tensors here */
-    flashc_tensor k_cache, v_cache;              /* outputs; must not overlap themselves or an input */
+    flashc_tensor k, v;                          /* f32, f16 or bf16, each its own, as all other tensors here */
+    flashc_tensor k_cache, v_cache;              /* outputs, of any type that k and v have in flashc_attention_params;
+                                                    must not overlap themselves or an input */
+    flashc_tensor k_cache_scale, v_cache_scale;  /* f32: outputs with FLASHC_I8, inputs with the 8-bit floats */
     flashc_block_table block_table;              /* of the caches, if they have pages */
     flashc_block_table block_table_v;            /* of v_cache, if its pages are others */
     const int64_t *positions;                    /* [batch]: row of the cache that a sequence's first new row becomes */

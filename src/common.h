@@ -42,6 +42,12 @@ static inline size_t flashc_element_size(flashc_dtype dtype)
     return 0;
 }
 
+/* Codes with scales? */
+static inline bool flashc_dtype_is_quantised(flashc_dtype dtype)
+{
+    return dtype == FLASHC_I8 || dtype == FLASHC_F8_E4M3 || dtype == FLASHC_F8_E5M2 || dtype == FLASHC_Q8_0;
+}
+
 /* Bytes of so many contiguous columns. */
 static inline int64_t flashc_row_bytes(flashc_dtype dtype, int64_t n_cols)
 {

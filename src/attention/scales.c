@@ -8,29 +8,13 @@
 
 flashc_status flashc_scales_check_given(const flashc_attention_params *p)
 {
-    const struct {
-        const char *name, *of;
-        const flashc_tensor *scale, *tensor;
-        int64_t cols;
-    } scales[] = {
-        {"k_scale", "k", &p->k_scale, &p->k, p->head_dim},
-        {"v_scale", "v", &p->v_scale, &p->v, p->head_dim_v},
-    };
-    for (int i = 0; i < 2; i++) {
-        const flashc_dtype dtype = scales[i].tensor->dtype;
-        const bool of_codes = dtype == FLASHC_I8 || dtype == FLASHC_F8_E4M3 || dtype == FLASHC_F8_E5M2;
-        if (scales[i].scale->data && !of_codes)
-            return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected NULL with %s of type %s, found %p",
-                               scales[i].name, scales[i].of, flashc_dtype_name(dtype), scales[i].scale->data);
-        if (!scales[i].scale->data && dtype == FLASHC_I8 && scales[i].cols > 0)
-            return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected a scale for each row with %s of type i8, found NULL",
-                               scales[i].name, scales[i].of);
-    }
-    return FLASHC_OK;
+    flashc_status status = flashc_cache_check_scale_given("k_scale", &p->k_scale, "k", &p->k, p->head_dim);
+    return status == FLASHC_OK ? flashc_cache_check_scale_given("v_scale", &p->v_scale, "v", &p->v, p->head_dim_v)
+                               : status;
 }
 
-/* Is there a sign, or infinity or NaN, whose exponent carries into its place? Any CPU does this for several at a time; it
- * is done before the threads start. */
+/* Is there a sign, or infinity or NaN, whose exponent carries into its place? Any CPU does this for several at a time;
+ * it is done before the threads start. */
 static bool may_be_bad(const float *scale, int64_t n)
 {
     uint32_t found = 0;

@@ -1,11 +1,13 @@
 /* The append call: new rows of K and V into a cache, and the queries of the same positions, turned and converted row
  * by row. */
 #include "cache/append_check.h"
+#include "cache/quantise.h"
 #include "cache/rotary.h"
 #include "cache/rows.h"
 #include "cpu.h"
 #include "params.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 
 /* Rows whose angles stay in L1 for all heads: 32 rows of 64 pairs are 16 KiB. */
@@ -21,6 +23,7 @@ typedef struct stream {
     bool to_cache; /* rows go to their position; else (q) they keep their place */
     bool rotated;
     int64_t heads, cols;
+    float *row; /* where a row is made that then becomes codes */
 } stream;
 
 static flashc_row row_at(const flashc_tensor *t, void *data)
@@ -33,9 +36,11 @@ static void write_row(const flashc_append_params *p, const stream *s, int64_t b,
 {
     const int64_t element = p->cu_seqlens_new ? 0 : b, row = flashc_append_first_row(p, b) + i;
     const flashc_row src = row_at(s->from, flashc_element(s->from, element, head, row, 0));
-    const flashc_row dst =
+    const flashc_row to =
         row_at(&s->to.tensor, s->to_cache ? flashc_cache_row(&s->to, b, head, p->positions[b] + i)
                                           : flashc_element(&s->to.tensor, element, head, row, 0));
+    const bool quantised = flashc_dtype_is_quantised(to.dtype);
+    const flashc_row dst = quantised ? (flashc_row){.data = s->row, .dtype = FLASHC_F32, .stride = 1} : to;
     const int64_t dim = s->rotated ? p->rotary_dim : 0;
     if (dim > 0) {
         const int64_t position = flashc_append_rotary_position(p, b) + i;
@@ -48,6 +53,9 @@ static void write_row(const flashc_append_params *p, const stream *s, int64_t b,
         flashc_row_rotate(dst, src, &rotation);
     }
     flashc_row_copy(dst, src, dim, s->cols);
+    if (quantised)
+        flashc_row_quantise(to, s->row, s->cols,
+                            s->to.scale.data ? flashc_cache_scale(&s->to, b, head, p->positions[b] + i) : NULL);
 }
 
 static void write_sequence(const flashc_append_params *p, const stream *s, int64_t b)
@@ -82,11 +90,29 @@ flashc_status flashc_append(const flashc_append_params *params)
         status = flashc_append_check(&p);
     if (status != FLASHC_OK)
         return status;
+    float *row = NULL;
+    if (flashc_dtype_is_quantised(p.k_cache.dtype) || flashc_dtype_is_quantised(p.v_cache.dtype)) {
+        row = malloc((size_t)flashc_max(p.head_dim, p.head_dim_v) * sizeof *row);
+        if (!row)
+            return flashc_fail(FLASHC_ERR_MEMORY, "head_dim: could not allocate a row of %" PRId64 " columns",
+                               flashc_max(p.head_dim, p.head_dim_v));
+    }
     const flashc_block_table *table_v = flashc_cache_table_v(&p.block_table, &p.block_table_v);
     const stream streams[] = {
-        {&p.k, {.tensor = p.k_cache, .table = p.block_table}, true, true, p.num_heads_k, p.head_dim},
-        {&p.v, {.tensor = p.v_cache, .table = *table_v}, true, false, p.num_heads_k, p.head_dim_v},
-        {&p.q, {.tensor = p.q_out}, false, true, p.num_heads, p.head_dim},
+        {.from = &p.k,
+         .to = {.tensor = p.k_cache, .table = p.block_table, .scale = p.k_cache_scale},
+         .to_cache = true,
+         .rotated = true,
+         .heads = p.num_heads_k,
+         .cols = p.head_dim,
+         .row = row},
+        {.from = &p.v,
+         .to = {.tensor = p.v_cache, .table = *table_v, .scale = p.v_cache_scale},
+         .to_cache = true,
+         .heads = p.num_heads_k,
+         .cols = p.head_dim_v,
+         .row = row},
+        {.from = &p.q, .to = {.tensor = p.q_out}, .rotated = true, .heads = p.num_heads, .cols = p.head_dim},
     };
     const unsigned float_mode = flashc_cpu_default_float_mode();
     for (int64_t b = 0; b < p.batch; b++)
@@ -94,5 +120,6 @@ flashc_status flashc_append(const flashc_append_params *params)
             if (streams[i].to.tensor.data && streams[i].cols > 0)
                 write_sequence(&p, &streams[i], b);
     flashc_cpu_restore_float_mode(float_mode);
+    free(row);
     return FLASHC_OK;
 }

@@ -3,6 +3,7 @@
 #include "params.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 
 static flashc_status check_sizes(const flashc_append_params *p)
@@ -72,7 +73,23 @@ static flashc_tensor_argument cache_argument(const char *name, const flashc_tens
                                     .tensor = tensor,
                                     .size = {t->pages ? t->num_pages : p->batch, p->num_heads_k,
                                              t->pages ? t->page_size : p->seqlen_cache, cols},
-                                    .direction = FLASHC_OUTPUT};
+                                    .direction = FLASHC_OUTPUT,
+                                    .types = FLASHC_TYPES_CACHE};
+}
+
+/* Written with i8, read with the 8-bit floats. */
+static flashc_status check_scale(const char *name, const flashc_tensor *scale, const flashc_tensor_argument *cache,
+                                 const flashc_block_table *t, const flashc_append_params *p)
+{
+    flashc_tensor_argument a = cache_argument(name, scale, t, p, 1);
+    a.direction = cache->tensor->dtype == FLASHC_I8 ? FLASHC_OUTPUT : FLASHC_INPUT;
+    a.types = FLASHC_TYPES_F32;
+    flashc_status status = FLASHC_OK;
+    if (cache->tensor->data)
+        status = flashc_cache_check_scale_given(name, scale, cache->name, cache->tensor, cache->size[3]);
+    if (status == FLASHC_OK && scale->data)
+        status = flashc_tensor_check(&a);
+    return status == FLASHC_OK && scale->data ? flashc_tensor_check_apart(cache, &a) : status;
 }
 
 static flashc_status check_tensors(const flashc_append_params *p)
@@ -102,7 +119,8 @@ static flashc_status check_tensors(const flashc_append_params *p)
         if (status != FLASHC_OK)
             return status;
     }
-    return FLASHC_OK;
+    flashc_status status = check_scale("k_cache_scale", &p->k_cache_scale, &arguments[1], &p->block_table, p);
+    return status == FLASHC_OK ? check_scale("v_cache_scale", &p->v_cache_scale, &arguments[3], table_v, p) : status;
 }
 
 /* So many new rows from first on must lie in 0 .. capacity - 1. */
@@ -159,6 +177,27 @@ static flashc_status check_positions(const flashc_append_params *p)
     return status;
 }
 
+/* What the rows of an 8-bit float are divided by. */
+static flashc_status check_divisors(const char *name, const flashc_tensor *scale, const flashc_tensor *cache,
+                                    const flashc_block_table *t, const flashc_append_params *p)
+{
+    const flashc_cache_rows rows = {.tensor = *cache, .table = *t, .scale = *scale};
+    if (!scale->data || cache->dtype == FLASHC_I8)
+        return FLASHC_OK;
+    for (int64_t b = 0; b < p->batch; b++)
+        for (int64_t head = 0; head < p->num_heads_k; head++)
+            for (int64_t row = p->positions[b]; row < p->positions[b] + flashc_append_rows(p, b); row++) {
+                const float x = *flashc_cache_scale(&rows, b, head, row);
+                const flashc_cache_place place = flashc_cache_find(&rows, b, row);
+                if (!isfinite(x) || !(x > 0.0f))
+                    return flashc_fail(FLASHC_ERR_ARGUMENT,
+                                       "%s[%" PRId64 "][%" PRId64 "][%" PRId64
+                                       "]: expected a finite value above 0, found %g",
+                                       name, place.element, head, place.row, (double)x);
+            }
+    return FLASHC_OK;
+}
+
 /* No page is written for two entries: one of them would be lost. */
 static flashc_status check_pages_once(const char *name, const flashc_block_table *t, const flashc_append_params *p)
 {
@@ -200,5 +239,10 @@ flashc_status flashc_append_check(const flashc_append_params *p)
         status = check_pages_once("block_table", &p->block_table, p);
     if (status == FLASHC_OK && writes_cache(p) && p->block_table_v.pages)
         status = check_pages_once("block_table_v", &p->block_table_v, p);
+    if (status == FLASHC_OK && writes_cache(p))
+        status = check_divisors("k_cache_scale", &p->k_cache_scale, &p->k_cache, &p->block_table, p);
+    if (status == FLASHC_OK && writes_cache(p))
+        status = check_divisors("v_cache_scale", &p->v_cache_scale, &p->v_cache,
+                                flashc_cache_table_v(&p->block_table, &p->block_table_v), p);
     return status;
 }

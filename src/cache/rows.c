@@ -93,3 +93,16 @@ flashc_status flashc_cache_check_pages(const char *name, const flashc_block_tabl
     }
     return FLASHC_OK;
 }
+
+flashc_status flashc_cache_check_scale_given(const char *name, const flashc_tensor *scale, const char *of,
+                                             const flashc_tensor *tensor, int64_t cols)
+{
+    const flashc_dtype dtype = tensor->dtype;
+    if (scale->data && (!flashc_dtype_is_quantised(dtype) || dtype == FLASHC_Q8_0))
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected NULL with %s of type %s, found %p", name, of,
+                           flashc_dtype_name(dtype), scale->data);
+    if (!scale->data && dtype == FLASHC_I8 && cols > 0)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected a scale for each row with %s of type i8, found NULL",
+                           name, of);
+    return FLASHC_OK;
+}

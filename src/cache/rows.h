@@ -63,6 +63,10 @@ flashc_status flashc_cache_check_tables_given(const flashc_block_table *k, const
 void flashc_cache_point(const flashc_cache_rows *rows, int64_t sequence, int64_t head, int64_t first, int64_t n,
                         const void **row);
 
+/* scale, called name, of the tensor called of: is it given where the type wants one, and only there? */
+flashc_status flashc_cache_check_scale_given(const char *name, const flashc_tensor *scale, const char *of,
+                                             const flashc_tensor *tensor, int64_t cols);
+
 /* Sizes, strides and pointer of a table; its entries are not read. */
 flashc_status flashc_cache_check_table(const char *name, const flashc_block_table *t, int64_t batch);
 

@@ -67,8 +67,8 @@ const flashc_cli_option flashc_cli_attention_options[] = {
      "Compute on f32, f16 or bf16: files of other floating types are converted. Only with bf16 is 2-byte raw "
      "data (<V2, |V2, <u2) read, as bf16.", FOR_EACH},
     {OPT_CACHE_DTYPE, "cache-dtype", 0, "T",
-     "Type of K and V if it is not Q's: f32, f16, bf16, i8, f8_e4m3, f8_e5m2 or q8_0. In files codes of the 8-bit floats "
-     "are u8, and blocks of q8_0 34 bytes of u8 each; i8 is taken as it is.", FOR_EACH},
+     "Type of K and V if it is not Q's: f32, f16, bf16, i8, f8_e4m3, f8_e5m2 or q8_0. In files codes of the 8-bit "
+     "floats are u8, and blocks of q8_0 34 bytes of u8 each; i8 is taken as it is.", FOR_EACH},
     {OPT_K_SCALE, "k-scale", 0, "FILE",
      "Factors of K's codes: K's shape without the last axis (i8), sizes of 1 repeat (8-bit floats).", FOR_EACH},
     {OPT_V_SCALE, "v-scale", 0, "FILE", "Factors of V's codes.", FOR_EACH},

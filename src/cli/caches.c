@@ -7,8 +7,8 @@
 
 enum { BLOCK_COLUMNS = 32, BLOCK_BYTES = 34 };
 
-/* A normal number is so many codes of i8 and q8_0: the largest of a row of 128 uses most of them. The scale is 1 over it,
- * as f32 and as f16. */
+/* A normal number is so many codes of i8 and q8_0: the largest of a row of 128 uses most of them. The scale is 1 over
+ * it, as f32 and as f16. */
 #define CODES_OF_ONE 32.0f
 static const unsigned char block_scale[2] = {0x00, 0x28};
 

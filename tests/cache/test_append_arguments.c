@@ -92,7 +92,8 @@ static void test_tensors(void **state)
     MISTAKE(false, p.k.data = NULL, "k.data: expected a pointer to [2, 2, 3, 4] elements, found NULL");
     MISTAKE(false, p.v_cache.data = NULL, "v_cache.data: expected a pointer to [2, 2, 16, 4] elements, found NULL");
     MISTAKE(true, p.v_cache.data = NULL, "v_cache.data: expected a pointer to [8, 2, 4, 4] elements, found NULL");
-    MISTAKE(false, p.k_cache.dtype = FLASHC_BOOL, "k_cache.dtype: expected f32, f16 or bf16, found bool (4)");
+    MISTAKE(false, p.k_cache.dtype = FLASHC_BOOL,
+            "k_cache.dtype: expected f32, f16, bf16, i8, f8_e4m3, f8_e5m2 or q8_0, found bool (4)");
     MISTAKE(false, p.k_cache.stride[1] = 0,
             "k_cache.stride[1]: the output overlaps itself: found a stride of 0, expected more than the 0 elements "
             "that faster axes span");
