@@ -66,12 +66,12 @@ FIELDS = {
     "mask": "mask", "bias": "bias", "window_left": "window", "window_right": "window",
     "seqlens_q": "seqlens_q", "seqlens_k": "seqlens_k", "leftpad_k": "leftpad_k",
     "block_mask": "block_mask", "block_mask_m": "block_mask_tile", "block_mask_n": "block_mask_tile",
+    "k_scale": "k_scale", "v_scale": "v_scale",
     "softcap": "softcap", "alibi_slopes": "alibi_slopes", "alibi_batch_stride": "alibi_slopes", "sinks": "sinks",
     "score_mod": "score_mod", "score_mod_user_data": "score_mod",
     "cu_seqlens_q": "cu_seqlens_q", "cu_seqlens_k": "cu_seqlens_k",
     "block_table": "block_table", "block_table_v": "block_table_v",
     "num_threads": "num_threads", "kernel": "kernel", "compute": "compute",
-    "k_scale": None, "v_scale": None,  # caches of int8, fp8 and q8_0: in C and flashc-run
     "workspace": "workspace", "workspace_size": "workspace",
     "progress": "progress", "progress_user_data": "progress",
 }

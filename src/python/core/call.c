@@ -125,6 +125,7 @@ int flashc_py_call_build(flashc_py_call *c, PyObject *const *args, bool plan_onl
     flashc_attention_params *p = &c->params;
     flashc_attention_params_init(p, sizeof *p);
     const int bshd = PyObject_IsTrue(args[BSHD]);
+    c->bshd = bshd > 0;
     p->causal = PyObject_IsTrue(args[CAUSAL]);
     if (p->causal < 0)
         return flashc_py_wrong_argument("causal", "True or False", args[CAUSAL]);

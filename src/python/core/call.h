@@ -12,13 +12,14 @@ enum { PROGRESS = N_EXPLAIN, WORKSPACE, N_ATTENTION };
 /* SEQUENCES is None, or a tuple of: */
 enum { CU_SEQLENS_Q, CU_SEQLENS_K, BLOCK_TABLE, BLOCK_TABLE_V, N_SEQUENCES };
 /* FEATURES is None, or a tuple of what most calls leave out: */
-enum { SOFTCAP, WINDOW, BLOCK_MASK_TILE, SCORE_MOD, ALIBI_SLOPES, SINKS, BLOCK_MASK, SEQLENS_Q, SEQLENS_K, LEFTPAD_K,
+enum { SOFTCAP, WINDOW, BLOCK_MASK_TILE, SCORE_MOD, ALIBI_SLOPES, SINKS, BLOCK_MASK, K_SCALE, V_SCALE, SEQLENS_Q, SEQLENS_K, LEFTPAD_K,
        N_FEATURES };
-enum { FIRST_FEATURE_ARRAY = ALIBI_SLOPES, N_FEATURE_ARRAYS = 3, FIRST_LENGTHS = SEQLENS_Q, N_LENGTHS = 3 };
+enum { FIRST_FEATURE_ARRAY = ALIBI_SLOPES, N_FEATURE_ARRAYS = 5, FIRST_LENGTHS = SEQLENS_Q, N_LENGTHS = 3 };
 
 /* A call being put together. Everything that params points to lives here or in the caller's arguments. */
 typedef struct {
     flashc_attention_params params;
+    bool bshd;
     flashc_py_view view[N_TENSORS];
     flashc_py_integers sequences[N_SEQUENCES];
     int64_t *offsets;
@@ -36,6 +37,9 @@ int flashc_py_call_build(flashc_py_call *call, PyObject *const *args, bool plan_
 
 /* The part of build() that is about arrays: fills call->view and params' tensors and sizes. */
 int flashc_py_call_set_tensors(flashc_py_call *call, PyObject *const *args, int bshd, bool plan_only);
+
+/* k_scale and v_scale: of K's or V's shape without its last axis, sizes of 1 repeating. */
+int flashc_py_call_set_scale(const flashc_py_call *call, const flashc_py_view *scale, int of, flashc_tensor *out);
 
 /* The part of build() that is about FEATURES, after everything else. */
 int flashc_py_call_set_features(flashc_py_call *call, PyObject *features);

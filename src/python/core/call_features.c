@@ -6,8 +6,8 @@
 #include <string.h>
 
 static const char *const feature_name[N_FEATURES] = {"softcap",    "window",    "block_mask_tile", "score_mod",
-                                                     "alibi_slopes", "sinks",   "block_mask",      "seqlens_q",
-                                                     "seqlens_k",  "leftpad_k"};
+                                                     "alibi_slopes", "sinks",   "block_mask",      "k_scale",
+                                                     "v_scale",    "seqlens_q", "seqlens_k",       "leftpad_k"};
 
 static int set_softcap(flashc_py_call *c, PyObject *softcap)
 {
@@ -197,6 +197,10 @@ int flashc_py_call_set_features(flashc_py_call *c, PyObject *features)
     }
     p->window_left = pair[0];
     p->window_right = pair[1];
+    const flashc_py_view *k_scale = &c->feature[3], *v_scale = &c->feature[4];
+    if ((k_scale->name && flashc_py_call_set_scale(c, k_scale, K, &p->k_scale) != 0) ||
+        (v_scale->name && flashc_py_call_set_scale(c, v_scale, V, &p->v_scale) != 0))
+        return -1;
     const flashc_py_view *slopes = &c->feature[0], *sinks = &c->feature[1], *block_mask = &c->feature[2];
     if ((slopes->name && set_per_head(c, slopes, true, &p->alibi_slopes) != 0) ||
         (sinks->name && set_per_head(c, sinks, false, &p->sinks) != 0) ||

@@ -9,7 +9,8 @@
 #include <stdint.h>
 
 enum { DL_CPU = 1, DL_CUDA_HOST = 3, DL_ROCM_HOST = 11 }; /* device types whose memory the CPU reads */
-enum { DL_FLOAT = 2, DL_BFLOAT = 4, DL_BOOL = 6 };         /* type codes */
+enum { DL_INT = 0, DL_UINT = 1, DL_FLOAT = 2, DL_BFLOAT = 4, DL_BOOL = 6, DL_FLOAT8_E4M3FN = 10,
+       DL_FLOAT8_E5M2 = 12 }; /* type codes */
 enum { DL_MAJOR_VERSION = 1 };
 #define DL_FLAG_READ_ONLY UINT64_C(1)
 

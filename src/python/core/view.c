@@ -58,9 +58,10 @@ static int refuse_lazy_negation(PyObject *object, const char *name)
     return -1;
 }
 
-int flashc_py_view_acquire(flashc_py_view *view, PyObject *object, const char *name)
+static int acquire(flashc_py_view *view, PyObject *object, const char *name, bool is_cache)
 {
     view->name = name;
+    view->is_cache = is_cache;
     view->read_only = false;
     view->buffer.obj = NULL;
     view->capsule = NULL;
@@ -77,6 +78,39 @@ int flashc_py_view_acquire(flashc_py_view *view, PyObject *object, const char *n
             result = refuse_lazy_negation(object, name);
     }
     if (result != 0)
+        flashc_py_view_release(view);
+    return result;
+}
+
+int flashc_py_view_acquire(flashc_py_view *view, PyObject *object, const char *name)
+{
+    return acquire(view, object, name, false);
+}
+
+/* Blocks of the last axis, whose bytes are contiguous, and whole blocks on the others. */
+static int to_blocks(flashc_py_view *view)
+{
+    enum { BYTES = 34, COLUMNS = 32 };
+    const int last = view->ndim - 1;
+    char shape[256];
+    bool whole = view->ndim > 0 && view->shape[last] % BYTES == 0 && (view->stride[last] == 1 || view->shape[last] == 0);
+    for (int i = 0; i < last; i++)
+        whole = whole && (view->stride[i] % BYTES == 0 || view->shape[i] < 2);
+    if (!whole) {
+        PyErr_Format(PyExc_ValueError, "%s: expected rows of whole q8_0 blocks, %d contiguous bytes each, found uint8 %s",
+                     view->name, BYTES, flashc_py_shape_text(shape, sizeof shape, view->shape, view->ndim));
+        return -1;
+    }
+    for (int i = 0; i < last; i++)
+        view->stride[i] /= BYTES;
+    view->shape[last] = view->shape[last] / BYTES * COLUMNS;
+    return 0;
+}
+
+int flashc_py_view_acquire_cache(flashc_py_view *view, PyObject *object, const char *name)
+{
+    int result = acquire(view, object, name, true);
+    if (result == 0 && view->dtype == FLASHC_Q8_0 && (result = to_blocks(view)) != 0)
         flashc_py_view_release(view);
     return result;
 }

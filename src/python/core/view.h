@@ -19,6 +19,7 @@ typedef struct {
     int64_t shape[FLASHC_PY_MAX_NDIM];
     int64_t stride[FLASHC_PY_MAX_NDIM]; /* in elements */
     bool read_only;
+    bool is_cache; /* asked for by acquire_cache() */
 
     Py_buffer buffer;  /* what keeps the memory where it is: buffer.obj, */
     PyObject *capsule; /* or the capsule, or (exchange table) the caller's own reference */
@@ -27,6 +28,10 @@ typedef struct {
 /* Fills *view, to be released in any case but failure. `name` must outlive the view. Returns 0, or -1 with
  * TypeError (no array, or of another type) or ValueError (memory that flashc cannot read in place). */
 int flashc_py_view_acquire(flashc_py_view *view, PyObject *object, const char *name);
+
+/* As acquire, for K and V: also int8, float8_e4m3fn, float8_e5m2, and uint8, which is q8_0: 34 bytes of the last axis
+ * are a block, and the shape has the block's 32 columns there. */
+int flashc_py_view_acquire_cache(flashc_py_view *view, PyObject *object, const char *name);
 
 /* As acquire, and read-only memory is refused. */
 int flashc_py_view_acquire_output(flashc_py_view *view, PyObject *object, const char *name);

@@ -25,6 +25,28 @@ static int cannot_read(const char *name)
     return -1;
 }
 
+/* Sets view->dtype, if it is one that the view may have. */
+static bool find_type(flashc_py_view *view, const dl_tensor *tensor)
+{
+    static const struct {
+        int code, bits;
+        flashc_dtype dtype;
+        bool of_caches;
+    } types[] = {
+        {DL_FLOAT, 32, FLASHC_F32, false},         {DL_FLOAT, 16, FLASHC_F16, false},
+        {DL_BFLOAT, 16, FLASHC_BF16, false},       {DL_BOOL, 8, FLASHC_BOOL, false},
+        {DL_INT, 8, FLASHC_I8, true},              {DL_UINT, 8, FLASHC_Q8_0, true},
+        {DL_FLOAT8_E4M3FN, 8, FLASHC_F8_E4M3, true}, {DL_FLOAT8_E5M2, 8, FLASHC_F8_E5M2, true},
+    };
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (tensor->dtype.lanes == 1 && tensor->dtype.code == types[i].code && tensor->dtype.bits == types[i].bits &&
+            (view->is_cache || !types[i].of_caches)) {
+            view->dtype = types[i].dtype;
+            return true;
+        }
+    return false;
+}
+
 static int from_dl_tensor(flashc_py_view *view, const dl_tensor *tensor, PyObject *object)
 {
     if (tensor->device.type != DL_CPU && tensor->device.type != DL_CUDA_HOST && tensor->device.type != DL_ROCM_HOST) {
@@ -33,15 +55,7 @@ static int from_dl_tensor(flashc_py_view *view, const dl_tensor *tensor, PyObjec
                      (int)tensor->device.type);
         return -1;
     }
-    if (tensor->dtype.lanes == 1 && tensor->dtype.code == DL_FLOAT && tensor->dtype.bits == 32)
-        view->dtype = FLASHC_F32;
-    else if (tensor->dtype.lanes == 1 && tensor->dtype.code == DL_FLOAT && tensor->dtype.bits == 16)
-        view->dtype = FLASHC_F16;
-    else if (tensor->dtype.lanes == 1 && tensor->dtype.code == DL_BFLOAT && tensor->dtype.bits == 16)
-        view->dtype = FLASHC_BF16;
-    else if (tensor->dtype.lanes == 1 && tensor->dtype.code == DL_BOOL && tensor->dtype.bits == 8)
-        view->dtype = FLASHC_BOOL;
-    else {
+    if (!find_type(view, tensor)) {
         char found[64];
         PyOS_snprintf(found, sizeof found, "DLPack type code %d of %d bits, %d lanes", tensor->dtype.code,
                       tensor->dtype.bits, tensor->dtype.lanes);

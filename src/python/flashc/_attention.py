@@ -28,6 +28,8 @@ def _new_output(q: Any, v: Any, kind: Kind, out_dtype: Any) -> Any:
         raise ValueError(f"q: expected 2, 3 or 4 axes, found {len(shape)}: {list(shape)}")
     try:
         head_dim_v = v.shape[-1]
+        if getattr(v, "itemsize", 4) == 1 and str(v.dtype).rpartition(".")[2] == "uint8":
+            head_dim_v = head_dim_v // 34 * 32  # q8_0: a block
     except (AttributeError, IndexError, TypeError):
         head_dim_v = (kind_of(v, "v")[0].shape or shape)[-1]  # no axes: the extension module says so
     return kind.empty(q, (*shape[:-1], head_dim_v), out_dtype)
@@ -100,6 +102,8 @@ def attention(
     leftpad_k: Sequence[int] | None = None,
     block_mask: Any = None,
     block_mask_tile: tuple[int, int] | None = None,
+    k_scale: Any = None,
+    v_scale: Any = None,
     score_mod: ScoreMod | None = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
@@ -124,6 +128,8 @@ def attention(
         q [batch, num_heads, seqlen_q, head_dim], k [batch, num_heads_k, seqlen_k, head_dim],
         v [batch, num_heads_k, seqlen_k, head_dim_v]; also [heads, seqlen, dim] and [seqlen, dim].
         num_heads is a multiple of num_heads_k: query head h reads K/V head h // (num_heads // num_heads_k).
+        k and v may also be int8, float8_e4m3fn or float8_e5m2 (ml_dtypes, torch), or uint8, which is ggml's q8_0: a row is
+        its blocks of 32 columns, 34 bytes each.
     scale:
         Factor of q . k; None is 1 / sqrt(head_dim).
     causal, align:
@@ -149,6 +155,9 @@ def attention(
     block_mask, block_mask_tile:
         bool, True = visible, for whole tiles of block_mask_tile = (queries, keys): [batch, num_heads, tiles of queries,
         tiles of keys], the first two perhaps 1 or missing. Hidden tiles are not computed.
+    k_scale, v_scale:
+        float32, what the elements of k and v are multiplied by: their shape without the last axis, 1 for axes that share
+        one. Needed with int8; with float8 the default is 1. Finite and not negative.
     score_mod:
         score_mod(score, b, h, q_idx, kv_idx), as FlexAttention's but on blocks: score is a NumPy float32 array
         [queries, keys], q_idx [queries, 1] and kv_idx [1, keys] are the indices; it returns the scores to take instead,
@@ -198,8 +207,8 @@ def attention(
     o = _new_output(q, v, kind, out_dtype) if out is None else out
     lse = kind.empty(q, _lse_shape(q.shape, bshd), "float32") if return_lse else None
     sequences = _sequences(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
-    features = _features(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, seqlens_q,
-                         seqlens_k, leftpad_k)
+    features = _features(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, k_scale,
+                         v_scale, seqlens_q, seqlens_k, leftpad_k)
     _core.attention(q, k, v, o, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel, compute, sequences,
                     features, progress, workspace)
     if out is None:
@@ -255,6 +264,8 @@ def explain(
     leftpad_k: Sequence[int] | None = None,
     block_mask: Any = None,
     block_mask_tile: tuple[int, int] | None = None,
+    k_scale: Any = None,
+    v_scale: Any = None,
     score_mod: ScoreMod | None = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
@@ -279,8 +290,8 @@ def explain(
     if out is None:  # an output is planned for, not made
         out = _SHORT[dtype_name(q.dtype, "q") if out_dtype is None else dtype_name(out_dtype, "out_dtype")]
     sequences = _sequences(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
-    features = _features(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, seqlens_q,
-                         seqlens_k, leftpad_k)
+    features = _features(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, k_scale,
+                         v_scale, seqlens_q, seqlens_k, leftpad_k)
     plan = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel, compute, sequences,
                          features)
     refused = (line.partition(": ") for line in plan[-1].splitlines())
