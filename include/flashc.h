@@ -158,6 +158,17 @@ typedef enum flashc_compute {
     FLASHC_COMPUTE_BF16 = 2     /* allows kernels that round q, k, v and the softmax weights to bf16; not an order */
 } flashc_compute;
 
+/* What the output `scores` holds, as ONNX's qk_matmul_output_mode counts it. It, and key_mass, are made in a pass over
+ * all keys after the others, which costs another Q K^T: about half of the call. In its rows and columns that are no
+ * queries and no keys of a batch element (seqlens_q, seqlens_k, leftpad_k) stands what a hidden key has. */
+typedef enum flashc_score_stage {
+    FLASHC_SCORES_SCALED = 0, /* softmax_scale * (q . k), of hidden keys too */
+    FLASHC_SCORES_CAPPED = 1, /* after softcap, of hidden keys too */
+    FLASHC_SCORES_MASKED = 2, /* as softmax takes them; hidden keys are -inf */
+    FLASHC_SCORES_WEIGHTS = 3 /* softmax weights, with lse: exp(score - lse), so with a relative error of at most the
+                                 bound of LSE and u (4A + 4); hidden keys are 0. Sinks are in lse */
+} flashc_score_stage;
+
 /* Called on the calling thread only, from time to time while it has work itself (not while it waits for
  * the last items of other threads), with the work items done so far and their number. Return 0 to go on;
  * anything else cancels the call. Must not call longjmp or throw. */
@@ -296,6 +307,11 @@ typedef struct flashc_attention_params {
     flashc_tensor o;       /* output; f32, f16 or bf16, the caller's choice; must not overlap itself, and share no
                               element with an input (refused where it begins at the same address) */
     flashc_tensor lse;     /* output; f32; optional */
+    flashc_tensor row_max; /* output; f32, as lse; optional: the largest visible score of each query, -inf without one */
+    flashc_tensor scores;  /* output; f32, f16 or bf16, as mask; optional; see flashc_score_stage */
+    flashc_score_stage scores_stage; /* SCALED after init */
+    flashc_tensor key_mass; /* output; f32 [batch, num_heads, seqlen_k] (packed keys: as k); optional, with lse: the
+                               sum over the queries of each key's softmax weights */
 
     float softmax_scale;        /* any finite value, 0 and negatives too; FLASHC_SCALE_DEFAULT after init */
     int causal;                 /* 0 or 1; needs alignment */

@@ -1,5 +1,6 @@
 /* The public calls on attention: params -> problem -> plan -> execute. */
 #include "attention/execute.h"
+#include "attention/outputs.h"
 #include "attention/plan.h"
 #include "attention/problem.h"
 #include "attention/threads.h"
@@ -21,7 +22,7 @@ flashc_status flashc_attention_fwd(const flashc_attention_params *params)
         status = flashc_scales_check(&problem);
     if (status == FLASHC_OK)
         status = flashc_plan_init(&plan, &problem, NULL, 0);
-    if (status != FLASHC_OK || plan.num_items == 0)
+    if (status != FLASHC_OK || (plan.num_items == 0 && flashc_outputs_items(&problem, &plan) == 0))
         return status;
 
     if (problem.workspace) {

@@ -10,6 +10,7 @@
 #include "attention/execute.h"
 
 #include "attention/item.h"
+#include "attention/outputs.h"
 #include "attention/threads.h"
 #include "cpu.h"
 
@@ -47,7 +48,9 @@ typedef struct run {
     const flashc_problem *problem;
     const flashc_plan *plan;
     char *workspace;
-    atomic_int_least64_t next, done;
+    void (*run_item)(const flashc_problem *, const flashc_plan *, int64_t, char *, int, flashc_keep_going_fn, void *);
+    int64_t num_items, total; /* of this pass, of all */
+    atomic_int_least64_t next, done; /* of this pass, of all */
     atomic_bool cancelled;
 } run;
 
@@ -69,7 +72,7 @@ static void report_progress(const worker *w)
         return;
     /* The callback is the caller's code: it runs in the caller's floating-point mode. */
     flashc_cpu_restore_float_mode(w->float_mode);
-    if (p->progress(p->progress_user_data, atomic_load(&w->r->done), w->r->plan->num_items) != 0)
+    if (p->progress(p->progress_user_data, atomic_load(&w->r->done), w->r->total) != 0)
         atomic_store(&w->r->cancelled, true);
     flashc_cpu_default_float_mode();
 }
@@ -87,9 +90,9 @@ static void work(run *r, int slot)
     worker w = {.r = r, .slot = slot, .float_mode = flashc_cpu_default_float_mode()};
     while (!atomic_load_explicit(&r->cancelled, memory_order_relaxed)) {
         const int64_t index = atomic_fetch_add_explicit(&r->next, 1, memory_order_relaxed);
-        if (index >= r->plan->num_items)
+        if (index >= r->num_items)
             break;
-        flashc_item_run(r->problem, r->plan, index, r->workspace, slot, keep_going, &w);
+        r->run_item(r->problem, r->plan, index, r->workspace, slot, keep_going, &w);
         if (atomic_load_explicit(&r->cancelled, memory_order_relaxed))
             break;
         atomic_fetch_add_explicit(&r->done, 1, memory_order_relaxed);
@@ -98,28 +101,46 @@ static void work(run *r, int slot)
     flashc_cpu_restore_float_mode(w.float_mode);
 }
 
-flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *plan, void *workspace)
+static void run_pass(run *r)
 {
-    run r = {.problem = problem, .plan = plan, .workspace = workspace};
-    flashc_items_prepare(plan, workspace);
+    atomic_store(&r->next, 0);
 #ifdef _OPENMP
-#pragma omp parallel num_threads(plan->num_threads)
+#pragma omp parallel num_threads(r->plan->num_threads)
     {
         omp_set_num_threads(1);
-        work(&r, omp_get_thread_num());
+        work(r, omp_get_thread_num());
     }
 #else
-    work(&r, 0);
+    work(r, 0);
 #endif
+}
+
+flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *plan, void *workspace)
+{
+    const int64_t outputs = flashc_outputs_items(problem, plan);
+    run r = {.problem = problem,
+             .plan = plan,
+             .workspace = workspace,
+             .run_item = flashc_item_run,
+             .num_items = plan->num_items,
+             .total = plan->num_items + outputs};
+    flashc_items_prepare(plan, workspace);
+    if (plan->num_items > 0)
+        run_pass(&r);
+    if (outputs > 0 && !atomic_load(&r.cancelled)) {
+        r.run_item = flashc_outputs_run;
+        r.num_items = outputs;
+        run_pass(&r);
+    }
     if (atomic_load(&r.cancelled))
         return flashc_fail(FLASHC_ERR_CANCELLED, "progress: the callback cancelled the call after %lld of %lld items",
-                           (long long)atomic_load(&r.done), (long long)plan->num_items);
+                           (long long)atomic_load(&r.done), (long long)r.total);
     return FLASHC_OK;
 }
 
 flashc_status flashc_execute_plan(const flashc_problem *problem, const flashc_plan *plan)
 {
-    if (plan->num_items == 0)
+    if (plan->num_items == 0 && flashc_outputs_items(problem, plan) == 0)
         return FLASHC_OK;
     void *workspace = aligned_alloc(FLASHC_ALIGNMENT, plan->workspace_size);
     if (!workspace)

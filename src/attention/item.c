@@ -17,19 +17,13 @@
 #include <stdatomic.h>
 #include <string.h>
 
-static flashc_item open_item(const flashc_problem *p, const flashc_plan *plan, int64_t index, char *slot)
+flashc_item flashc_item_open(const flashc_problem *p, const flashc_plan *plan, char *slot)
 {
     const flashc_scratch_layout *s = &plan->scratch;
-    const flashc_span span = flashc_span_of(p, plan, index);
     return (flashc_item){
         .p = p,
         .plan = plan,
         .vector = plan->kernel->vector,
-        .span = span,
-        .likely_next_row =
-            plan->runs > 1
-                ? -1
-                : (span.first_block - plan->num_threads * plan->blocks_per_item) * plan->block.block_m,
         .qt = (float *)(void *)(slot + s->qt),
         .scores = (float *)(void *)(slot + s->scores),
         .k_scratch = {.copy = (float *)(void *)(slot + s->k_tile),
@@ -46,7 +40,7 @@ static flashc_item open_item(const flashc_problem *p, const flashc_plan *plan, i
     };
 }
 
-static void load_queries(const flashc_item *it, int64_t i, const flashc_row_block *block)
+void flashc_item_load_queries(const flashc_item *it, int64_t i, const flashc_row_block *block)
 {
     const flashc_problem *p = it->p;
     const void *row[FLASHC_MAX_BLOCK_M];
@@ -179,6 +173,9 @@ static void store_block(const flashc_item *it, int64_t i, const flashc_row_block
     for (int64_t r = 0; r < block->n_rows; r++) {
         float *lse = p->lse.data ? (float *)(void *)flashc_row_element(p, block, &p->lse, r) : NULL;
         row[r] = flashc_row_element(p, block, &p->o, r);
+        if (p->row_max.data)
+            *(float *)(void *)flashc_row_element(p, block, &p->row_max, r) =
+                isnan(state.row_sum[r]) ? NAN : state.row_max[r];
         flashc_stages_finish_row(p, flashc_row_head(p, block, r), state.row_max[r], state.row_sum[r], &factor[r], lse);
     }
     it->vector->store_rows(row, p->o.dtype, p->o.stride[3], state.acc, it->plan->ld, block->n_rows, p->head_dim_v,
@@ -199,6 +196,8 @@ static void store_padding(const flashc_item *it)
             flashc_store_f32(flashc_row_element(p, &block, &p->o, row), p->o.dtype, d * p->o.stride[3], 0.0f);
         if (p->lse.data)
             *(float *)(void *)flashc_row_element(p, &block, &p->lse, row) = -INFINITY;
+        if (p->row_max.data)
+            *(float *)(void *)flashc_row_element(p, &block, &p->row_max, row) = -INFINITY;
     }
 }
 
@@ -213,7 +212,10 @@ void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int
                      flashc_keep_going_fn keep_going, void *context)
 {
     char *scratch = workspace + (size_t)slot * plan->scratch.size;
-    flashc_item it = open_item(problem, plan, index, scratch);
+    flashc_item it = flashc_item_open(problem, plan, scratch);
+    it.span = flashc_span_of(problem, plan, index);
+    it.likely_next_row =
+        plan->runs > 1 ? -1 : (it.span.first_block - plan->num_threads * plan->blocks_per_item) * plan->block.block_m;
     flashc_row_block blocks[FLASHC_MAX_BLOCKS_PER_ITEM];
     flashc_fold fold = {.plan = plan,
                         .head_dim_v = problem->head_dim_v,
@@ -226,7 +228,7 @@ void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int
         return;
     for (int64_t i = 0; i < it.span.n_blocks; i++) {
         blocks[i] = flashc_span_block(problem, plan, &it.span, i);
-        load_queries(&it, i, &blocks[i]);
+        flashc_item_load_queries(&it, i, &blocks[i]);
         fold.n_rows += blocks[i].n_rows;
     }
     if (problem->state) {

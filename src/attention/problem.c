@@ -60,6 +60,13 @@ static flashc_status check_options(const flashc_attention_params *p)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected at least 1 with a block mask, found %" PRId64,
                            p->block_mask_m < 1 ? "block_mask_m" : "block_mask_n",
                            p->block_mask_m < 1 ? p->block_mask_m : p->block_mask_n);
+    if ((int)p->scores_stage < FLASHC_SCORES_SCALED || p->scores_stage > FLASHC_SCORES_WEIGHTS)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "scores_stage: expected a flashc_score_stage (0 to 3), found %d",
+                           (int)p->scores_stage);
+    const bool weights = p->scores.data && p->scores_stage == FLASHC_SCORES_WEIGHTS;
+    if ((weights || p->key_mass.data) && !p->lse.data && p->seqlen_q > 0)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "lse: expected an output beside %s, which is made from it, found NULL",
+                           weights ? "scores of FLASHC_SCORES_WEIGHTS" : "key_mass");
     return flashc_stages_check(p);
 }
 
@@ -101,13 +108,21 @@ static flashc_status check_tensors(const flashc_attention_params *p, bool output
          FLASHC_INPUT,
          FLASHC_TYPES_BOOL},
         {"lse", &p->lse, {elements, p->num_heads, p->seqlen_q, 1}, FLASHC_OUTPUT, FLASHC_TYPES_F32},
+        {"row_max", &p->row_max, {elements, p->num_heads, p->seqlen_q, 1}, FLASHC_OUTPUT, FLASHC_TYPES_F32},
+        {"scores", &p->scores, {elements, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_OUTPUT, FLASHC_TYPES_FLOAT},
+        {"key_mass",
+         &p->key_mass,
+         {p->cu_seqlens_k ? 1 : p->batch, p->num_heads, p->seqlen_k, 1},
+         FLASHC_OUTPUT,
+         FLASHC_TYPES_F32},
         {"o", &p->o, {elements, p->num_heads, p->seqlen_q, p->head_dim_v}, FLASHC_OUTPUT, FLASHC_TYPES_FLOAT},
     };
     const size_t count = sizeof arguments / sizeof arguments[0];
     for (size_t i = 0; i < count; i++) {
         const flashc_tensor_argument *a = &arguments[i];
         const flashc_tensor *t = a->tensor;
-        bool optional = t == &p->mask || t == &p->bias || t == &p->block_mask || t == &p->lse || t == &p->k_scale ||
+        bool optional = t == &p->mask || t == &p->bias || t == &p->block_mask || t == &p->lse || t == &p->row_max ||
+                        t == &p->scores || t == &p->key_mass || t == &p->k_scale ||
                         t == &p->v_scale;
         if ((optional && !a->tensor->data) || (a->direction == FLASHC_OUTPUT && !outputs))
             continue;
@@ -170,6 +185,10 @@ static flashc_status init(flashc_problem *problem, const flashc_attention_params
               .scale = p.v_scale},
         .o = state ? (flashc_tensor){.dtype = FLASHC_F32} : p.o,
         .lse = state ? (flashc_tensor){.dtype = FLASHC_F32} : p.lse,
+        .row_max = p.row_max,
+        .scores = p.scores,
+        .scores_stage = p.scores_stage,
+        .key_mass = p.key_mass,
         .mask = p.mask,
         .block_mask = p.block_mask,
         .block_mask_m = p.block_mask.data ? p.block_mask_m : 0,

@@ -13,7 +13,8 @@ typedef struct flashc_problem {
     int64_t seqlen_q, seqlen_k; /* no sequence has more */
     int64_t group; /* query heads per K/V head */
     flashc_cache_rows k, v;
-    flashc_tensor q, o, lse, mask, block_mask, bias;
+    flashc_tensor q, o, lse, row_max, scores, key_mass, mask, block_mask, bias;
+    flashc_score_stage scores_stage;
     int64_t block_mask_m, block_mask_n; /* 0: no block mask */
     float softmax_scale, softcap;       /* softcap 0: none */
     const float *alibi_slopes, *sinks;

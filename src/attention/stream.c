@@ -171,7 +171,7 @@ flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t 
     p.v = (flashc_tensor){.data = (void *)(uintptr_t)nothing, .dtype = p.v.dtype, .stride = {0, 0, 0, 1}};
     p.q = (flashc_tensor){.data = (void *)(uintptr_t)nothing, .dtype = p.q.dtype};
     p.k_scale = p.v_scale = (flashc_tensor){.data = NULL};
-    p.mask = p.bias = absent;
+    p.mask = p.bias = p.row_max = p.scores = p.key_mass = absent;
     if (p.k.dtype == FLASHC_I8)
         p.k_scale = (flashc_tensor){.data = (void *)(uintptr_t)nothing, .dtype = FLASHC_F32};
     if (p.v.dtype == FLASHC_I8)
@@ -228,6 +228,7 @@ static flashc_status accumulate(flashc_attention_state *state, flashc_attention_
     flashc_problem problem;
     flashc_plan plan;
     p->sinks = NULL;
+    p->row_max.data = p->scores.data = p->key_mass.data = NULL;
     flashc_status status = flashc_problem_init_chunk(&problem, p, state);
     if (status == FLASHC_OK)
         status = check_rows(state, p);
@@ -337,6 +338,9 @@ static void finish_row(const flashc_problem *p, const flashc_attention_state *s,
         fold_row(s, row_of(s, sequence, head, query), row);
         flashc_stages_finish_row(p, head, *row->row_max, *row->row_sum, &factor, lse);
     }
+    if (p->row_max.data)
+        *(float *)(void *)flashc_element(&p->row_max, sequence->q_element, head, i, 0) =
+            isnan(*row->row_sum) ? NAN : *row->row_max;
     for (int64_t d = 0; d < p->head_dim_v; d++)
         flashc_store_f32(flashc_element(&p->o, sequence->q_element, head, i, 0), p->o.dtype, d * p->o.stride[3],
                          row->acc[d] * factor + 0.0f);
@@ -353,7 +357,8 @@ flashc_status flashc_attention_finish(const flashc_attention_state *state, const
         return status;
     p.seqlen_k = 0; /* what is about keys is not looked at */
     p.k.dtype = p.v.dtype = FLASHC_F32;
-    p.k.data = p.v.data = p.k_scale.data = p.v_scale.data = p.mask.data = p.bias.data = p.block_mask.data = NULL;
+    p.k.data = p.v.data = p.k_scale.data = p.v_scale.data = p.mask.data = p.bias.data = p.block_mask.data =
+        p.scores.data = p.key_mass.data = NULL;
     p.seqlens_k = p.leftpad_k = p.cu_seqlens_k = NULL;
     p.block_table = p.block_table_v = (flashc_block_table){.pages = NULL};
     p.causal = 0;

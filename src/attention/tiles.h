@@ -22,6 +22,12 @@ typedef struct flashc_item {
     uint8_t *hidden;
 } flashc_item;
 
+/* The item's parts in a thread's slot of the workspace, without a span. */
+flashc_item flashc_item_open(const flashc_problem *problem, const flashc_plan *plan, char *slot);
+
+/* Row block i's queries into qt, as the kernel takes them. */
+void flashc_item_load_queries(const flashc_item *it, int64_t i, const flashc_row_block *block);
+
 /* All rows of row block i that the kernel may touch, of it->partial. */
 static inline flashc_softmax_state flashc_tiles_state(const flashc_item *it, int64_t i)
 {

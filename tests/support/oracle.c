@@ -172,7 +172,7 @@ void oracle_attention(const flashc_attention_params *p, oracle *r)
     r->max_v = allocate(rows, sizeof *r->max_v);
     r->visible = allocate(rows, sizeof *r->visible);
     r->special_v = allocate(rows * p->head_dim_v, 1);
-    double *scores = allocate(p->seqlen_k, sizeof *scores);
+    r->scores = allocate(rows * p->seqlen_k, sizeof *r->scores);
 
     for (int64_t b = 0; b < p->batch; b++) {
         for (int64_t h = 0; h < p->num_heads; h++) {
@@ -182,14 +182,13 @@ void oracle_attention(const flashc_attention_params *p, oracle *r)
             double *v = read_head(&p->v, &p->v_scale, b, head_k, p->seqlen_k, p->head_dim_v);
             for (int64_t i = 0; i < p->seqlen_q; i++) {
                 int64_t row = (b * p->num_heads + h) * p->seqlen_q + i;
-                attend(p, b, h, i, q + i * p->head_dim, k, v, scores, r, row);
+                attend(p, b, h, i, q + i * p->head_dim, k, v, r->scores + row * p->seqlen_k, r, row);
             }
             free(q);
             free(k);
             free(v);
         }
     }
-    free(scores);
 }
 
 void oracle_free(oracle *r)
@@ -200,6 +199,7 @@ void oracle_free(oracle *r)
     free(r->magnitude);
     free(r->max_v);
     free(r->visible);
+    free(r->scores);
     free(r->special_v);
     *r = (oracle){0};
 }

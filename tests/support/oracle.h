@@ -15,6 +15,7 @@ typedef struct oracle {
     double *weighted_v; /* [rows, head_dim_v]: sum_j p_j |v_j|, of the error bound */
     double *magnitude;  /* [rows]: A of the error bound, as flashc.h has it */
     double *max_v;      /* [rows]: max |v| over visible keys and all columns */
+    double *scores;     /* [rows, seqlen_k]: as softmax takes them, -inf where hidden */
     int64_t *visible;   /* [rows]: number of visible keys */
     /* [rows, head_dim_v]: 1 where a visible row of V holds NaN or infinity in this column: O is then
      * only known not to be finite, because a tiny p may be 0 in f32 and 0 * infinity is NaN. */

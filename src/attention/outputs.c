@@ -1,0 +1,179 @@
+#include "attention/outputs.h"
+
+#include "attention/stages.h"
+#include "attention/tiles.h"
+#include "numerics.h"
+
+#include <math.h>
+
+int64_t flashc_outputs_items(const flashc_problem *p, const flashc_plan *plan)
+{
+    if (!p->scores.data && !p->key_mass.data)
+        return 0;
+    /* Of no keys one tile too: it fills what is no key. */
+    return p->batch * p->num_heads_k * flashc_max(1, flashc_ceil_div(p->seqlen_k, plan->block.block_n));
+}
+
+static float *mass_of(const flashc_problem *p, const flashc_sequence *s, int64_t head, int64_t key)
+{
+    return (float *)(void *)flashc_element(&p->key_mass, s->k_element, head, s->first_key + key, 0);
+}
+
+static void fill_row(const flashc_problem *p, const flashc_sequence *s, int64_t head, int64_t query, int64_t begin,
+                     int64_t end)
+{
+    const float nothing = p->scores_stage == FLASHC_SCORES_WEIGHTS ? 0.0f : -INFINITY;
+    char *row = flashc_element(&p->scores, s->q_element, head, s->first_query + query, 0);
+    for (int64_t column = begin; column < end; column++)
+        flashc_store_f32(row, p->scores.dtype, column * p->scores.stride[3], nothing);
+}
+
+/* Rows and columns that are no queries and no keys of the sequence, as far as they are no others'. */
+static void fill_padding(const flashc_problem *p, const flashc_sequence *s, int64_t head)
+{
+    const bool own_columns = !p->cu_seqlens_k;
+    const int64_t first = own_columns ? 0 : s->first_key, last = own_columns ? p->seqlen_k : s->first_key + s->n_keys;
+    const int64_t rows = p->cu_seqlens_q ? s->n_queries : p->seqlen_q;
+    for (int64_t query = 0; p->scores.data && query < rows; query++) {
+        const bool padding = query >= s->n_queries;
+        fill_row(p, s, head, query, first, padding ? last : s->first_key);
+        fill_row(p, s, head, query, padding ? last : s->first_key + s->n_keys, last);
+    }
+    for (int64_t column = first; p->key_mass.data && column < last; column++)
+        if (column < s->first_key || column >= s->first_key + s->n_keys)
+            *mass_of(p, s, head, column - s->first_key) = 0.0f;
+}
+
+/* The scores of a tile up to the stage that is asked for; weights and key_mass need the last. */
+static void make_scores(const flashc_item *it, const flashc_row_block *block, flashc_kv_tile k, int64_t first_key,
+                        int64_t n_keys, flashc_score_stage stage)
+{
+    const flashc_problem *p = it->p;
+    const flashc_vector_ops *vector = it->vector;
+    const flashc_gemm_ops *gemm = it->plan->kernel->gemm;
+    const int64_t ld = it->plan->ld, lanes = flashc_round_up(block->n_rows, vector->row_multiple);
+    gemm->qk(it->scores, k, flashc_tiles_queries(it, 0), ld, n_keys, lanes, p->head_dim,
+             gemm->scales_scores ? p->softmax_scale : 1.0f);
+    if (k.scale)
+        vector->scale_keys(it->scores, ld, n_keys, lanes, k.scale);
+    if (stage == FLASHC_SCORES_CAPPED && p->softcap > 0.0f)
+        vector->softcap(it->scores, ld, n_keys, lanes, p->softcap);
+    if (stage < FLASHC_SCORES_MASKED)
+        return;
+    flashc_stages_run(p, block, vector, ld, lanes, first_key, n_keys, it->scores, it->hidden);
+    flashc_mask_hide(p, block, vector, ld, lanes, first_key, n_keys, it->scores);
+}
+
+/* exp(score - LSE): what softmax makes of scores that have LSE for their max so far. */
+static void make_weights(const flashc_item *it, const flashc_row_block *block, int64_t n_keys)
+{
+    const flashc_problem *p = it->p;
+    const flashc_vector_ops *vector = it->vector;
+    const int64_t ld = it->plan->ld, lanes = flashc_round_up(block->n_rows, vector->row_multiple);
+    float lse[FLASHC_MAX_BLOCK_M];
+    _Alignas(FLASHC_ALIGNMENT) float max[FLASHC_MAX_BLOCK_M], sum[FLASHC_MAX_BLOCK_M], unused[FLASHC_MAX_BLOCK_M];
+    for (int64_t r = 0; r < lanes; r++) {
+        lse[r] = r < block->n_rows ? *(float *)(void *)flashc_row_element(p, block, &p->lse, r) : 0.0f;
+        max[r] = lse[r];
+        sum[r] = 0.0f;
+        for (int64_t key = 0; isnan(lse[r]) && key < n_keys; key++) {
+            float *score = &it->scores[r * flashc_row_step(vector, ld) + key * flashc_col_step(vector, ld)];
+            if (*score != -INFINITY)
+                *score = NAN; /* the row is, wherever it sees a key */
+        }
+        if (isnan(lse[r]))
+            max[r] = 0.0f;
+    }
+    /* A bf16 kernel's own softmax rounds the weights. */
+    const flashc_vector_ops *f32 = it->plan->kernel->bf16 ? &flashc_f32_generic.vector : vector;
+    f32->softmax(it->scores, ld, n_keys, lanes, max, sum, unused);
+}
+
+static void add_mass(const flashc_item *it, const flashc_row_block *block, int64_t first_key, int64_t n_keys)
+{
+    const flashc_problem *p = it->p;
+    const int64_t row_step = flashc_row_step(it->vector, it->plan->ld), col_step = flashc_col_step(it->vector, it->plan->ld);
+    for (int64_t member = 0; member < flashc_min(p->group, block->n_rows); member++)
+        for (int64_t key = 0; key < n_keys; key++) {
+            float sum = 0.0f;
+            for (int64_t r = member; r < block->n_rows; r += p->group)
+                sum += it->scores[r * row_step + key * col_step];
+            *mass_of(p, &block->sequence, flashc_row_head(p, block, member), first_key + key) += sum;
+        }
+}
+
+static void store_scores(const flashc_item *it, const flashc_row_block *block, int64_t first_key, int64_t n_keys)
+{
+    const flashc_problem *p = it->p;
+    void *row[FLASHC_MAX_BLOCK_M];
+    float one[FLASHC_MAX_BLOCK_M];
+    for (int64_t r = 0; r < block->n_rows; r++) {
+        row[r] = flashc_element(&p->scores, block->sequence.q_element, flashc_row_head(p, block, r),
+                                block->sequence.first_query + flashc_row_query(p, block, r),
+                                block->sequence.first_key + first_key);
+        one[r] = 1.0f;
+    }
+    it->vector->store_rows(row, p->scores.dtype, p->scores.stride[3], it->scores, it->plan->ld, block->n_rows, n_keys,
+                           one);
+}
+
+static void run_block(const flashc_item *it, const flashc_row_block *block, flashc_kv_tile k, int64_t first_key,
+                      int64_t n_keys)
+{
+    const flashc_problem *p = it->p;
+    const flashc_score_stage stage = p->scores_stage;
+    const bool wants_scores = p->scores.data != NULL, before_masks = wants_scores && stage < FLASHC_SCORES_MASKED;
+    flashc_item_load_queries(it, 0, block);
+    if (before_masks) {
+        make_scores(it, block, k, first_key, n_keys, stage);
+        store_scores(it, block, first_key, n_keys);
+    }
+    if (!flashc_mask_reaches(p, block, first_key, n_keys)) {
+        for (int64_t r = 0; wants_scores && !before_masks && r < block->n_rows; r++)
+            fill_row(p, &block->sequence, flashc_row_head(p, block, r), flashc_row_query(p, block, r),
+                     block->sequence.first_key + first_key, block->sequence.first_key + first_key + n_keys);
+        return;
+    }
+    if (before_masks && !p->key_mass.data)
+        return;
+    make_scores(it, block, k, first_key, n_keys, FLASHC_SCORES_MASKED);
+    if (wants_scores && stage == FLASHC_SCORES_MASKED)
+        store_scores(it, block, first_key, n_keys);
+    if (!p->key_mass.data && stage != FLASHC_SCORES_WEIGHTS)
+        return;
+    make_weights(it, block, n_keys);
+    if (wants_scores && stage == FLASHC_SCORES_WEIGHTS)
+        store_scores(it, block, first_key, n_keys);
+    if (p->key_mass.data)
+        add_mass(it, block, first_key, n_keys);
+}
+
+void flashc_outputs_run(const flashc_problem *p, const flashc_plan *plan, int64_t index, char *workspace, int slot,
+                        flashc_keep_going_fn keep_going, void *context)
+{
+    const int64_t block_n = plan->block.block_n, m = plan->block.block_m;
+    const int64_t tiles = flashc_max(1, flashc_ceil_div(p->seqlen_k, block_n)), head_index = index / tiles;
+    const int64_t batch = head_index / p->num_heads_k, head_k = head_index % p->num_heads_k;
+    const flashc_item it = flashc_item_open(p, plan, workspace + (size_t)slot * plan->scratch.size);
+    const flashc_sequence s = flashc_problem_sequence(p, batch);
+    const int64_t first_key = index % tiles * block_n, n_keys = flashc_min(block_n, s.n_keys - first_key);
+    for (int64_t head = head_k * p->group; head < (head_k + 1) * p->group; head++) {
+        if (first_key == 0)
+            fill_padding(p, &s, head);
+        for (int64_t key = 0; p->key_mass.data && key < n_keys; key++)
+            *mass_of(p, &s, head, first_key + key) = 0.0f;
+    }
+    if (n_keys <= 0)
+        return;
+    const flashc_tile_rows rows = {
+        .sequence = s.k_element, .head = head_k, .first = s.first_key + first_key, .n = n_keys};
+    flashc_kv_tile k = flashc_cache_load(&p->k, plan->kernel, &plan->kernel->gemm->k, &rows, p->head_dim, &it.k_scratch);
+    k.scale = flashc_cache_load_scales(&p->k, &rows, &it.k_scratch);
+    k.upcoming = (flashc_upcoming){.row = NULL};
+    for (int64_t first_row = 0; first_row < s.n_queries * p->group && keep_going(context); first_row += m) {
+        flashc_row_block block = {.batch = batch, .head_k = head_k, .sequence = s, .first_row = first_row};
+        block.n_rows = flashc_min(m, s.n_queries * p->group - first_row);
+        flashc_mask_resolve_block(p, &block);
+        run_block(&it, &block, k, first_key, n_keys);
+    }
+}
