@@ -13,8 +13,7 @@ What the operator means, and what it becomes here:
   attn_mask, float       a bias
   short attn_mask        keys past its end are hidden, so they are not handed to flashc at all
   softmax_precision      nothing: flashc computes in f32 whatever the type
-
-qk_matmul_output has no counterpart in flashc.
+  qk_matmul_output       scores, at the stage of qk_matmul_output_mode: 0 scaled, 1 capped, 2 masked, 3 weights
 """
 from typing import Any
 
@@ -44,8 +43,13 @@ def split_heads(x: np.ndarray, heads: int) -> np.ndarray:
     return x.reshape(batch, seqlen, heads, width // heads)
 
 
-def attention(inputs: dict[str, np.ndarray], attributes: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Inputs by ONNX's names, absent ones left out -> {"Y", "present_key", "present_value"}."""
+STAGES = ("scaled", "capped", "masked", "weights")
+
+
+def attention(inputs: dict[str, np.ndarray], attributes: dict[str, Any], *,
+              with_scores: bool = False) -> dict[str, np.ndarray]:
+    """Inputs by ONNX's names, absent ones left out -> {"Y", "present_key", "present_value"} and, with_scores,
+    "qk_matmul_output"."""
     missing = missing_features(inputs, attributes)
     if missing:
         raise NotImplementedError(", ".join(missing))
@@ -78,8 +82,14 @@ def attention(inputs: dict[str, np.ndarray], attributes: dict[str, Any]) -> dict
     causal = bool(attributes.get("is_causal", 0))
     if packed:
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-    y = flashc.attention(q, k, v, scale=attributes.get("scale"), causal=causal,
+    scores = None
+    stage = STAGES[attributes.get("qk_matmul_output_mode", 0)]
+    if with_scores:
+        heads, keys = q.shape[2 if packed else 1], k.shape[1 if packed else 2]
+        scores = np.empty((q.shape[0], heads, seqlen_q, keys), q.dtype)
+    y = flashc.attention(q, k, v, scores=scores, scores_stage=stage, scale=attributes.get("scale"), causal=causal,
                          align=align, window=window, softcap=attributes.get("softcap", 0) or None, mask=mask, bias=bias,
                          seqlens_k=seqlens_k,
                          layout="bshd" if packed else "bhsd")
-    return {"Y": y.reshape(*y.shape[:2], -1) if packed else y, **present}
+    outputs = {"Y": y.reshape(*y.shape[:2], -1) if packed else y, **present}
+    return outputs if scores is None else {**outputs, "qk_matmul_output": scores}

@@ -141,3 +141,22 @@ REFUSED = [
 def test_refused(features: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match="^" + re.escape(message)):
         flashc.attention(Q, K, V, **features)
+
+
+def test_extra_outputs() -> None:
+    """Weights sum to 1 over the keys, key_mass is their sum over the queries, row_max the largest masked score."""
+    rng = np.random.default_rng(5)
+    q, k, v = (rng.standard_normal((2, h, n, 16), np.float32) for h, n in ((4, 40), (2, 150), (2, 150)))
+    weights, masked = (np.full((2, 4, 40, 150), np.nan, np.float32) for _ in range(2))
+    mass, row_max = np.empty((2, 4, 150), np.float32), np.empty((2, 4, 40), np.float32)
+    call = {"causal": True, "align": "bottom-right"}
+    o = flashc.attention(q, k, v, scores=weights, scores_stage="weights", key_mass=mass, row_max=row_max, **call)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(weights.sum(-2), mass, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(weights @ v.repeat(2, 1), o, atol=1e-5)
+    flashc.attention(q, k, v, scores=masked, scores_stage="masked", **call)
+    np.testing.assert_array_equal(masked.max(-1), row_max)
+    with pytest.raises(ValueError, match=r"scores: expected shape \[2, 4, 40, 150\], found \[2, 4, 40, 15\]"):
+        flashc.attention(q, k, v, scores=weights[..., :15], **call)
+    with pytest.raises(ValueError, match="scores_stage: expected 'scaled', 'capped', 'masked' or 'weights'"):
+        flashc.attention(q, k, v, scores=weights, scores_stage="raw", **call)

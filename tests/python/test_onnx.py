@@ -1,7 +1,7 @@
 """The node tests of the ONNX standard for the operator Attention, as the onnx package generates them.
 
-Every case is run through flashc. Checked are Y, present_key
-and present_value, against two references of the onnx package:
+Every case is run through flashc. Checked are Y, present_key,
+present_value and qk_matmul_output, against two references of the onnx package:
 
   expected  the case's own outputs, computed by NumPy in the case's type, f16 and bf16 included
   exact     the package's reference implementation on the same inputs widened to float64, which
@@ -30,8 +30,8 @@ CASES_AT_LEAST = {23: 69, 24: 13, 25: 11}
 FULLY_MASKED_AT_LEAST = 7  # of them, those that have a query that sees no key
 NEWEST_OPSET = 27
 
-# Cases whose qk_matmul_output is not checked, as flashc gives no scores (Y is checked).
-QK_OUTPUT_WAITS: tuple[str, ...] = (
+# Cases with a qk_matmul_output, none of which may be lost in silence.
+QK_OUTPUTS: tuple[str, ...] = (
     "test_attention_4d_with_qk_matmul",
     "test_attention_4d_with_qk_matmul_bias",
     "test_attention_4d_with_qk_matmul_softcap",
@@ -102,13 +102,14 @@ def generate() -> tuple[dict[str, Case], list[str]]:
 CASES, OTHERS = generate()
 
 
-def reference(case: Case, *, absolute_v: bool = False) -> np.ndarray:
-    """Y of onnx's reference implementation in float64; with absolute_v sum_j p_j |v_j| in its place."""
+def reference(case: Case, *, absolute_v: bool = False, output: str = "Y") -> np.ndarray:
+    """An output of onnx's reference implementation in float64; with absolute_v sum_j p_j |v_j| in its place."""
     node = onnx.NodeProto()
     node.CopyFrom(case.node)
     kept = [a for a in node.attribute if a.name != "softmax_precision"]  # it would narrow the softmax
     del node.attribute[:]
     node.attribute.extend(kept)
+    wanted = node.output[onnx_attention.OUTPUTS.index(output)]
     arrays = {}
     for name, actual in zip(onnx_attention.INPUTS, node.input):
         if actual:
@@ -116,13 +117,13 @@ def reference(case: Case, *, absolute_v: bool = False) -> np.ndarray:
             x = x if x.dtype in (np.bool_, np.int64) else x.astype(np.float64)
             arrays[actual] = abs(x) if absolute_v and name in ("V", "past_value") else x
     graph = onnx.helper.make_graph([node], case.name, [onnx.ValueInfoProto(name=n) for n in arrays],
-                                   [onnx.ValueInfoProto(name="Y")])
+                                   [onnx.ValueInfoProto(name=wanted)])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", case.opset)])
-    return ReferenceEvaluator(model).run([node.output[0]], arrays)[0]
+    return ReferenceEvaluator(model).run([wanted], arrays)[0]
 
 
-def flashc_bound(case: Case, exact: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The error that flashc.h states for finite data; weight is sum_j p_j |v_j|."""
+def largest_logit(case: Case) -> tuple[float, int]:
+    """A of flashc.h, and the number of keys."""
     keys = case.outputs.get("present_key", case.inputs["K"])
     head_dim = case.inputs["Q"].shape[-1] // case.attributes.get("q_num_heads", 1)
     q, k = (np.abs(x.astype(np.float64)).max() for x in (case.inputs["Q"], keys))
@@ -130,7 +131,12 @@ def flashc_bound(case: Case, exact: np.ndarray, weight: np.ndarray) -> np.ndarra
     bias = case.inputs.get("attn_mask", np.zeros(1, bool))
     if bias.dtype != bool:
         logit += np.abs(bias[np.isfinite(bias)].astype(np.float64)).max(initial=0)
-    n = keys.shape[1 if keys.ndim == 3 else 2]  # and at most as many tiles
+    return logit, keys.shape[1 if keys.ndim == 3 else 2]
+
+
+def flashc_bound(case: Case, exact: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The error that flashc.h states for finite data; weight is sum_j p_j |v_j|."""
+    logit, n = largest_logit(case)  # and at most as many tiles as keys
     half_ulp = float(ml_dtypes.finfo(case.outputs["Y"].dtype).eps) / 2
     return U * (8 + 4 * logit + 2 * (n + n)) * weight + half_ulp * np.abs(exact)
 
@@ -165,9 +171,32 @@ def test_case(name: str) -> None:
     check_close(case, "the expected output", y, expected, bound + ulps * weight)
 
 
-@pytest.mark.parametrize("name", QK_OUTPUT_WAITS)
+def qk_bound(case: Case, exact: np.ndarray) -> np.ndarray:
+    """The error of the scores: that of a logit, or, of weights, that of LSE besides; and half an ulp of the type."""
+    logit, n = largest_logit(case)
+    error = U * (4 * logit + 4)
+    if case.attributes.get("qk_matmul_output_mode", 0) == 3:
+        error = exact * (error + U * (16 * max(1, logit + np.log(n)) + 4 * n))
+    return error + float(ml_dtypes.finfo(case.inputs["Q"].dtype).eps) / 2 * np.abs(exact)
+
+
+@pytest.mark.parametrize("name", QK_OUTPUTS)
 def test_qk_matmul_output(name: str) -> None:
-    pytest.skip(f"qk_matmul_output of {name} waits for an output of scores")
+    """The scores of each mode: hidden keys too before the mask, -inf after it, 0 as weights."""
+    case = CASES[name]
+    scores = onnx_attention.attention(case.inputs, case.attributes, with_scores=True)["qk_matmul_output"]
+    expected = case.outputs["qk_matmul_output"]
+    assert (scores.dtype, scores.shape) == (expected.dtype, expected.shape)
+    exact = reference(case, output="qk_matmul_output")
+    hidden = np.isneginf(exact)
+    np.testing.assert_array_equal(np.isneginf(scores.astype(np.float64)), hidden)
+    seen = np.where(hidden, 0, exact)
+    scores = np.where(hidden, 0, scores)
+    bound = qk_bound(case, seen)
+    check_close(case, "float64", scores, seen, bound)
+    ulps = EXPECTED_ULPS * float(ml_dtypes.finfo(expected.dtype).eps)
+    logit, _ = largest_logit(case)
+    check_close(case, "the expected output", scores, np.where(hidden, 0, expected), bound + ulps * max(1, logit))
 
 
 def test_the_cases_were_generated() -> None:
@@ -184,11 +213,11 @@ def test_only_expanded_functions_are_left_out() -> None:
 
 
 def test_the_tables_are_exact() -> None:
-    """Every case can be mapped, and the outputs that are not checked are those of scores."""
+    """Every case can be mapped, and every qk_matmul_output is checked."""
     for case in CASES.values():
         assert not onnx_attention.missing_features(case.inputs, case.attributes), case.name
     with_scores = [case.name for case in CASES.values() if "qk_matmul_output" in case.outputs]
-    assert sorted(QK_OUTPUT_WAITS) == sorted(with_scores)
+    assert sorted(QK_OUTPUTS) == sorted(with_scores)
 
 
 def test_fully_masked_rows_run() -> None:

@@ -39,6 +39,11 @@ FUNCTIONS = {
     "flashc_attention_finish": "flashc-run attention --stream-kv",
     "flashc_append_params_init": "append_kv's defaults",
     "flashc_append": "append_kv",
+    "flashc_attention_state_init": "flashc-run attention --stream-kv",
+    "flashc_attention_state_clear": "flashc-run attention --stream-kv",
+    "flashc_attention_accumulate": "flashc-run attention --stream-kv",
+    "flashc_attention_state_merge": "flashc-run attention --stream-kv",
+    "flashc_attention_finish": "flashc-run attention --stream-kv",
     "flashc_kernel_count": "kernels",
     "flashc_kernel_get": "kernels",
     "flashc_system_get": "info",
@@ -69,6 +74,7 @@ FIELDS = {
     "k_scale": "k_scale", "v_scale": "v_scale",
     "softcap": "softcap", "alibi_slopes": "alibi_slopes", "alibi_batch_stride": "alibi_slopes", "sinks": "sinks",
     "score_mod": "score_mod", "score_mod_user_data": "score_mod",
+    "scores": "scores", "scores_stage": "scores_stage", "key_mass": "key_mass", "row_max": "row_max",
     "cu_seqlens_q": "cu_seqlens_q", "cu_seqlens_k": "cu_seqlens_k",
     "block_table": "block_table", "block_table_v": "block_table_v",
     "num_threads": "num_threads", "kernel": "kernel", "compute": "compute",
@@ -109,7 +115,8 @@ def test_every_parameter_has_an_argument() -> None:
     arguments = set(inspect.signature(flashc.attention).parameters)
     assert {argument for argument in FIELDS.values() if argument} | {"layout", "out_dtype"} == arguments
     explained = set(inspect.signature(flashc.explain).parameters)
-    assert arguments - explained == {"progress", "workspace"} and explained <= arguments
+    outputs = {"scores", "scores_stage", "key_mass", "row_max"}
+    assert arguments - explained == {"progress", "workspace"} | outputs and explained <= arguments
 
 
 @pytest.mark.parametrize("name", TUPLES)

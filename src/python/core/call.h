@@ -12,9 +12,10 @@ enum { PROGRESS = N_EXPLAIN, WORKSPACE, N_ATTENTION };
 /* SEQUENCES is None, or a tuple of: */
 enum { CU_SEQLENS_Q, CU_SEQLENS_K, BLOCK_TABLE, BLOCK_TABLE_V, N_SEQUENCES };
 /* FEATURES is None, or a tuple of what most calls leave out: */
-enum { SOFTCAP, WINDOW, BLOCK_MASK_TILE, SCORE_MOD, ALIBI_SLOPES, SINKS, BLOCK_MASK, K_SCALE, V_SCALE, SEQLENS_Q, SEQLENS_K, LEFTPAD_K,
-       N_FEATURES };
-enum { FIRST_FEATURE_ARRAY = ALIBI_SLOPES, N_FEATURE_ARRAYS = 5, FIRST_LENGTHS = SEQLENS_Q, N_LENGTHS = 3 };
+enum { SOFTCAP, WINDOW, BLOCK_MASK_TILE, SCORE_MOD, ALIBI_SLOPES, SINKS, BLOCK_MASK, K_SCALE, V_SCALE, SEQLENS_Q,
+       SEQLENS_K, LEFTPAD_K, SCORES, KEY_MASS, ROW_MAX, SCORES_STAGE, N_FEATURES };
+enum { FIRST_FEATURE_ARRAY = ALIBI_SLOPES, N_FEATURE_ARRAYS = 5, FIRST_LENGTHS = SEQLENS_Q, N_LENGTHS = 3,
+       FIRST_EXTRA_OUTPUT = SCORES, N_EXTRA_OUTPUTS = 3 };
 
 /* A call being put together. Everything that params points to lives here or in the caller's arguments. */
 typedef struct {
@@ -25,6 +26,7 @@ typedef struct {
     int64_t *offsets;
     flashc_py_view feature[N_FEATURE_ARRAYS];
     int64_t *lengths[N_LENGTHS];
+    flashc_py_view extra[N_EXTRA_OUTPUTS];
     PyObject *score_mod;                 /* the caller's, or NULL */
     PyObject *error[3];                  /* what it raised: type, value, traceback; guarded by the GIL */
     PyObject *kernel; /* bytes */
@@ -44,6 +46,8 @@ int flashc_py_call_set_scale(const flashc_py_call *call, const flashc_py_view *s
 /* The part of build() that is about FEATURES, after everything else. */
 int flashc_py_call_set_features(flashc_py_call *call, PyObject *features);
 void flashc_py_call_release_features(flashc_py_call *call);
+/* Its part that is about outputs besides O and LSE. */
+int flashc_py_call_set_outputs(flashc_py_call *call, PyObject *features);
 
 /* One int for every batch element: from an int (if single) or a sequence of one each. NULL with an exception that
  * names the argument. */

@@ -7,7 +7,8 @@
 
 static const char *const feature_name[N_FEATURES] = {"softcap",    "window",    "block_mask_tile", "score_mod",
                                                      "alibi_slopes", "sinks",   "block_mask",      "k_scale",
-                                                     "v_scale",    "seqlens_q", "seqlens_k",       "leftpad_k"};
+                                                     "v_scale",    "seqlens_q", "seqlens_k",       "leftpad_k",
+                                                     "scores",     "key_mass",  "row_max",         "scores_stage"};
 
 static int set_softcap(flashc_py_call *c, PyObject *softcap)
 {
@@ -212,7 +213,7 @@ int flashc_py_call_set_features(flashc_py_call *c, PyObject *features)
         p->score_mod = run_score_mod;
         p->score_mod_user_data = c;
     }
-    return check_align(p);
+    return flashc_py_call_set_outputs(c, features) != 0 ? -1 : check_align(p);
 }
 
 void flashc_py_call_release_features(flashc_py_call *c)
@@ -221,6 +222,8 @@ void flashc_py_call_release_features(flashc_py_call *c)
         flashc_py_view_release(&c->feature[i]);
     for (int i = 0; i < N_LENGTHS; i++)
         free(c->lengths[i]);
+    for (int i = 0; i < N_EXTRA_OUTPUTS; i++)
+        flashc_py_view_release(&c->extra[i]);
     for (int i = 0; i < 3; i++)
         Py_CLEAR(c->error[i]);
 }

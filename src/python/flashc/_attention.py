@@ -113,6 +113,10 @@ def attention(
     out: Any = None,
     out_dtype: Any = None,
     return_lse: bool = False,
+    scores: Any = None,
+    scores_stage: str = "scaled",
+    key_mass: Any = None,
+    row_max: Any = None,
     num_threads: int = 0,
     kernel: str | None = None,
     compute: str | None = None,
@@ -178,6 +182,14 @@ def attention(
         Element type of a new output: "float32", "float16", "bfloat16", or NumPy's or torch's object. None is q's.
     return_lse:
         Return (o, lse); lse float32 [batch, num_heads, seqlen_q], natural log of the sum of exp(score), -inf where no key is visible.
+    scores, scores_stage:
+        Array to fill with the scores, [batch, num_heads, seqlen_q, seqlen_k] whatever the layout, any of the three
+        types: "scaled" (scale * q . k), "capped" (after softcap), both of hidden keys too, "masked" (as softmax takes
+        them, hidden keys -inf) or "weights" (after softmax): ONNX's qk_matmul_output_mode 0 to 3. Costs q . k once more.
+    key_mass:
+        float32 array to fill, [batch, num_heads, seqlen_k]: the sum over the queries of each key's softmax weights.
+    row_max:
+        float32 array to fill, of the shape of lse: the largest visible score of each query, -inf without one.
     num_threads:
         0: the OpenMP default, limited by the affinity mask and the container's CPU quota. The result does not depend on it.
     kernel:
@@ -205,10 +217,12 @@ def attention(
     q, kind = kind_of(q, "q")
     refuse_gradients(q=q, k=k, v=v, bias=bias, alibi_slopes=alibi_slopes, sinks=sinks, out=out)
     o = _new_output(q, v, kind, out_dtype) if out is None else out
-    lse = kind.empty(q, _lse_shape(q.shape, bshd), "float32") if return_lse else None
+    needs_lse = return_lse or key_mass is not None or scores is not None
+    lse = kind.empty(q, _lse_shape(q.shape, bshd), "float32") if needs_lse else None
     sequences = _sequences(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
     features = _features(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, k_scale,
-                         v_scale, seqlens_q, seqlens_k, leftpad_k)
+                         v_scale, seqlens_q, seqlens_k, leftpad_k, scores, key_mass, row_max,
+                         None if scores is None else scores_stage)
     _core.attention(q, k, v, o, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel, compute, sequences,
                     features, progress, workspace)
     if out is None:
@@ -291,7 +305,7 @@ def explain(
         out = _SHORT[dtype_name(q.dtype, "q") if out_dtype is None else dtype_name(out_dtype, "out_dtype")]
     sequences = _sequences(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
     features = _features(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, k_scale,
-                         v_scale, seqlens_q, seqlens_k, leftpad_k)
+                         v_scale, seqlens_q, seqlens_k, leftpad_k, None, None, None, None)
     plan = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel, compute, sequences,
                          features)
     refused = (line.partition(": ") for line in plan[-1].splitlines())
