@@ -39,11 +39,11 @@ FUNCTIONS = {
     "flashc_attention_finish": "flashc-run attention --stream-kv",
     "flashc_append_params_init": "append_kv's defaults",
     "flashc_append": "append_kv",
-    "flashc_attention_state_init": "flashc-run attention --stream-kv",
-    "flashc_attention_state_clear": "flashc-run attention --stream-kv",
-    "flashc_attention_accumulate": "flashc-run attention --stream-kv",
-    "flashc_attention_state_merge": "flashc-run attention --stream-kv",
-    "flashc_attention_finish": "flashc-run attention --stream-kv",
+    "flashc_attention_state_init": "AttentionState",
+    "flashc_attention_state_clear": "AttentionState",
+    "flashc_attention_accumulate": "AttentionState.accumulate",
+    "flashc_attention_state_merge": "AttentionState.merge",
+    "flashc_attention_finish": "AttentionState.finish",
     "flashc_kernel_count": "kernels",
     "flashc_kernel_get": "kernels",
     "flashc_system_get": "info",
@@ -59,7 +59,7 @@ FUNCTIONS = {
     "flashc_is_softmax": "is_softmax",
 }
 NOT_A_NAME = {"exceptions", "arrays have dtypes", "arrays have strides", "attention(layout=)", "attention's defaults",
-              "append_kv's defaults", "flashc-run explain --predict", "flashc-run attention --stream-kv"}
+              "append_kv's defaults", "flashc-run explain --predict"}
 
 # Every field of flashc_attention_params, and the argument of attention() that fills it.
 FIELDS = {

@@ -21,11 +21,13 @@ from ._arrays import Comparison, compare, convert, is_softmax
 from ._attention import Explanation, attention, explain
 from ._caches import append_kv
 from ._softmax import SoftmaxState, merge_states, softmax, trace
+from ._state import AttentionState, shared_prefix_attention
 from ._system import Info, Kernel, info, kernels
 
 __version__ = _core.version()
 
 __all__ = [
+    "AttentionState",
     "Comparison",
     "Explanation",
     "Info",
@@ -40,6 +42,7 @@ __all__ = [
     "is_softmax",
     "kernels",
     "merge_states",
+    "shared_prefix_attention",
     "softmax",
     "trace",
 ]

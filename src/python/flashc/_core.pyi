@@ -14,6 +14,22 @@ def explain(
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
     sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, /,
 ) -> tuple[str, str, str, int, int, int, int, int, int, int, float, str]: ...
+def attention_state_init(
+    q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
+    align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
+    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, seqlen_k: int, /,
+) -> tuple[int, int, int, int]: ...
+def attention_accumulate(
+    q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
+    align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
+    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, state: tuple[Any, ...], /,
+) -> tuple[int, int]: ...
+def attention_finish(
+    q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
+    align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
+    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, state: tuple[Any, ...], /,
+) -> tuple[int, int]: ...
+def attention_state_merge(into: tuple[Any, ...], source: tuple[Any, ...], /) -> tuple[int, int]: ...
 def append(
     k: Any, v: Any, k_cache: Any, v_cache: Any, q: Any, q_out: Any, cos: Any, sin: Any, positions: Any, seqlens: Any,
     cu_seqlens: Any, block_table: Any, block_table_v: Any, rotary_positions: Any, interleaved: bool, bshd: bool, /,

@@ -1,0 +1,143 @@
+"""flashc.AttentionState: keys and values chunk by chunk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import _core
+from ._arrays import dtype_name, kind_of, refuse_gradients
+from ._attention import _SHORT, _features, _is_bshd, _lse_shape, _new_output, attention
+from ._softmax import merge_states
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class AttentionState:
+    """Attention of q whose keys come chunk by chunk: larger than memory, or arriving over time.
+
+        state = flashc.AttentionState(q, seqlen_k=1_000_000)  # the most keys there will be
+        for k, v in chunks:
+            state.accumulate(k, v)
+        o = state.finish()
+
+    The result is that of attention() on all keys: the same bits where chunks end at multiples of the keys of a tile
+    (flashc.explain(...).block_n), within the stated bound elsewhere. Key 0 of a chunk is at position `next_key`, from
+    which causal, window and ALiBi count.
+
+    q, scale, causal, align, softcap, window, alibi_slopes, sinks, seqlens_q, layout, num_threads, kernel, compute: as in
+    attention(), but align is not "bottom-right", since the number of keys is not known: give the position of query 0.
+
+    To save a state write `arrays()` and the ints `n_nodes` and `next_key` somewhere; to restore it, give them to
+    `restore()` of a state made with the same arguments.
+    """
+
+    def __init__(self, q: Any, *, seqlen_k: int, scale: float | None = None, causal: bool = False, align: Any = None,
+                 softcap: float | None = None, window: Any = None, alibi_slopes: Any = None, sinks: Any = None,
+                 seqlens_q: Any = None, layout: str = "bhsd", num_threads: int = 0, kernel: str | None = None,
+                 compute: str | None = None) -> None:
+        refuse_gradients(q=q, alibi_slopes=alibi_slopes, sinks=sinks)
+        self._bshd = _is_bshd(layout)
+        self._q, self._kind = kind_of(q, "q")
+        self._seqlen_k = seqlen_k
+        self._options = (scale, causal, align, self._bshd, num_threads, kernel, compute, None)
+        self._of_scores = (softcap, window, alibi_slopes, sinks, seqlens_q)
+        self._arrays: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._no_keys: Any = None
+        self._piece_n = self.n_nodes = 0
+        self.next_key = 0
+        """position of the next chunk's first key; may be set before the first chunk"""
+
+    def _call(self, k: Any, v: Any, o: Any, lse: Any, mask: Any, bias: Any, seqlens_k: Any) -> tuple[Any, ...]:
+        softcap, window, alibi_slopes, sinks, seqlens_q = self._of_scores
+        features = _features(softcap, window, None, None, alibi_slopes, sinks, None, None, None, seqlens_q, seqlens_k,
+                             None, None, None, None, None)
+        return (self._q, k, v, o, lse, mask, bias, *self._options, features)
+
+    def _state(self) -> tuple[Any, ...]:
+        assert self._arrays is not None
+        return (*self._arrays, self._piece_n, self.n_nodes, self.next_key)
+
+    def _begin(self, k: Any, v: Any) -> None:
+        """Types and head counts of k and v are known with the first chunk."""
+        if self._arrays is not None:
+            return
+        import numpy as np
+
+        out = _SHORT[dtype_name(self._q.dtype, "q")]
+        levels, rows, width, self._piece_n = _core.attention_state_init(
+            *self._call(k, v, out, None, None, None, None), self._seqlen_k)
+        self._arrays = (np.full((levels, rows), -np.inf, np.float32), np.zeros((levels, rows), np.float32),
+                        np.zeros((levels, rows, width), np.float32))
+        shapes = [list(x.shape) for x in (k, v)]
+        for shape in shapes:
+            if len(shape) > 2 or not self._bshd:
+                shape[-3 if self._bshd and len(shape) > 2 else -2] = 0
+        self._no_keys = tuple(np.zeros(shape, np.float32) for shape in shapes)
+
+    def accumulate(self, k: Any, v: Any, *, mask: Any = None, bias: Any = None, seqlens_k: Any = None) -> None:
+        """Takes a chunk of keys: k and v as in attention(), mask and bias for the chunk's keys alone, seqlens_k how
+        many of the chunk's keys each batch element has."""
+        refuse_gradients(k=k, v=v, bias=bias)
+        k, v = kind_of(k, "k")[0], kind_of(v, "v")[0]
+        self._begin(k, v)
+        out = _SHORT[dtype_name(self._q.dtype, "q")]
+        self.n_nodes, self.next_key = _core.attention_accumulate(
+            *self._call(k, v, out, None, mask, bias, seqlens_k), self._state())
+
+    def merge(self, other: AttentionState) -> None:
+        """Takes what another state, of the same queries and other keys, has seen."""
+        if other._arrays is None:
+            return
+        if self._arrays is None:
+            self._arrays = tuple(x.copy() for x in other._arrays)  # type: ignore[assignment]
+            self._no_keys, self._piece_n = other._no_keys, other._piece_n
+            self.n_nodes, self.next_key = other.n_nodes, other.next_key
+            return
+        self.n_nodes, self.next_key = _core.attention_state_merge(self._state(), other._state())
+
+    def finish(self, *, out: Any = None, out_dtype: Any = None, return_lse: bool = False) -> Any:
+        """o, or (o, lse), over the keys seen so far, as attention() returns them. More may follow."""
+        if self._arrays is None:
+            raise ValueError("finish: expected a chunk of keys before, found none")
+        k, v = self._no_keys
+        o = _new_output(self._q, v, self._kind, out_dtype) if out is None else out
+        lse = self._kind.empty(self._q, _lse_shape(self._q.shape, self._bshd), "float32") if return_lse else None
+        _core.attention_finish(*self._call(k, v, o, lse, None, None, None), self._state())
+        if out is None:
+            o = self._kind.result(self._q, o)
+        return (o, self._kind.result(self._q, lse)) if return_lse else o
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """row_max, row_sum [levels, rows] and acc [levels, rows, head_dim_v], the state's own; None before a chunk."""
+        return self._arrays
+
+    def restore(self, k: Any, v: Any, arrays: tuple[Any, Any, Any], n_nodes: int, next_key: int) -> None:
+        """Takes up a saved state. k, v: any chunk of the types and heads that follow, even of no keys."""
+        self._begin(kind_of(k, "k")[0], kind_of(v, "v")[0])
+        assert self._arrays is not None
+        for mine, saved in zip(self._arrays, arrays, strict=True):
+            if mine.shape != saved.shape:
+                raise ValueError(f"arrays: expected shape {list(mine.shape)}, found {list(saved.shape)}")
+            mine[:] = saved
+        self.n_nodes, self.next_key = n_nodes, next_key
+
+
+def shared_prefix_attention(q: Any, prefix_k: Any, prefix_v: Any, k: Any, v: Any, **options: Any) -> Any:
+    """Attention of sequences that share their first keys, which are read once for the queries of all of them.
+
+    q [batch, num_heads, seqlen_q, head_dim]; prefix_k, prefix_v [num_heads_k, seqlen_prefix, dim]; k, v [batch,
+    num_heads_k, seqlen_k, dim]: each sequence's own keys, behind the prefix. All prefix keys are visible; causal hides
+    own keys, the last query seeing the last key. options: scale, causal, num_threads, kernel, compute. NumPy alone.
+    Partial results of the prefix and of the own keys are merged, each within the stated bound.
+    """
+    import numpy as np
+
+    causal = options.pop("causal", False)
+    batch, heads, rows, dim = q.shape
+    as_one = np.ascontiguousarray(q.swapaxes(0, 1)).reshape(heads, batch * rows, dim)
+    o, lse = attention(as_one, prefix_k, prefix_v, out_dtype="float32", return_lse=True, **options)
+    shared_o = np.ascontiguousarray(o.reshape(heads, batch, rows, -1).swapaxes(0, 1))
+    shared_lse = np.ascontiguousarray(lse.reshape(heads, batch, rows).swapaxes(0, 1))
+    own = attention(q, k, v, causal=causal, align="bottom-right", out_dtype="float32", return_lse=True, **options)
+    return merge_states([shared_o, own[0]], [shared_lse, own[1]])[0].astype(q.dtype, copy=False)

@@ -1,0 +1,79 @@
+"""flashc.AttentionState: the bits of one call, save and restore, merge; a shared prefix."""
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flashc
+
+RNG = np.random.default_rng(11)
+
+
+def arrays(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+    return [RNG.standard_normal(shape, np.float32) for shape in shapes]
+
+
+@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
+def test_chunks_give_the_bits_of_one_call(layout: str) -> None:
+    q, k, v = arrays((2, 4, 3, 16), (2, 2, 2600, 16), (2, 2, 2600, 24))
+    if layout == "bshd":
+        q, k, v = (np.ascontiguousarray(x.swapaxes(1, 2)) for x in (q, k, v))
+    rows = 2 if layout == "bhsd" else 1
+    options: dict[str, Any] = {"causal": True, "align": 2500, "window": (1500, None), "softcap": 30.0, "layout": layout,
+                               "sinks": np.array([0, 1, -1, 2], np.float32)}
+    o, lse = flashc.attention(q, k, v, return_lse=True, **options)
+    state = flashc.AttentionState(q, seqlen_k=2600, **options)
+    for first in range(0, 2600, 1024):
+        chunk = np.arange(first, min(first + 1024, 2600))
+        state.accumulate(k.take(chunk, rows), v.take(chunk, rows))
+        assert state.next_key == chunk[-1] + 1
+        saved, n_nodes, next_key = [x.copy() for x in state.arrays()], state.n_nodes, state.next_key
+        state = flashc.AttentionState(q, seqlen_k=2600, **options)
+        state.restore(k, v, saved, n_nodes, next_key)
+    got_o, got_lse = state.finish(return_lse=True)
+    np.testing.assert_array_equal(got_o, o)
+    np.testing.assert_array_equal(got_lse, lse)
+
+
+def test_mask_and_bias_of_chunks() -> None:
+    q, k, v, bias = arrays((4, 30, 16), (2, 300, 16), (2, 300, 16), (30, 300))
+    mask = RNG.random((30, 300)) < 0.8
+    state = flashc.AttentionState(q, seqlen_k=300)
+    for part in (slice(0, 77), slice(77, 300)):
+        state.accumulate(k[:, part], v[:, part], mask=mask[:, part], bias=bias[:, part])
+    np.testing.assert_allclose(state.finish(), flashc.attention(q, k, v, mask=mask, bias=bias), atol=2e-6)
+
+
+def test_states_merge() -> None:
+    q, k, v = arrays((1, 2, 3, 16), (1, 2, 1500, 16), (1, 2, 1500, 16))
+    states = [flashc.AttentionState(q, seqlen_k=1500, causal=True, align=1400) for _ in range(3)]
+    for state, first in zip(states[1:], (0, 700)):
+        state.next_key = first
+        state.accumulate(k[:, :, first:first + 800][:, :, :700 if first == 0 else 800],
+                         v[:, :, first:first + 800][:, :, :700 if first == 0 else 800])
+        states[0].merge(state)
+    np.testing.assert_allclose(states[0].finish(), flashc.attention(q, k, v, causal=True, align=1400), atol=2e-6)
+
+
+def test_errors() -> None:
+    q, k, v = arrays((2, 3, 16), (2, 40, 16), (2, 40, 16))
+    with pytest.raises(ValueError, match="finish: expected a chunk"):
+        flashc.AttentionState(q, seqlen_k=40).finish()
+    with pytest.raises(ValueError, match="BOTTOM_RIGHT"):
+        flashc.AttentionState(q, seqlen_k=40, causal=True, align="bottom-right").accumulate(k, v)
+    state = flashc.AttentionState(q, seqlen_k=40)
+    state.accumulate(k, v)
+    with pytest.raises(ValueError, match="head_dim"):
+        state.accumulate(k[..., :8], v)
+    with pytest.raises(ValueError, match=r"arrays: expected shape \[1, 6\]"):
+        state.restore(k, v, (np.zeros(3),) * 3, 0, 0)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_shared_prefix(rows: int) -> None:
+    q, prefix_k, prefix_v, k, v = arrays((3, 4, rows, 16), (2, 700, 16), (2, 700, 16), (3, 2, 90, 16), (3, 2, 90, 16))
+    whole_k, whole_v = (np.concatenate((np.broadcast_to(p, (3, *p.shape)), own), 2)
+                        for p, own in ((prefix_k, k), (prefix_v, v)))
+    expected = flashc.attention(q, whole_k, whole_v, causal=True, align="bottom-right")
+    got = flashc.shared_prefix_attention(q, prefix_k, prefix_v, k, v, causal=True)
+    np.testing.assert_allclose(got, expected, atol=2e-6)
