@@ -7,7 +7,9 @@
  * keeps ROW_ACCUMULATORS registers of O while it runs down the keys. Per key and four rows at head_dim 128, f32,
  * AVX-512: 64 FMAs, in loops of 54 and 56 instructions (27 and 28 for 16 FMAs), some 15 for that sum, 4 of exp, and
  * 48 that prefetch 1 KiB: 180 in all, about 60 cycles, where one core's share of the memory's bandwidth takes 100
- * or more. bf16 has 16 shifts more and half the bytes.
+ * or more. bf16 has 16 shifts more and half the bytes; int8 has 32 conversions (q8_0 and 8 scales with 16 products) and
+ * a quarter: there the instructions are the limit. Zen 5, 16,384 keys of 8 heads, two threads, 54 GB/s of reads: groups
+ * of 1, 2 and 4 queries read int8 with 43, 35 and 30 GB/s, q8_0 with 43, 37 and 29.
  *
  * The prefetches stand between blocks of four keys: in bursts of 64 lines they held up the loads of K and V themselves
  * (16,384 keys of 8 heads, one Zen 5 core: f32 6.3 -> 5.0 ms, bf16 2.3 -> 2.0 ms, bf16 in pages of 4 KiB 4.8 -> 2.7 ms).
@@ -55,29 +57,36 @@ V_INLINE void dot_registers(int rows, int keys, int stride, flashc_dtype dtype, 
 
 /* The step-th `keys` of the keys from first on; those beyond the last are the last again, and not used. */
 V_INLINE void dot_step(int rows, int keys, int step, flashc_dtype dtype, flashc_kv_tile k, int64_t column,
-                       int64_t first, int64_t n_keys, const float *q, int64_t ld, int64_t depth, vec sum[VL])
+                       int64_t first, int64_t n_keys, const float *q, int64_t ld, int64_t depth, vec sum[VL],
+                       prefetcher *upcoming)
 {
+    prefetch_step(upcoming, PREFETCH_TO_L1);
     const char *row[4];
     for (int j = 0; j < keys; j++)
         row[j] = tile_row(dtype, k, flashc_min(first + step * keys + j, n_keys - 1));
     dot_registers(rows, keys, VL / rows, dtype, row, column, q, ld, depth, sum + step * keys);
 }
 
+/* Keys of a step: as many rows of K are in registers. */
+V_INLINE int step_keys(int rows)
+{
+    return VL / rows < 4 ? VL / rows : 4;
+}
+
 /* VL scores: `rows` rows by VL / rows keys from first on. rows is 1, 2 or 4; all constants after inlining. */
 V_INLINE void dot_block(int rows, flashc_dtype dtype, flashc_kv_tile k, int64_t column, int64_t first, int64_t n_keys,
-                        const float *q, int64_t ld, int64_t depth, float *scores)
+                        const float *q, int64_t ld, int64_t depth, float *scores, prefetcher *upcoming)
 {
-    enum { MOST_KEYS = 4 };
-    const int keys = VL / rows < MOST_KEYS ? VL / rows : MOST_KEYS, steps = VL / rows / keys;
+    const int keys = step_keys(rows), steps = VL / rows / keys;
     vec sum[VL];
     for (int i = 0; i < VL; i++)
         sum[i] = v_set1(0.0f);
-    dot_step(rows, keys, 0, dtype, k, column, first, n_keys, q, ld, depth, sum);
+    dot_step(rows, keys, 0, dtype, k, column, first, n_keys, q, ld, depth, sum, upcoming);
     if (steps > 1)
-        dot_step(rows, keys, 1, dtype, k, column, first, n_keys, q, ld, depth, sum);
+        dot_step(rows, keys, 1, dtype, k, column, first, n_keys, q, ld, depth, sum, upcoming);
     if (steps > 2) {
-        dot_step(rows, keys, 2, dtype, k, column, first, n_keys, q, ld, depth, sum);
-        dot_step(rows, keys, 3, dtype, k, column, first, n_keys, q, ld, depth, sum);
+        dot_step(rows, keys, 2, dtype, k, column, first, n_keys, q, ld, depth, sum, upcoming);
+        dot_step(rows, keys, 3, dtype, k, column, first, n_keys, q, ld, depth, sum, upcoming);
     }
     float out[VL];
     v_store(out, v_sum_each(sum));
@@ -94,30 +103,26 @@ V_INLINE void dot_keys(flashc_dtype dtype, flashc_kv_tile k, int64_t column, int
 {
     int64_t row = 0;
     for (; row + 4 <= n_rows; row += 4)
-        for (int64_t key = first; key < flashc_min(first + VL, n_keys); key += VL / 4) {
-            prefetch_step(upcoming, PREFETCH_TO_L1);
-            dot_block(4, dtype, k, column, key, n_keys, q + row * ld, ld, depth, scores + row * ld);
-        }
+        for (int64_t key = first; key < flashc_min(first + VL, n_keys); key += VL / 4)
+            dot_block(4, dtype, k, column, key, n_keys, q + row * ld, ld, depth, scores + row * ld, upcoming);
     for (; row + 2 <= n_rows; row += 2)
         for (int64_t key = first; key < flashc_min(first + VL, n_keys); key += VL / 2)
-            dot_block(2, dtype, k, column, key, n_keys, q + row * ld, ld, depth, scores + row * ld);
+            dot_block(2, dtype, k, column, key, n_keys, q + row * ld, ld, depth, scores + row * ld, upcoming);
     if (row < n_rows)
-        dot_block(1, dtype, k, column, first, n_keys, q + row * ld, ld, depth, scores + row * ld);
+        dot_block(1, dtype, k, column, first, n_keys, q + row * ld, ld, depth, scores + row * ld, upcoming);
 }
 
 V_INLINE void qk_typed(flashc_dtype dtype, float *scores, flashc_kv_tile k, const float *q, int64_t ld,
                        int64_t n_keys, int64_t n_rows, int64_t head_dim)
 {
     const int64_t columns = flashc_round_up(head_dim, VL);
-    const int64_t blocks = n_rows >= 4 ? n_rows / 4 * 4 : 1; /* of VL keys: those that prefetch */
-    prefetcher upcoming = prefetch_over(k.upcoming, n_keys / VL * blocks);
-    for (int64_t first = 0; first < n_keys; first += VL) {
-        if (n_rows < 4)
-            prefetch_step(&upcoming, PREFETCH_TO_L1);
+    /* Steps with VL keys, of the first one, two or all groups of four rows. */
+    const int64_t steps = n_rows >= 4 ? n_rows / 4 * 4 : VL / step_keys(n_rows >= 2 ? 2 : 1);
+    prefetcher upcoming = prefetch_over(k.upcoming, n_keys / VL * steps);
+    for (int64_t first = 0; first < n_keys; first += VL)
         for (int64_t column = 0; column < columns; column += FLASHC_QK_DEPTH * VL)
             dot_keys(dtype, k, column, first, n_keys, q + column, ld, n_rows,
                      flashc_min(columns - column, FLASHC_QK_DEPTH * VL), scores, &upcoming);
-    }
 }
 
 static void row_qk(float *scores, flashc_kv_tile k, const void *q, int64_t ld, int64_t n_keys, int64_t n_rows,
