@@ -17,7 +17,8 @@ enum {
     OPT_CAUSAL, OPT_WINDOW,
     OPT_ALIBI, OPT_SINKS, OPT_BLOCK_MASK, OPT_BLOCK_MASK_TILE, OPT_ALIGN,
     OPT_LAYOUT, OPT_DTYPE, OPT_CACHE_DTYPE, OPT_K_SCALE, OPT_V_SCALE,
-    OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_STREAM_KV, OPT_COMPARE, OPT_RTOL, OPT_ATOL,
+    OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_STREAM_KV,
+    OPT_SCORES, OPT_SCORES_STAGE, OPT_KEY_MASS, OPT_ROW_MAX, OPT_COMPARE, OPT_RTOL, OPT_ATOL,
     OPT_BATCH, OPT_HEADS,
     OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_PACKED, OPT_PAGE_SIZE, OPT_REPEATS,
     OPT_SEED, OPT_COLD, OPT_NO_LIMITS, OPT_PREDICT, OPT_BANDWIDTH, OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
@@ -81,6 +82,16 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_COMPUTE, "compute", 0, "T",
      "Type of the products: f32, or bf16 to allow kernels that round to it; default f32, and bf16 where Q, K and V all "
      "are bf16.", FOR_EACH},
+    {OPT_SCORES, "scores", 0, "FILE",
+     "Where the scores go: f32, [Lq,Lk], [H,Lq,Lk] or [B,H,Lq,Lk] whatever the layout.", FLASHC_CLI_FOR_ATTENTION},
+    {OPT_SCORES_STAGE, "scores-stage", 0, "S",
+     "Which scores: scaled (default), capped (after --softcap), masked (as softmax takes them, hidden keys -inf) or "
+     "weights (after softmax).", FLASHC_CLI_FOR_ATTENTION},
+    {OPT_KEY_MASS, "key-mass", 0, "FILE",
+     "Where each key's sum of softmax weights over the queries goes: f32, [Lk], [H,Lk] or [B,H,Lk].",
+     FLASHC_CLI_FOR_ATTENTION},
+    {OPT_ROW_MAX, "row-max", 0, "FILE", "Where the largest visible score of each query goes, as --lse.",
+     FLASHC_CLI_FOR_ATTENTION},
     {OPT_STREAM_KV, "stream-kv", 0, "ROWS",
      "Read K and V so many rows at a time, each into the result before the next: for files larger than memory.",
      FLASHC_CLI_FOR_ATTENTION},
@@ -195,6 +206,17 @@ static int parse_compute(const char *text, flashc_compute *compute)
     return 0;
 }
 
+static int parse_stage(const char *text, flashc_score_stage *stage)
+{
+    static const char *const stages[] = {"scaled", "capped", "masked", "weights"};
+    for (int i = 0; i < 4; i++)
+        if (strcmp(text, stages[i]) == 0) {
+            *stage = (flashc_score_stage)i;
+            return 0;
+        }
+    return flashc_cli_usage_error("--scores-stage expects scaled, capped, masked or weights, found '%s'", text);
+}
+
 /* 0, or FLASHC_CLI_USAGE after a message. */
 static int take_option(int id, const char *value, flashc_cli_attention_args *args)
 {
@@ -231,6 +253,10 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_THREADS: return parse_threads(value, &args->num_threads);
     case OPT_KERNEL: args->kernel = value; return 0;
     case OPT_COMPUTE: return parse_compute(value, &args->compute);
+    case OPT_SCORES: args->scores = value; return 0;
+    case OPT_SCORES_STAGE: return parse_stage(value, &args->scores_stage);
+    case OPT_KEY_MASS: args->key_mass = value; return 0;
+    case OPT_ROW_MAX: args->row_max = value; return 0;
     case OPT_STREAM_KV: return flashc_cli_parse_int("--stream-kv", value, 1, INT64_MAX / 4, &args->stream_kv);
     case OPT_COMPARE: args->compare = value; return 0;
     case OPT_RTOL: return flashc_cli_parse_double("--rtol", value, 0, DBL_MAX, &args->rtol);

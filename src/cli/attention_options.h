@@ -24,6 +24,8 @@ typedef struct flashc_cli_attention_args {
     int bshd;                 /* --layout bshd */
     int dtype, cache_dtype, out_dtype; /* a flashc_dtype; 0 = not given */
     int num_threads;          /* 0 = default */
+    const char *scores, *key_mass, *row_max; /* attention: outputs */
+    flashc_score_stage scores_stage;
     int64_t stream_kv;        /* attention; rows of a chunk; 0 = not given */
     const char *kernel;       /* NULL = best */
     flashc_compute compute;

@@ -5,7 +5,7 @@
 #include "cli/progress.h"
 #include "cli/stream.h"
 
-enum { NUM_OUTPUTS = 2 };
+enum { NUM_OUTPUTS = 5 };
 
 /* Everything that one run holds. */
 typedef struct attention_run {
@@ -24,8 +24,9 @@ static int check_args(const flashc_cli_attention_args *args, const flashc_cli_ou
         return FLASHC_CLI_USAGE;
     if (args->dry_run)
         return FLASHC_CLI_OK;
-    if (!args->o && !args->lse && !args->compare)
-        return flashc_cli_usage_error("nothing to do: give at least one of -o, --lse and --compare");
+    if (!args->o && !args->lse && !args->scores && !args->key_mass && !args->row_max && !args->compare)
+        return flashc_cli_usage_error("nothing to do: give at least one of -o, --lse, --scores, --key-mass, --row-max and "
+                                      "--compare");
     if (args->json && flashc_cli_outputs_use_stdout(NUM_OUTPUTS, outputs))
         return flashc_cli_usage_error("--json and an output '-' both want standard output");
     return FLASHC_CLI_OK;
@@ -86,7 +87,7 @@ static int run_attention(attention_run *run, const flashc_cli_output *outputs)
 {
     flashc_npy_batch *batch;
     FILE *words = flashc_cli_outputs_use_stdout(NUM_OUTPUTS, outputs) ? stderr : stdout;
-    if (!run->args.lse)
+    if (!run->args.lse && !run->args.scores && !run->args.key_mass)
         run->job.params.lse.data = NULL;
     if (run->args.compare && flashc_cli_compare_open(&run->args, &run->job, &run->comparison))
         return FLASHC_CLI_FAILED;
@@ -120,7 +121,11 @@ int flashc_cmd_attention(int argc, char **argv)
             "Output files appear all or not at all.",
             flashc_cli_compare_notes, &run.args, &exit_code))
         return exit_code;
-    const flashc_cli_output outputs[NUM_OUTPUTS] = {{run.args.o, &run.job.o}, {run.args.lse, &run.job.lse}};
+    const flashc_cli_output outputs[NUM_OUTPUTS] = {{run.args.o, &run.job.o},
+                                                   {run.args.lse, &run.job.lse},
+                                                   {run.args.scores, &run.job.extra.scores},
+                                                   {run.args.key_mass, &run.job.extra.key_mass},
+                                                   {run.args.row_max, &run.job.extra.row_max}};
     exit_code = check_args(&run.args, outputs);
     if (exit_code)
         return exit_code;

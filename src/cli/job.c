@@ -232,7 +232,7 @@ static int make_outputs(const flashc_cli_attention_args *args, int plan_only, fl
     p->lse = (flashc_tensor){.data = job->lse.data, .dtype = FLASHC_F32};
     for (int i = 0; i < 3; i++)
         p->lse.stride[i] = axes[i] < 0 ? 0 : job->lse.strides[axes[i]];
-    return FLASHC_CLI_OK;
+    return plan_only ? FLASHC_CLI_OK : flashc_cli_extra_make(args, q->rank, job->k.rank, &job->extra, p);
 }
 
 static int set_alignment(const flashc_cli_attention_args *args, flashc_cli_job *job)
@@ -277,6 +277,7 @@ void flashc_cli_job_close(flashc_cli_job *job)
         flashc_cli_array_free(arrays[i]);
     flashc_cli_sequences_free(&job->sequences);
     flashc_cli_scores_free(&job->scores);
+    flashc_cli_extra_free(&job->extra);
     free(job->offsets);
     *job = (flashc_cli_job){0};
 }

@@ -12,8 +12,9 @@ int flashc_cli_stream_check(const flashc_cli_attention_args *args)
     const struct {
         const char *option, *value;
     } refused[] = {{"--cu-seqlens-k", args->cu_seqlens_k}, {"--block-table", args->block_table},
-                   {"--leftpad-k", args->leftpad_k}};
-    for (int i = 0; i < 3; i++)
+                   {"--leftpad-k", args->leftpad_k},         {"--scores", args->scores},
+                   {"--key-mass", args->key_mass}};
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
         if (refused[i].value)
             return flashc_cli_usage_error("--stream-kv and %s do not go together", refused[i].option);
     if (strcmp(args->k, "-") == 0 || strcmp(args->v, "-") == 0)

@@ -48,6 +48,22 @@ class ScoresTest(CliTest):
         self.check(('--alibi', 'slopes2.npy', '--align', 'top-left'),
                    bias=lambda b, h, i, j: -slopes[h] * (1 + b) * abs(i - j))
 
+    def test_outputs(self):
+        self.run_attention('--scores', 's.npy', '--scores-stage', 'weights', '--key-mass', 'm.npy', '--row-max', 'r.npy',
+                           '--causal', '--align', 'bottom-right')
+        (_, shape, weights), (_, mass_shape, mass) = self.read('s.npy'), self.read('m.npy')
+        self.assertEqual((shape, mass_shape), ((2, 4, 9, 13), (2, 4, 13)))
+        rows = [weights[13 * n:13 * n + 13] for n in range(72)]
+        self.assert_close([sum(row) for row in rows], [1.0] * 72, 1e-5)
+        self.assertEqual([row[i % 9 + 5:] for i, row in enumerate(rows)], [[0.0] * (8 - i % 9) for i in range(72)])
+        sums = [sum(rows[9 * h + i][j] for i in range(9)) for h in range(8) for j in range(13)]
+        self.assert_close(mass, sums, 1e-5)
+        row_max = self.read('r.npy')[2]
+        self.run_attention('--scores', 's.npy', '--scores-stage', 'masked', '--causal', '--align', 'bottom-right')
+        masked = self.read('s.npy')[2]
+        self.assertEqual(row_max, [max(masked[13 * n:13 * n + 13]) for n in range(72)])
+        self.fails(2, ['--scores-stage expects'], 'attention', '--scores-stage', 'raw')
+
     def test_sinks(self):
         sinks = [0.0, 2.5, -math.inf, -30.0]
         self.write('sinks.npy', [4], sinks)
