@@ -200,7 +200,7 @@ static void bytes_of_heads(void **state)
     const flashc_cost_bytes bytes = {.key = 8.0, .row = 2.0};
     flashc_makespan_item items[5];
     flashc_costs_of_items(&costs, 5, work, &bytes, 1600.0, items);
-    assert_near(items[0].seconds, 55.5); /* an item, its keys, two more pieces of its rows; the call is not the item's */
+    assert_near(items[0].seconds, 55.5); /* an item, its keys, two more pieces of its rows; no call */
     assert_near(items[1].seconds, 31.0);
     assert_near(items[0].bytes, 518.0);
     assert_near(items[1].bytes, 318.0);
