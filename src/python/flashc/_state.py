@@ -48,11 +48,13 @@ class AttentionState:
         self.next_key = 0
         """position of the next chunk's first key; may be set before the first chunk"""
 
-    def _call(self, k: Any, v: Any, o: Any, lse: Any, mask: Any, bias: Any, seqlens_k: Any) -> tuple[Any, ...]:
+    def _call(self, k: Any, v: Any, o: Any, lse: Any, mask: Any, bias: Any, seqlens_k: Any,
+              last: Any) -> tuple[Any, ...]:
+        """The arguments of a function of _core: those of explain(), then `last`."""
         softcap, window, alibi_slopes, sinks, seqlens_q = self._of_scores
         features = _features(softcap, window, None, None, alibi_slopes, sinks, None, None, None, seqlens_q, seqlens_k,
                              None, None, None, None, None)
-        return (self._q, k, v, o, lse, mask, bias, *self._options, features)
+        return (self._q, k, v, o, lse, mask, bias, *self._options, features, last)
 
     def _state(self) -> tuple[Any, ...]:
         assert self._arrays is not None
@@ -66,7 +68,7 @@ class AttentionState:
 
         out = _SHORT[dtype_name(self._q.dtype, "q")]
         levels, rows, width, self._piece_n = _core.attention_state_init(
-            *self._call(k, v, out, None, None, None, None), self._seqlen_k)
+            *self._call(k, v, out, None, None, None, None, self._seqlen_k))
         self._arrays = (np.full((levels, rows), -np.inf, np.float32), np.zeros((levels, rows), np.float32),
                         np.zeros((levels, rows, width), np.float32))
         shapes = [list(x.shape) for x in (k, v)]
@@ -83,7 +85,7 @@ class AttentionState:
         self._begin(k, v)
         out = _SHORT[dtype_name(self._q.dtype, "q")]
         self.n_nodes, self.next_key = _core.attention_accumulate(
-            *self._call(k, v, out, None, mask, bias, seqlens_k), self._state())
+            *self._call(k, v, out, None, mask, bias, seqlens_k, self._state()))
 
     def merge(self, other: AttentionState) -> None:
         """Takes what another state, of the same queries and other keys, has seen."""
@@ -103,7 +105,7 @@ class AttentionState:
         k, v = self._no_keys
         o = _new_output(self._q, v, self._kind, out_dtype) if out is None else out
         lse = self._kind.empty(self._q, _lse_shape(self._q.shape, self._bshd), "float32") if return_lse else None
-        _core.attention_finish(*self._call(k, v, o, lse, None, None, None), self._state())
+        _core.attention_finish(*self._call(k, v, o, lse, None, None, None, self._state()))
         if out is None:
             o = self._kind.result(self._q, o)
         return (o, self._kind.result(self._q, lse)) if return_lse else o
