@@ -21,7 +21,7 @@ enum {
     OPT_SCORES, OPT_SCORES_STAGE, OPT_KEY_MASS, OPT_ROW_MAX, OPT_COMPARE, OPT_RTOL, OPT_ATOL,
     OPT_BATCH, OPT_HEADS,
     OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_PACKED, OPT_PAGE_SIZE, OPT_REPEATS,
-    OPT_SEED, OPT_COLD, OPT_NO_LIMITS, OPT_PREDICT, OPT_BANDWIDTH, OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
+    OPT_SEED, OPT_COLD, OPT_NO_LIMITS, OPT_PROBE, OPT_PREDICT, OPT_BANDWIDTH, OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
 };
 
 const flashc_cli_option flashc_cli_attention_options[] = {
@@ -118,6 +118,10 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_NO_LIMITS, "no-limits", 0, NULL,
      "Do not measure the multiply-add peak and the read bandwidth: quicker, without the shares of them.",
      FLASHC_CLI_FOR_BENCH},
+    {OPT_PROBE, "probe", 0, NULL,
+     "Time the kernel against the others that could run the call, for less than a second, and warn if another one is "
+     "faster by more than 3 %.",
+     FLASHC_CLI_FOR_EXPLAIN},
     {OPT_PREDICT, "predict", 0, NULL,
      "Measure what the work costs here, and predict the time with 1, 2, 4, ... up to --threads threads, or 128.",
      FLASHC_CLI_FOR_EXPLAIN},
@@ -274,6 +278,7 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_SEED: return flashc_cli_parse_int("--seed", value, 0, INT64_MAX, &args->seed);
     case OPT_COLD: args->cold = 1; return 0;
     case OPT_NO_LIMITS: args->no_limits = 1; return 0;
+    case OPT_PROBE: args->probe = 1; return 0;
     case OPT_PREDICT: args->predict = 1; return 0;
     case OPT_BANDWIDTH: return parse_bandwidth(value, &args->bandwidth);
     case OPT_JSON: args->json = 1; return 0;

@@ -94,8 +94,7 @@ int flashc_probe_open(const flashc_probed_call *c, const flashc_probe_shape *s, 
     return flashc_probe_plan(p, 1);
 }
 
-/* Calls in a row, *seconds each. */
-static int time_calls(flashc_probe *p, int64_t calls, double *seconds)
+int flashc_probe_calls(flashc_probe *p, int64_t calls, double *seconds)
 {
     const double start = flashc_cli_now();
     for (int64_t i = 0; i < calls; i++) {
@@ -112,12 +111,13 @@ static int time_calls(flashc_probe *p, int64_t calls, double *seconds)
 int flashc_probe_time(flashc_probe *p, double *best)
 {
     double seconds = 0.0;
-    int code = time_calls(p, 1, &seconds) || time_calls(p, 1, &seconds); /* warm up; the second tells how many */
+    /* Warm up; the second tells how many. */
+    int code = flashc_probe_calls(p, 1, &seconds) || flashc_probe_calls(p, 1, &seconds);
     const int64_t calls = at_least_1((int64_t)(REPEAT_SECONDS / fmax(seconds, 1e-8)));
     const double start = flashc_cli_now();
     *best = (double)INFINITY;
     for (int i = 0; code == FLASHC_CLI_OK && i < REPEATS_MAX; i++) {
-        code = time_calls(p, calls, &seconds);
+        code = flashc_probe_calls(p, calls, &seconds);
         *best = fmin(*best, seconds);
         if (i + 1 >= REPEATS_MIN && flashc_cli_now() - start > TIMING_SECONDS)
             break;

@@ -38,6 +38,9 @@ void flashc_probe_close(flashc_probe *probe);
 /* From now on so many threads; count and items are those of that plan. */
 int flashc_probe_plan(flashc_probe *probe, int threads);
 
+/* So many calls in a row, *seconds each. */
+int flashc_probe_calls(flashc_probe *probe, int64_t calls, double *seconds);
+
 /* Seconds of a call at its best. */
 int flashc_probe_time(flashc_probe *probe, double *best);
 

@@ -1,4 +1,5 @@
 /* What is printed about a call and its plan. */
+#include "cli/choice.h"
 #include "cli/cli.h"
 #include "cli/job.h"
 #include "cli/predict.h"
@@ -93,13 +94,15 @@ void flashc_cli_json_plan(const flashc_explanation *plan, flashc_cli_json *json)
     flashc_cli_json_string(json, "refused", plan->refused);
 }
 
-/* predictions: NULL if none were asked for. */
-static void print_explanation(const flashc_cli_job *job, const flashc_explanation *plan,
+/* choice and predictions: NULL if not asked for. */
+static void print_explanation(const flashc_cli_job *job, const flashc_explanation *plan, const flashc_choice *choice,
                               const flashc_predictions *predictions, int as_json)
 {
     if (!as_json) {
         flashc_cli_job_print_shapes(job, stdout);
         flashc_cli_print_plan(plan, stdout);
+        if (choice)
+            flashc_choice_print(choice, stdout);
         if (predictions)
             flashc_predictions_print(predictions, stdout);
         return;
@@ -109,6 +112,8 @@ static void print_explanation(const flashc_cli_job *job, const flashc_explanatio
     flashc_cli_json_object(&json, NULL);
     flashc_cli_job_json_shapes(job, &json);
     flashc_cli_json_plan(plan, &json);
+    if (choice)
+        flashc_choice_json(choice, &json);
     if (predictions)
         flashc_predictions_json(predictions, &json);
     flashc_cli_json_end(&json, '}');
@@ -118,16 +123,20 @@ int flashc_cli_explain(const flashc_cli_attention_args *args)
 {
     static flashc_cli_job job; /* too large for the stack */
     flashc_explanation plan = {.struct_size = sizeof plan};
+    flashc_choice choice;
     flashc_predictions predictions;
     int exit_code = flashc_cli_job_open(args, 1, &job);
     if (exit_code == FLASHC_CLI_OK) {
         const flashc_status status = flashc_explain(&job.params, &plan);
         if (status != FLASHC_OK)
             exit_code = flashc_cli_library_error(status);
-        else if (args->predict)
+        if (exit_code == FLASHC_CLI_OK && args->probe)
+            exit_code = flashc_choice_probe(args, &job, &plan, &choice);
+        if (exit_code == FLASHC_CLI_OK && args->predict)
             exit_code = flashc_predict(args, &job, &plan, &predictions);
         if (exit_code == FLASHC_CLI_OK && (args->json || !args->quiet))
-            print_explanation(&job, &plan, args->predict ? &predictions : NULL, args->json);
+            print_explanation(&job, &plan, args->probe ? &choice : NULL, args->predict ? &predictions : NULL,
+                              args->json);
         exit_code = flashc_cli_finish_stdout(exit_code);
     }
     flashc_cli_job_close(&job);

@@ -1,0 +1,78 @@
+/* The verdict behind `explain --probe`, which is pure: when do timings speak against the kernel that was chosen? */
+#include "cli/choice.h"
+
+#include "support/cmocka.h"
+
+#include <math.h>
+
+enum { ROUNDS = 12 };
+
+static flashc_choice_verdict judge(const double *speed)
+{
+    double chosen[ROUNDS], rival[ROUNDS];
+    for (int i = 0; i < ROUNDS; i++) {
+        rival[i] = 1e-3 * (1 + i % 3); /* the machine's own pace changes, for both */
+        chosen[i] = rival[i] * speed[i];
+    }
+    return flashc_choice_judge(ROUNDS, chosen, rival);
+}
+
+static flashc_choice_verdict judge_steady(double speed)
+{
+    double all[ROUNDS];
+    for (int i = 0; i < ROUNDS; i++)
+        all[i] = speed;
+    return judge(all);
+}
+
+static void only_more_than_the_margin_disagrees(void **state)
+{
+    (void)state;
+    assert_false(judge_steady(0.5).disagrees);
+    assert_false(judge_steady(1.0).disagrees);
+    assert_false(judge_steady(1.0 + FLASHC_CHOICE_MARGIN - 1e-6).disagrees);
+    assert_true(judge_steady(1.0 + FLASHC_CHOICE_MARGIN + 1e-6).disagrees);
+    assert_true(judge_steady(5.0).disagrees);
+    assert_true(fabs(judge_steady(1.25).speed - 1.25) < 1e-12);
+}
+
+static void disturbed_rounds_do_not_decide(void **state)
+{
+    (void)state;
+    /* Fast, but for three rounds of twelve in which something else ran in the rival's time. */
+    const double fast[ROUNDS] = {1.1, 1.1, 0.01, 1.1, 1.1, 1.1, 0.02, 1.1, 1.1, 1.1, 1.1, 0.01};
+    assert_true(judge(fast).disagrees);
+    /* Equal, but for three rounds in which it ran in the chosen kernel's. */
+    const double equal[ROUNDS] = {1.0, 50.0, 1.0, 1.0, 9.0, 1.0, 1.0, 1.0, 1.0, 70.0, 1.0, 1.0};
+    assert_false(judge(equal).disagrees);
+    assert_true(fabs(judge(equal).speed - 1.0) < 1e-12);
+}
+
+static void rounds_that_differ_too_much_say_nothing(void **state)
+{
+    (void)state;
+    const double unclear[ROUNDS] = {1.2, 0.9, 1.3, 0.8, 1.2, 0.9, 1.3, 0.8, 1.2, 0.9, 1.3, 1.2};
+    const flashc_choice_verdict verdict = judge(unclear);
+    assert_true(verdict.speed > 1.0 + FLASHC_CHOICE_MARGIN && verdict.low < 1.0 && verdict.high > 1.0);
+    assert_false(verdict.disagrees);
+}
+
+static void few_rounds(void **state)
+{
+    (void)state;
+    const double chosen[] = {3.0, 5.0}, rival[] = {2.0, 2.0};
+    assert_true(flashc_choice_judge(1, chosen, rival).disagrees);
+    assert_true(fabs(flashc_choice_judge(1, chosen, rival).speed - 1.5) < 1e-12);
+    assert_true(fabs(flashc_choice_judge(2, chosen, rival).speed - 2.0) < 1e-12);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(only_more_than_the_margin_disagrees),
+        cmocka_unit_test(disturbed_rounds_do_not_decide),
+        cmocka_unit_test(rounds_that_differ_too_much_say_nothing),
+        cmocka_unit_test(few_rounds),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
