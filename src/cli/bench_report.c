@@ -111,6 +111,7 @@ static void write_limits(flashc_cli_json *json, const flashc_bench_limits *limit
     flashc_cli_json_int(json, "threads", limits->threads);
     flashc_cli_json_string(json, "fma_isa", limits->fma.isa);
     flashc_cli_json_double(json, "fma_gflops", limits->fma.gflops);
+    flashc_cli_json_double(json, "avx2_gflops", limits->fma.avx2_gflops > 0.0 ? limits->fma.avx2_gflops : (double)NAN);
     flashc_cli_json_double(json, "bf16_gflops", limits->fma.bf16_gflops > 0.0 ? limits->fma.bf16_gflops : (double)NAN);
     flashc_cli_json_double(json, "read_gbytes_per_second",
                            limits->read.gbytes_per_second > 0.0 ? limits->read.gbytes_per_second : (double)NAN);

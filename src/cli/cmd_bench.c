@@ -282,10 +282,12 @@ static void measure_limits(int threads, int num_runs, const flashc_bench_run *ru
          * attention reached is certainly possible. */
         const flashc_fma_peak before = limits->fma;
         flashc_measure_fma_peak(threads, &limits->fma);
+        const double avx2 = fmax(before.avx2_gflops, limits->fma.avx2_gflops);
         const double bf16 = fmax(before.bf16_gflops, limits->fma.bf16_gflops);
         if (before.gflops > limits->fma.gflops)
             limits->fma = before;
         limits->fma.gflops = fmax(limits->fma.gflops, reached);
+        limits->fma.avx2_gflops = avx2;
         limits->fma.bf16_gflops = fmax(bf16, bf16_reached);
     }
     flashc_measure_read_bandwidth(threads, &limits->read);

@@ -187,6 +187,8 @@ void flashc_measure_fma_peak(int threads, flashc_fma_peak *out)
         timed = loop->f32;
         int team = 1;
         const double gflops = 1e-9 * best_rate(loop->f32, loop->f32_flops, threads, 1e9 * out->gflops, &team);
+        if (loop->is_avx2)
+            out->avx2_gflops = gflops;
         if (gflops > out->gflops) {
             out->gflops = gflops;
             out->isa = loop->isa;

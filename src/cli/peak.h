@@ -10,6 +10,7 @@ typedef struct flashc_fma_peak {
     const char *isa;    /* the instructions that were fastest, e.g. "avx512f" */
     int threads;        /* how many ran at once                               */
     double gflops;      /* f32 multiply-adds, two operations each, all threads together */
+    double avx2_gflops; /* f32 multiply-adds of 256 bits, which bound the AVX2 kernels; 0 if the CPU has none */
     double bf16_gflops; /* bf16 dot products with f32 sums (AVX512_BF16); 0 if the CPU has none */
 } flashc_fma_peak;
 

@@ -145,13 +145,13 @@ __attribute__((target("avx2"))) static void read_avx2(const void *data, size_t n
 
 static const flashc_peak_loop avx512_bf16 = {
     "avx512f", usable_avx512_bf16, f32_avx512, CHAINS_AVX512 * 16 * 2, bf16_avx512, CHAINS_AVX512 * 16 * 4 * 2,
-    read_avx512,
+    read_avx512, false,
 };
 static const flashc_peak_loop avx512 = {
-    "avx512f", usable_avx512, f32_avx512, CHAINS_AVX512 * 16 * 2, NULL, 0.0, read_avx512,
+    "avx512f", usable_avx512, f32_avx512, CHAINS_AVX512 * 16 * 2, NULL, 0.0, read_avx512, false,
 };
 static const flashc_peak_loop avx2 = {
-    "avx2+fma", usable_avx2, f32_avx2, CHAINS_AVX2 * 8 * 2, NULL, 0.0, read_avx2,
+    "avx2+fma", usable_avx2, f32_avx2, CHAINS_AVX2 * 8 * 2, NULL, 0.0, read_avx2, true,
 };
 
 #elif defined(__aarch64__)
@@ -204,7 +204,7 @@ static void read_neon(const void *data, size_t n)
 }
 
 static const flashc_peak_loop neon = {
-    "neon", usable_neon, f32_neon, CHAINS_NEON * 4 * 2 * 2, NULL, 0.0, read_neon,
+    "neon", usable_neon, f32_neon, CHAINS_NEON * 4 * 2 * 2, NULL, 0.0, read_neon, false,
 };
 
 #endif
@@ -256,7 +256,7 @@ static void read_generic(const void *data, size_t n)
 }
 
 static const flashc_peak_loop generic = {
-    "generic", usable_always, f32_generic, CHAINS_GENERIC * 4 * 2, NULL, 0.0, read_generic,
+    "generic", usable_always, f32_generic, CHAINS_GENERIC * 4 * 2, NULL, 0.0, read_generic, false,
 };
 
 const flashc_peak_loop *const flashc_peak_loops[] = {

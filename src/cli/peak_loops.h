@@ -15,6 +15,7 @@ typedef struct flashc_peak_loop {
     double bf16_flops;
     /* Loads n > 0 bytes (a multiple of 512, 64-byte aligned) in a way that no compiler leaves out. */
     void (*read)(const void *data, size_t n);
+    bool is_avx2;
 } flashc_peak_loop;
 
 /* Widest first, NULL at the end. The last can always run. */

@@ -161,6 +161,8 @@ class BenchTest(support.CliTest):
         self.assertEqual([limits['threads'] for limits in context['limits']], limits_of)
         for limits in context['limits']:
             self.assertGreater(limits['fma_gflops'], 0)
+            if limits['avx2_gflops'] is not None:
+                self.assertTrue(0 < limits['avx2_gflops'] <= limits['fma_gflops'])
             self.assertGreater(limits['read_gbytes_per_second'], 0)
             self.assertGreaterEqual(limits['read_buffer_bytes'], 1 << 24)
 
