@@ -29,6 +29,10 @@ flashc_npy_type flashc_cli_npy_type(flashc_dtype dtype)
     case FLASHC_F16: return FLASHC_NPY_F16;
     case FLASHC_BF16: return FLASHC_NPY_V2;
     case FLASHC_BOOL: return FLASHC_NPY_BOOL;
+    case FLASHC_I8: return FLASHC_NPY_I8;
+    case FLASHC_F8_E4M3:
+    case FLASHC_F8_E5M2:
+    case FLASHC_Q8_0: return FLASHC_NPY_U8;
     default: return FLASHC_NPY_F32;
     }
 }

@@ -52,6 +52,12 @@ int flashc_cli_array_to_cache(flashc_cli_array *array, int dtype)
     return FLASHC_CLI_OK;
 }
 
+void flashc_cli_array_to_file(flashc_cli_array *array)
+{
+    if (array->dtype == FLASHC_Q8_0)
+        array->shape[array->rank - 1] *= BLOCK_BYTES;
+}
+
 /* Scales as [batch, head, row]. */
 static flashc_tensor view_of(const flashc_cli_array *scales, int rank, int bshd)
 {
@@ -67,7 +73,8 @@ int flashc_cli_scales_read(const char *path, int plan_only, const flashc_cli_arr
                            flashc_cli_array *scales, flashc_tensor *view)
 {
     char found[FLASHC_CLI_SHAPE_TEXT], expected[FLASHC_CLI_SHAPE_TEXT];
-    if (flashc_cli_array_read(path, plan_only, scales) || flashc_cli_array_to_float(scales, FLASHC_F32))
+    if (flashc_cli_array_read(path, plan_only, scales) || flashc_cli_array_to_float(scales, FLASHC_F32) ||
+        (!scales->reserved && flashc_cli_array_pack(scales)))
         return FLASHC_CLI_FAILED;
     int fits = scales->rank == of->rank - 1;
     for (int i = 0; fits && i < scales->rank; i++)

@@ -13,7 +13,10 @@ int64_t flashc_cli_dtype_columns(flashc_dtype dtype);
  * blocks; everything else as flashc_cli_array_to_float() does, floats being converted to dtype. */
 int flashc_cli_array_to_cache(flashc_cli_array *array, int dtype);
 
-/* Reads the scales of such an array: f32, of its axes but the last one, sizes of 1 repeat. */
+/* Such an array in C order, as files hold it: the last axis of q8_0 counts bytes again. */
+void flashc_cli_array_to_file(flashc_cli_array *array);
+
+/* Reads the scales of such an array: f32, in C order, of its axes but the last one, sizes of 1 repeat. */
 int flashc_cli_scales_read(const char *path, int plan_only, const flashc_cli_array *of, int bshd,
                            flashc_cli_array *scales, flashc_tensor *view);
 

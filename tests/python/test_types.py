@@ -29,9 +29,14 @@ def q8_0(x):
     blocks = x.reshape(*x.shape[:-1], -1, 32)
     scale = (np.abs(blocks).max(-1) / 127).astype(np.float16)
     codes = np.rint(blocks / scale[..., None].astype(np.float32)).astype(np.int8)
-    raw = np.concatenate([scale[..., None].view(np.uint8), codes.view(np.uint8)], -1)
-    exact = scale[..., None].astype(np.float32) * codes
-    return raw.reshape(*x.shape[:-1], -1), exact.reshape(x.shape)
+    raw = np.concatenate([scale[..., None].view(np.uint8), codes.view(np.uint8)], -1).reshape(*x.shape[:-1], -1)
+    return raw, held_by(raw)
+
+
+def held_by(raw):
+    blocks = raw.reshape(*raw.shape[:-1], -1, 34)
+    scale = np.ascontiguousarray(blocks[..., :2]).view(np.float16).astype(np.float32)
+    return (scale * blocks[..., 2:].view(np.int8)).reshape(*raw.shape[:-1], -1)
 
 
 @pytest.mark.parametrize("q_dtype", ["float32", "float16", ml_dtypes.bfloat16])
@@ -73,6 +78,89 @@ def test_pages_have_scales_too():
     found = flashc.attention(q, k, k, k_scale=scale, v_scale=scale, block_table=table, seqlens_k=lengths)
     exact = k * np.nan_to_num(scale)[..., None]
     close(found, q, exact, exact, block_table=table, seqlens_k=lengths)
+
+
+def codes_of(name, x):
+    """A cache of x, its scales or None, and the numbers that it holds, made by NumPy."""
+    if name == "int8":
+        codes, scale = quantised(x)
+        return codes, scale, codes * scale[..., None]
+    if name == "uint8":
+        raw, held = q8_0(x)
+        return raw, None, held
+    codes = (x / np.float32(0.5)).astype(getattr(ml_dtypes, name))
+    return codes, np.full(x.shape[:-1], 0.5, np.float32), codes.astype(np.float32) * np.float32(0.5)
+
+
+@pytest.mark.parametrize("name", ["int8", "float8_e4m3fn", "float8_e5m2", "uint8"])
+@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
+def test_append(name, layout):
+    """Rows appended one by one hold what NumPy makes of them, and the rest of the cache stays."""
+    new = {"k": normal(2, 2, 6, 64), "v": normal(2, 2, 6, 32)}
+    at, caches, scales = np.array([3, 0]), {}, {}
+    for which, x in new.items():
+        cache, scale, _ = codes_of(name, normal(2, 2, 12, x.shape[-1]))
+        before = cache.copy()
+        caches[which], scales[which] = (cache, before), scale
+
+    def laid(x):
+        return x if layout == "bhsd" or x is None else np.swapaxes(x, 1, 2)
+
+    for i in range(6):
+        rows = [laid(new[which][:, :, i:i + 1]) for which in "kv"]
+        flashc.append_kv(*rows, *(laid(caches[which][0]) for which in "kv"), at + i, layout=layout,
+                         k_scale=laid(scales["k"]), v_scale=laid(scales["v"]))
+    for which, x in new.items():
+        expected, scale, _ = codes_of(name, x)
+        cache, before = caches[which]
+        for b, first in enumerate(at):
+            rows = slice(first, first + 6)
+            found = cache[b, :, rows]
+            if name == "uint8":
+                np.testing.assert_allclose(held_by(found), x[b], rtol=0, atol=0.51 / 127 * np.abs(x).max())
+            else:  # a code of int8 at a tie may be the other one
+                step = 1 if name == "int8" else 0
+                assert np.abs(found.astype(np.float32) - expected[b].astype(np.float32)).max() <= step
+                np.testing.assert_allclose(scales[which][b, :, rows], scale[b], rtol=1e-6)
+            before[b, :, rows] = found
+        assert cache.tobytes() == before.tobytes()
+    q = normal(2, 4, 1, 64)
+    options = {"seqlens_k": [9, 6], "leftpad_k": [3, 0]}
+    found = flashc.attention(laid(q), laid(caches["k"][0]), laid(caches["v"][0]), layout=layout, k_scale=laid(scales["k"]),
+                             v_scale=laid(scales["v"]), **options)
+    exact = flashc.attention(q, codes_of(name, new["k"])[2], codes_of(name, new["v"])[2])
+    np.testing.assert_allclose(laid(found), exact, rtol=0, atol=0.02)
+
+
+def test_append_to_pages_of_codes():
+    k, table = normal(2, 5, 64), np.array([[2, 0], [1, 3]], np.int32)
+    pages, scale = np.zeros((4, 2, 4, 64), np.int8), np.zeros((4, 2, 4), np.float32)
+    flashc.append_kv(k, None, pages, None, [3, 0], cu_seqlens=[0, 2, 5], block_table=table, k_scale=scale)
+    places = [(2, 3), (0, 0), (1, 0), (1, 1), (1, 2)]
+    assert {(p, r) for p, _, r in np.argwhere(scale)} == set(places)
+    for i, (page, row) in enumerate(places):
+        np.testing.assert_allclose(pages[page, :, row] * scale[page, :, row, None], k[:, i], rtol=0, atol=0.02)
+
+
+def test_append_refuses():
+    k, cache = normal(1, 2, 1, 64), np.zeros((1, 2, 4, 64), np.int8)
+    scale = np.zeros((1, 2, 4), np.float32)
+    fixed = scale.copy()
+    fixed.flags.writeable = False
+
+    def append(words, error=ValueError, k_cache=cache, **options):
+        with pytest.raises(error, match=words):
+            flashc.append_kv(k, None, k_cache, None, [0], **options)
+
+    append("k_cache_scale.data: expected a scale for each row with k_cache of type i8")
+    append("k_scale: expected an array that can be written", k_scale=fixed)
+    append(r"k_scale: expected shape \[1, 2, 4\] .* found \[1, 2, 3\]", k_scale=scale[..., :3])
+    append("k_scale: expected elements of type f32, found f16", TypeError, k_scale=scale.astype(np.float16))
+    append("v_scale: expected None without v_cache", k_scale=scale, v_scale=scale)
+    append(r"k_cache_scale\[0\]\[0\]\[0\]: expected a finite value above 0, found 0", k_scale=fixed,
+           k_cache=cache.astype(ml_dtypes.float8_e5m2))
+    append("k_cache: expected head_dim 64, found 32", k_cache=np.zeros((1, 2, 4, 34), np.uint8))
+    assert not cache.any() and not scale.any()
 
 
 @pytest.mark.parametrize("error, change, words", [

@@ -4,21 +4,30 @@
 
 /* The arguments in their order, as _core.pyi names them. */
 enum { K, V, K_CACHE, V_CACHE, Q, Q_OUT, COS, SIN, N_TENSORS };
+enum { K_SCALE = N_TENSORS, V_SCALE, N_VIEWS };
 enum {
-    POSITIONS = N_TENSORS, SEQLENS, CU_SEQLENS, BLOCK_TABLE, BLOCK_TABLE_V, ROTARY_POSITIONS, INTERLEAVED, BSHD, N_APPEND
+    POSITIONS = N_VIEWS, SEQLENS, CU_SEQLENS, BLOCK_TABLE, BLOCK_TABLE_V, ROTARY_POSITIONS, INTERLEAVED, BSHD, N_APPEND
 };
 enum { N_INTEGERS = INTERLEAVED - POSITIONS };
 
-static const flashc_py_argument arguments[N_TENSORS] = {
-    {"k", false, true}, {"v", false, true},     {"k_cache", true, true}, {"v_cache", true, true},
-    {"q", false, true}, {"q_out", true, true}, {"cos", false, true},    {"sin", false, true},
+static const flashc_py_argument arguments[N_VIEWS] = {
+    {.name = "k", .optional = true},
+    {.name = "v", .optional = true},
+    {.name = "k_cache", .output = true, .optional = true, .cache = true},
+    {.name = "v_cache", .output = true, .optional = true, .cache = true},
+    {.name = "q", .optional = true},
+    {.name = "q_out", .output = true, .optional = true},
+    {.name = "cos", .optional = true},
+    {.name = "sin", .optional = true},
+    {.name = "k_scale", .optional = true},
+    {.name = "v_scale", .optional = true},
 };
 static const char *const integer_names[N_INTEGERS] = {"positions",   "seqlens",       "cu_seqlens",
                                                       "block_table", "block_table_v", "rotary_positions"};
 
 typedef struct {
     flashc_append_params params;
-    flashc_py_view view[N_TENSORS];
+    flashc_py_view view[N_VIEWS];
     flashc_py_integers integers[N_INTEGERS];
     int64_t size[N_TENSORS][4]; /* [batch or page, head, row, column] */
 } call;
@@ -47,9 +56,7 @@ static int as_tensor(call *c, int which, int bshd, flashc_tensor *tensor)
     for (int i = 0; i < 4; i++)
         c->size[which][i] = 1;
     for (int i = 0; i < view->ndim; i++) {
-        int axis = 4 - view->ndim + i;
-        if (bshd && !is_table && (axis == 1 || axis == 2))
-            axis = 3 - axis;
+        const int axis = flashc_py_axis_of(view->ndim, i, bshd);
         tensor->stride[axis] = view->stride[i];
         c->size[which][axis] = view->shape[i];
     }
@@ -67,6 +74,22 @@ static int expect(const call *c, int which, int axis, int64_t expected, const ch
     return -1;
 }
 
+/* Written beside codes of int8, read otherwise. */
+static int take_scale(call *c, int which, int cache, int bshd, flashc_tensor *tensor)
+{
+    const flashc_py_view *scale = &c->view[which], *of = &c->view[cache];
+    if (!scale->name)
+        return 0;
+    if (!of->name) {
+        PyErr_Format(PyExc_ValueError, "%s: expected None without %s, found an array", scale->name,
+                     arguments[cache].name);
+        return -1;
+    }
+    if (of->dtype == FLASHC_I8 && flashc_py_view_expect_writable(scale) != 0)
+        return -1;
+    return flashc_py_set_scale(scale, of, bshd, tensor);
+}
+
 static int take_arguments(call *c, PyObject *const *args)
 {
     flashc_append_params *p = &c->params;
@@ -79,6 +102,9 @@ static int take_arguments(call *c, PyObject *const *args)
     for (int i = 0; i < N_TENSORS; i++)
         if (as_tensor(c, i, bshd, tensors[i]) != 0)
             return -1;
+    if (take_scale(c, K_SCALE, K_CACHE, bshd, &p->k_cache_scale) != 0 ||
+        take_scale(c, V_SCALE, V_CACHE, bshd, &p->v_cache_scale) != 0)
+        return -1;
     for (int i = POSITIONS; i < INTERLEAVED; i++) {
         const bool pages = i == BLOCK_TABLE || i == BLOCK_TABLE_V;
         flashc_py_integers *out = &c->integers[i - POSITIONS];
@@ -170,7 +196,7 @@ PyObject *flashc_py_append(PyObject *module, PyObject *const *args, Py_ssize_t c
     (void)module;
     call c = {.params = {.struct_size = 0}};
     if (flashc_py_check_count("append", count, N_APPEND) != 0 ||
-        flashc_py_acquire_all(c.view, args, arguments, N_TENSORS) != 0)
+        flashc_py_acquire_all(c.view, args, arguments, N_VIEWS) != 0)
         return NULL;
     flashc_append_params_init(&c.params, sizeof c.params);
     flashc_status status = FLASHC_OK;
@@ -180,7 +206,7 @@ PyObject *flashc_py_append(PyObject *module, PyObject *const *args, Py_ssize_t c
         status = flashc_append(&c.params);
         Py_END_ALLOW_THREADS
     }
-    PyObject *result = flashc_py_finish(c.view, N_TENSORS, checked, status);
+    PyObject *result = flashc_py_finish(c.view, N_VIEWS, checked, status);
     for (int i = 0; i < N_INTEGERS; i++)
         flashc_py_integers_free(&c.integers[i]);
     return result;

@@ -1,13 +1,22 @@
 #include "python/core/arguments.h"
 
+static int acquire(flashc_py_view *view, PyObject *object, const flashc_py_argument *argument)
+{
+    if ((argument->cache ? flashc_py_view_acquire_cache : flashc_py_view_acquire)(view, object, argument->name) != 0)
+        return -1;
+    if (!argument->output || flashc_py_view_expect_writable(view) == 0)
+        return 0;
+    flashc_py_view_release(view);
+    return -1;
+}
+
 int flashc_py_acquire_all(flashc_py_view *views, PyObject *const *args, const flashc_py_argument *arguments, int n)
 {
     for (int i = 0; i < n; i++) {
         views[i].name = NULL;
         if (args[i] == Py_None && arguments[i].optional)
             continue;
-        if ((arguments[i].output ? flashc_py_view_acquire_output : flashc_py_view_acquire)(&views[i], args[i],
-                                                                                        arguments[i].name) == 0)
+        if (acquire(&views[i], args[i], &arguments[i]) == 0)
             continue;
         while (i-- > 0)
             flashc_py_view_release(&views[i]);
@@ -23,4 +32,32 @@ PyObject *flashc_py_finish(flashc_py_view *views, int n, int checked, flashc_sta
     for (int i = 0; i < n; i++)
         flashc_py_view_release(&views[i]);
     return checked != 0 || status != FLASHC_OK ? NULL : Py_NewRef(Py_None);
+}
+
+int flashc_py_axis_of(int rank, int i, int bshd)
+{
+    enum { BATCH, HEADS, ROWS, COLS };
+    static const int bhsd_axes[] = {BATCH, HEADS, ROWS, COLS}, bshd_axes[] = {BATCH, ROWS, HEADS, COLS};
+    if (rank == 2)
+        return i == 0 ? ROWS : COLS;
+    return (bshd ? bshd_axes : bhsd_axes)[4 - rank + i];
+}
+
+int flashc_py_set_scale(const flashc_py_view *scale, const flashc_py_view *rows, int bshd, flashc_tensor *out)
+{
+    char found[256], expected[256];
+    if (flashc_py_view_expect_dtype(scale, FLASHC_F32) != 0)
+        return -1;
+    bool fits = scale->ndim == rows->ndim - 1;
+    *out = (flashc_tensor){.data = scale->data, .dtype = scale->dtype};
+    for (int i = 0; fits && i < scale->ndim; i++) {
+        fits = scale->shape[i] == 1 || scale->shape[i] == rows->shape[i];
+        out->stride[flashc_py_axis_of(rows->ndim, i, bshd)] = scale->shape[i] == 1 ? 0 : scale->stride[i];
+    }
+    if (fits)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected shape %s (of %s without its last axis) or 1 for any of it, found %s",
+                 scale->name, flashc_py_shape_text(expected, sizeof expected, rows->shape, rows->ndim - 1), rows->name,
+                 flashc_py_shape_text(found, sizeof found, scale->shape, scale->ndim));
+    return -1;
 }

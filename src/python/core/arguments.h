@@ -6,7 +6,7 @@
 
 typedef struct {
     const char *name;
-    bool output, optional; /* optional: may be None */
+    bool output, optional, cache; /* optional: may be None; cache: of the types of caches too */
 } flashc_py_argument;
 
 /* Acquires `n` views from the first arguments. On failure (-1) nothing stays acquired. */
@@ -14,5 +14,12 @@ int flashc_py_acquire_all(flashc_py_view *views, PyObject *const *args, const fl
 
 /* Releases the views and turns (checked: 0, or -1 with an exception; status) into a result: None or NULL. */
 PyObject *flashc_py_finish(flashc_py_view *views, int n, int checked, flashc_status status);
+
+/* Of an array of rank 2 to 4, in the layout: which of batch, head, row, column its axis i is. */
+int flashc_py_axis_of(int rank, int i, int bshd);
+
+/* k_scale and v_scale: float32 of the shape of `rows` without its last axis, sizes of 1 repeating. Returns 0, or -1
+ * with an exception. */
+int flashc_py_set_scale(const flashc_py_view *scale, const flashc_py_view *rows, int bshd, flashc_tensor *out);
 
 #endif

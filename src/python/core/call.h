@@ -40,9 +40,6 @@ int flashc_py_call_build(flashc_py_call *call, PyObject *const *args, bool plan_
 /* The part of build() that is about arrays: fills call->view and params' tensors and sizes. */
 int flashc_py_call_set_tensors(flashc_py_call *call, PyObject *const *args, int bshd, bool plan_only);
 
-/* k_scale and v_scale: of K's or V's shape without its last axis, sizes of 1 repeating. */
-int flashc_py_call_set_scale(const flashc_py_call *call, const flashc_py_view *scale, int of, flashc_tensor *out);
-
 /* The part of build() that is about FEATURES, after everything else. */
 int flashc_py_call_set_features(flashc_py_call *call, PyObject *features);
 void flashc_py_call_release_features(flashc_py_call *call);

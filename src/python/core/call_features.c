@@ -1,4 +1,5 @@
 /* What most calls leave out: softcap, window, ALiBi, sinks, lengths, a block mask, a score_mod. */
+#include "python/core/arguments.h"
 #include "python/core/call.h"
 
 #include <float.h>
@@ -199,8 +200,8 @@ int flashc_py_call_set_features(flashc_py_call *c, PyObject *features)
     p->window_left = pair[0];
     p->window_right = pair[1];
     const flashc_py_view *k_scale = &c->feature[3], *v_scale = &c->feature[4];
-    if ((k_scale->name && flashc_py_call_set_scale(c, k_scale, K, &p->k_scale) != 0) ||
-        (v_scale->name && flashc_py_call_set_scale(c, v_scale, V, &p->v_scale) != 0))
+    if ((k_scale->name && flashc_py_set_scale(k_scale, &c->view[K], c->bshd, &p->k_scale) != 0) ||
+        (v_scale->name && flashc_py_set_scale(v_scale, &c->view[V], c->bshd, &p->v_scale) != 0))
         return -1;
     const flashc_py_view *slopes = &c->feature[0], *sinks = &c->feature[1], *block_mask = &c->feature[2];
     if ((slopes->name && set_per_head(c, slopes, true, &p->alibi_slopes) != 0) ||

@@ -1,18 +1,10 @@
 /* The arrays of a call: acquired, their types and shapes checked, laid on the axes of flashc.h. */
+#include "python/core/arguments.h"
 #include "python/core/call.h"
 
 static const char *const tensor_name[N_TENSORS] = {"q", "k", "v", "out", "lse", "mask", "bias"};
 
 enum { BATCH, HEADS, ROWS, COLS };
-
-/* The axis of batch, heads, rows, columns that axis i of an array of rank 2 to 4 is. */
-static int axis_of(int rank, int i, int bshd)
-{
-    static const int bhsd_axes[] = {BATCH, HEADS, ROWS, COLS}, bshd_axes[] = {BATCH, ROWS, HEADS, COLS};
-    if (rank == 2)
-        return i == 0 ? ROWS : COLS;
-    return (bshd ? bshd_axes : bhsd_axes)[4 - rank + i];
-}
 
 /* A view of rank 2 to 4 as a flashc_tensor, and its sizes, on the axes batch, heads, rows, columns. */
 static flashc_tensor as_tensor(const flashc_py_view *view, int bshd, int64_t size[4])
@@ -21,31 +13,11 @@ static flashc_tensor as_tensor(const flashc_py_view *view, int bshd, int64_t siz
     for (int i = 0; i < 4; i++)
         size[i] = 1;
     for (int i = 0; i < view->ndim; i++) {
-        const int axis = axis_of(view->ndim, i, bshd);
+        const int axis = flashc_py_axis_of(view->ndim, i, bshd);
         tensor.stride[axis] = view->stride[i];
         size[axis] = view->shape[i];
     }
     return tensor;
-}
-
-int flashc_py_call_set_scale(const flashc_py_call *c, const flashc_py_view *scale, int of, flashc_tensor *out)
-{
-    char found[256], expected[256];
-    const flashc_py_view *rows = &c->view[of];
-    if (flashc_py_view_expect_dtype(scale, FLASHC_F32) != 0)
-        return -1;
-    bool fits = scale->ndim == rows->ndim - 1;
-    *out = (flashc_tensor){.data = scale->data, .dtype = scale->dtype};
-    for (int i = 0; fits && i < scale->ndim; i++) {
-        fits = scale->shape[i] == 1 || scale->shape[i] == rows->shape[i];
-        out->stride[axis_of(rows->ndim, i, c->bshd)] = scale->shape[i] == 1 ? 0 : scale->stride[i];
-    }
-    if (fits)
-        return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected shape %s (of %s without its last axis) or 1 for any of it, found %s",
-                 scale->name, flashc_py_shape_text(expected, sizeof expected, rows->shape, rows->ndim - 1), rows->name,
-                 flashc_py_shape_text(found, sizeof found, scale->shape, scale->ndim));
-    return -1;
 }
 
 /* lse: q without its last axis, in the order batch, heads, rows whatever the layout. */

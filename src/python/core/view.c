@@ -115,13 +115,20 @@ int flashc_py_view_acquire_cache(flashc_py_view *view, PyObject *object, const c
     return result;
 }
 
+int flashc_py_view_expect_writable(const flashc_py_view *view)
+{
+    if (!view->read_only)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected an array that can be written, found a read-only one", view->name);
+    return -1;
+}
+
 int flashc_py_view_acquire_output(flashc_py_view *view, PyObject *object, const char *name)
 {
     if (flashc_py_view_acquire(view, object, name) != 0)
         return -1;
-    if (!view->read_only)
+    if (flashc_py_view_expect_writable(view) == 0)
         return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected an array that can be written, found a read-only one", name);
     flashc_py_view_release(view);
     return -1;
 }

@@ -49,6 +49,9 @@ int flashc_py_view_as_rows(const flashc_py_view *view, int64_t *rows, int64_t *c
 /* The number of elements of a C-contiguous view. Returns 0, or -1 with ValueError. */
 int flashc_py_view_as_flat(const flashc_py_view *view, int64_t *n);
 
+/* Raises ValueError and returns -1 if the view's memory is read-only. */
+int flashc_py_view_expect_writable(const flashc_py_view *view);
+
 /* Raises TypeError and returns -1 if the view has another type. */
 int flashc_py_view_expect_dtype(const flashc_py_view *view, flashc_dtype dtype);
 
