@@ -29,10 +29,10 @@ static void fill_row(const flashc_problem *p, const flashc_sequence *s, int64_t 
 }
 
 /* Rows and columns that are no queries and no keys of the sequence, as far as they are no others'. */
-static void fill_padding(const flashc_problem *p, const flashc_sequence *s, int64_t head)
+static void fill_padding(const flashc_problem *p, const flashc_sequence *s, int64_t batch, int64_t head)
 {
-    const bool own_columns = !p->cu_seqlens_k;
-    const int64_t first = own_columns ? 0 : s->first_key, last = own_columns ? p->seqlen_k : s->first_key + s->n_keys;
+    const int64_t first = p->cu_seqlens_k ? p->cu_seqlens_k[batch] : 0;
+    const int64_t last = p->cu_seqlens_k ? p->cu_seqlens_k[batch + 1] : p->seqlen_k;
     const int64_t rows = p->cu_seqlens_q ? s->n_queries : p->seqlen_q;
     for (int64_t query = 0; p->scores.data && query < rows; query++) {
         const bool padding = query >= s->n_queries;
@@ -159,7 +159,7 @@ void flashc_outputs_run(const flashc_problem *p, const flashc_plan *plan, int64_
     const int64_t first_key = index % tiles * block_n, n_keys = flashc_min(block_n, s.n_keys - first_key);
     for (int64_t head = head_k * p->group; head < (head_k + 1) * p->group; head++) {
         if (first_key == 0)
-            fill_padding(p, &s, head);
+            fill_padding(p, &s, batch, head);
         for (int64_t key = 0; p->key_mass.data && key < n_keys; key++)
             *mass_of(p, &s, head, first_key + key) = 0.0f;
     }

@@ -198,12 +198,14 @@ static void far_elements(const char *kernel)
             problem_add_mask(&p);
             problem_add_bias(&p, FLASHC_F32);
             problem_add_block_mask(&p, 2, 2);
+            problem_add_outputs(&p, (flashc_score_stage)(variant % 4), FLASHC_F32);
             *test_at(&p.params.block_mask, 1, 0, 1, 1) = 0;
             test_set(&p.params.mask, 1, 1, 2, 0, 0.0);
             test_set(&p.params.mask, 0, 1, 1, 2, 0.0);
             problem_sizes(&p, which, size);
             flashc_tensor *view = (flashc_tensor *)(uintptr_t)problem_view(&p, which), near = *view;
-            if (size[axis] == 1 || (which == TENSOR_LSE && axis == 3)) {
+            const bool of_rows = which == TENSOR_LSE || which == TENSOR_ROW_MAX || which == TENSOR_KEY_MASS;
+            if (size[axis] == 1 || (of_rows && axis == 3)) {
                 problem_free(&p);
                 continue;
             }

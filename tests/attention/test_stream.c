@@ -11,10 +11,11 @@
 
 static const int64_t RANDOM_COUNT = 25;
 
-/* The offsets that FLASHC_ALIGN_BOTTOM_RIGHT would have, said one by one. */
+/* Without scores and key_mass, and with the offsets that FLASHC_ALIGN_BOTTOM_RIGHT would have, said one by one. */
 static void make_streamable(problem *p)
 {
     flashc_attention_params *s = &p->params;
+    s->scores.data = s->key_mass.data = NULL;
     if (s->alignment != FLASHC_ALIGN_BOTTOM_RIGHT)
         return;
     int64_t *offsets = problem_add_array(p, ARRAY_OFFSETS, 0);
@@ -22,26 +23,6 @@ static void make_streamable(problem *p)
         offsets[b] = (s->seqlens_k != NULL ? s->seqlens_k[b] : s->seqlen_k) -
                      (s->seqlens_q != NULL ? s->seqlens_q[b] : s->seqlen_q);
     s->alignment = FLASHC_ALIGN_EXPLICIT;
-}
-
-/* A second problem on the same inputs, with outputs of its own. */
-static problem twin_of(const problem *p)
-{
-    problem twin = *p;
-    memset(twin.before, 0, sizeof twin.before);
-    for (problem_tensor which = 0; which < TENSORS; which++)
-        if (which < TENSOR_O || problem_view(p, which)->data == NULL)
-            twin.buffer[which] = (guarded_buffer){.bytes = NULL};
-        else
-            problem_allocate(&twin, which, false);
-    return twin;
-}
-
-static void free_twin(problem *twin)
-{
-    for (problem_tensor which = TENSOR_O; which < TENSORS; which++)
-        if (twin->buffer[which].map != NULL)
-            guarded_free(&twin->buffer[which]);
 }
 
 /* Chunk lengths: multiples of unit. */
@@ -76,7 +57,7 @@ static void random_problems(const char *kernel)
             continue;
         }
         const flashc_explanation plan = plan_of(&p);
-        problem streamed = twin_of(&p);
+        problem streamed = problem_twin(&p);
         test_rng rng = {(uint64_t)i};
         split += plan.piece_n > 0 && p.params.seqlen_k > plan.piece_n;
         several += p.params.seqlen_k > plan.block_n;
@@ -90,7 +71,7 @@ static void random_problems(const char *kernel)
         stream_in_chunks(&streamed, 1, &rng);
         check_against(&streamed, &exact, p.zero_mean);
         oracle_free(&exact);
-        free_twin(&streamed);
+        problem_free_twin(&streamed);
         problem_free(&p);
     }
     printf("%s: %lld random problems, %lld with split keys, %lld longer than a tile\n", kernel,
@@ -114,13 +95,13 @@ static void decode_over_pieces(const char *kernel)
     problem_add_sinks(&p)[1] = 0.5f;
     assert_true(run_problem(&p));
     assert_int_equal(plan_of(&p).piece_n, piece);
-    problem streamed = twin_of(&p);
+    problem streamed = problem_twin(&p);
     test_rng rng = {6};
     for (int round = 0; round < 3; round++) {
         stream_in_chunks(&streamed, round == 0 ? piece : plan_of(&p).block_n, &rng);
         assert_same_bits(&p, &streamed, "one call and chunks of pieces or tiles");
     }
-    free_twin(&streamed);
+    problem_free_twin(&streamed);
     problem_free(&p);
 }
 
@@ -137,7 +118,7 @@ static void special_values(const char *kernel)
     test_set(&p.params.mask, 0, 0, 0, 50, 0.0);
     test_set(&p.params.mask, 0, 1, 0, 290, 0.0);
     assert_true(run_problem(&p));
-    problem streamed = twin_of(&p);
+    problem streamed = problem_twin(&p);
     test_rng rng = {9};
     const int64_t block_n = plan_of(&p).block_n;
     for (int round = 0; round < 3; round++) {
@@ -150,7 +131,7 @@ static void special_values(const char *kernel)
                     fail_msg("o[0][%d][%d][%d] is %g, in chunks %g", (int)h, (int)(n / 16), (int)(n % 16), a, b);
             }
     }
-    free_twin(&streamed);
+    problem_free_twin(&streamed);
     problem_free(&p);
 }
 

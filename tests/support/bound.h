@@ -34,4 +34,8 @@ double bound_o_zero_mean(const oracle *r, int64_t row, int64_t column, flashc_dt
 bool bound_check(const flashc_attention_params *params, const oracle *r, const flashc_explanation *plan,
                  bool zero_mean, char *message, size_t size);
 
+/* The same for row_max, scores and key_mass, as far as they are there. */
+bool bound_check_outputs(const flashc_attention_params *params, const oracle *r, const flashc_explanation *plan,
+                         char *message, size_t size);
+
 #endif

@@ -122,7 +122,8 @@ void check_against(const problem *p, const oracle *exact, bool zero_mean)
 {
     char message[512];
     const flashc_explanation plan = plan_of(p);
-    if (!bound_check(&p->params, exact, &plan, zero_mean, message, sizeof message)) {
+    if (!bound_check(&p->params, exact, &plan, zero_mean, message, sizeof message) ||
+        !bound_check_outputs(&p->params, exact, &plan, message, sizeof message)) {
         problem_print(stderr, p);
         fail_msg("%s", message);
     }
@@ -147,7 +148,7 @@ bool run_and_check(problem *p)
 
 void assert_same_bits(const problem *a, const problem *b, const char *what)
 {
-    for (problem_tensor which = TENSOR_O; which <= TENSOR_LSE; which++) {
+    for (problem_tensor which = TENSOR_O; which < TENSORS; which++) {
         const flashc_tensor *x = problem_view(a, which), *y = problem_view(b, which);
         int64_t size[4];
         problem_sizes(a, which, size);

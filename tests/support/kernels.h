@@ -36,7 +36,7 @@ int64_t kernel_piece(const char *kernel, int64_t head_dim, int64_t head_dim_v);
 /* The plan of the problem's call. Fails the test if there is none. */
 flashc_explanation plan_of(const problem *p);
 
-/* Fails unless the results of p are within the stated bound of these, and the tight one if zero_mean. */
+/* Fails unless the results of p, every output that it has, are within the stated bound of these, and the tight one if zero_mean. */
 void check_against(const problem *p, const oracle *exact, bool zero_mean);
 
 /* Runs the problem on its kernel and compares with the oracle by the header's bound, the tight gate
@@ -47,7 +47,7 @@ bool run_and_check(problem *p);
 /* Runs it, which must succeed, without looking at the results; false as above. */
 bool run_problem(problem *p);
 
-/* Two problems of one shape have equal bits in o and lse; else fails the test, saying what. */
+/* Two problems of one shape have equal bits in every output; else fails the test, saying what. */
 void assert_same_bits(const problem *a, const problem *b, const char *what);
 
 #endif

@@ -70,15 +70,44 @@ static bool is_hidden(const flashc_attention_params *p, int64_t b, int64_t i, in
            (p->window_right >= 0 && -d > (long double)p->window_right);
 }
 
+static double softmax_scale_of(const flashc_attention_params *p)
+{
+    return p->softmax_scale == FLASHC_SCALE_DEFAULT ? 1.0 / sqrt((double)p->head_dim) : (double)p->softmax_scale;
+}
+
+/* scale * (q . k), after softcap if capped; *magnitude: its part of A. */
+static double capped_product(const flashc_attention_params *p, const double *q, const double *k, bool capped,
+                             double *magnitude)
+{
+    double dot = 0.0, terms = 0.0;
+    for (int64_t d = 0; d < p->head_dim; d++) {
+        dot += q[d] * k[d];
+        terms += fabs(q[d] * k[d]);
+    }
+    const double score = softmax_scale_of(p) * dot;
+    capped = capped && p->softcap > 0.0f;
+    *magnitude = fabs(softmax_scale_of(p)) * terms + (capped ? (double)p->softcap : 0.0);
+    return capped ? (double)p->softcap * tanh(score / (double)p->softcap) : score;
+}
+
+/* Scores of one query row at a stage before the masks. */
+static void score_early(const flashc_attention_params *p, int64_t b, int64_t i, const double *q, const double *k,
+                        double *scores, double *magnitude)
+{
+    const sequence s = sequence_of(p, b);
+    for (int64_t j = 0; j < p->seqlen_k; j++) {
+        scores[j] = -(double)INFINITY;
+        if (i < s.queries && j >= s.first && j < s.end)
+            scores[j] = capped_product(p, q, k + j * p->head_dim, p->scores_stage == FLASHC_SCORES_CAPPED,
+                                       &magnitude[j]);
+    }
+}
+
 /* One query row. q: [head_dim]; k: [seqlen_k, head_dim]; v: [seqlen_k, head_dim_v]; scores: room for
  * [seqlen_k]; row: its index in the result. */
 static void attend(const flashc_attention_params *p, int64_t b, int64_t h, int64_t i, const double *q, const double *k,
                    const double *v, double *scores, oracle *r, int64_t row)
 {
-    double scale = (double)p->softmax_scale;
-    if (p->softmax_scale == FLASHC_SCALE_DEFAULT)
-        scale = 1.0 / sqrt((double)p->head_dim);
-
     /* Pass 1: scores; -inf for hidden keys. */
     double max = -(double)INFINITY;
     bool invalid = false;
@@ -98,14 +127,8 @@ static void attend(const flashc_attention_params *p, int64_t b, int64_t h, int64
         double alibi = 0.0;
         if (p->alibi_slopes != NULL)
             alibi = -(double)p->alibi_slopes[b * p->alibi_batch_stride + h] * (double)fabsl(distance(p, b, i, j));
-        double dot = 0.0, magnitude = 0.0;
-        for (int64_t d = 0; d < p->head_dim; d++) {
-            dot += q[d] * k[j * p->head_dim + d];
-            magnitude += fabs(q[d] * k[j * p->head_dim + d]);
-        }
-        double score = scale * dot, modified = 0.0;
-        if (p->softcap > 0.0f)
-            score = (double)p->softcap * tanh(score / (double)p->softcap);
+        double magnitude, modified = 0.0;
+        double score = capped_product(p, q, k + j * p->head_dim, true, &magnitude);
         score += bias;
         score += alibi;
         if (score == -(double)INFINITY)
@@ -121,8 +144,7 @@ static void attend(const flashc_attention_params *p, int64_t b, int64_t h, int64
         scores[j] = score;
         max = fmax(max, score);
         r->visible[row]++;
-        const double added = (double)p->softcap + fabs(bias) + fabs(alibi) + fabs(modified);
-        r->magnitude[row] = fmax(r->magnitude[row], fabs(scale) * magnitude + added);
+        r->magnitude[row] = fmax(r->magnitude[row], magnitude + fabs(bias) + fabs(alibi) + fabs(modified));
     }
 
     /* Pass 2: the sum of exponentials, that of the sink among them. */
@@ -151,8 +173,9 @@ static void attend(const flashc_attention_params *p, int64_t b, int64_t h, int64
             double x = v[j * width + c];
             o[c] += probability * x;
             weighted[c] += probability * fabs(x);
-            r->max_v[row] = fmax(r->max_v[row], fabs(x));
-            if (!isfinite(x))
+            if (isfinite(x))
+                r->max_v[row] = fmax(r->max_v[row], fabs(x));
+            else
                 r->special_v[row * width + c] = 1;
         }
     }
@@ -173,6 +196,9 @@ void oracle_attention(const flashc_attention_params *p, oracle *r)
     r->visible = allocate(rows, sizeof *r->visible);
     r->special_v = allocate(rows * p->head_dim_v, 1);
     r->scores = allocate(rows * p->seqlen_k, sizeof *r->scores);
+    const bool early = p->scores.data != NULL && p->scores_stage < FLASHC_SCORES_MASKED;
+    r->early = early ? allocate(rows * p->seqlen_k, sizeof *r->early) : NULL;
+    r->early_magnitude = early ? allocate(rows * p->seqlen_k, sizeof *r->early_magnitude) : NULL;
 
     for (int64_t b = 0; b < p->batch; b++) {
         for (int64_t h = 0; h < p->num_heads; h++) {
@@ -183,6 +209,9 @@ void oracle_attention(const flashc_attention_params *p, oracle *r)
             for (int64_t i = 0; i < p->seqlen_q; i++) {
                 int64_t row = (b * p->num_heads + h) * p->seqlen_q + i;
                 attend(p, b, h, i, q + i * p->head_dim, k, v, r->scores + row * p->seqlen_k, r, row);
+                if (early)
+                    score_early(p, b, i, q + i * p->head_dim, k, r->early + row * p->seqlen_k,
+                                r->early_magnitude + row * p->seqlen_k);
             }
             free(q);
             free(k);
@@ -200,6 +229,8 @@ void oracle_free(oracle *r)
     free(r->max_v);
     free(r->visible);
     free(r->scores);
+    free(r->early);
+    free(r->early_magnitude);
     free(r->special_v);
     *r = (oracle){0};
 }

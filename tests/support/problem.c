@@ -11,8 +11,8 @@ static const int PADDING_POISON = 0xff;
 
 flashc_tensor *params_view(flashc_attention_params *s, problem_tensor which)
 {
-    flashc_tensor *views[TENSORS] = {&s->q,    &s->k,    &s->v,          &s->k_scale, &s->v_scale,
-                                     &s->mask, &s->bias, &s->block_mask, &s->o,       &s->lse};
+    flashc_tensor *views[TENSORS] = {&s->q,          &s->k, &s->v,   &s->k_scale, &s->v_scale, &s->mask,    &s->bias,
+                                     &s->block_mask, &s->o, &s->lse, &s->row_max, &s->scores,  &s->key_mass};
     return views[which];
 }
 
@@ -23,25 +23,30 @@ const flashc_tensor *problem_view(const problem *p, problem_tensor which)
 
 const char *problem_tensor_name(problem_tensor which)
 {
-    static const char *const names[TENSORS] = {"q",    "k",    "v",          "k_scale", "v_scale",
-                                               "mask", "bias", "block_mask", "o",       "lse"};
+    static const char *const names[TENSORS] = {"q",          "k", "v",   "k_scale", "v_scale", "mask",    "bias",
+                                               "block_mask", "o", "lse", "row_max", "scores",  "key_mass"};
     return names[which];
 }
 
 void problem_sizes(const problem *p, problem_tensor which, int64_t size[4])
 {
-    const flashc_attention_params *s = &p->params;
+    params_sizes(&p->params, which, size);
+}
+
+void params_sizes(const flashc_attention_params *s, problem_tensor which, int64_t size[4])
+{
     bool of_keys = which >= TENSOR_K && which <= TENSOR_V_SCALE;
     size[0] = s->batch;
     size[1] = of_keys ? s->num_heads_k : s->num_heads;
-    size[2] = of_keys ? s->seqlen_k : s->seqlen_q;
+    size[2] = of_keys || which == TENSOR_KEY_MASS ? s->seqlen_k : s->seqlen_q;
     switch (which) {
     case TENSOR_Q:
     case TENSOR_K: size[3] = s->head_dim; break;
     case TENSOR_V:
     case TENSOR_O: size[3] = s->head_dim_v; break;
     case TENSOR_MASK:
-    case TENSOR_BIAS: size[3] = s->seqlen_k; break;
+    case TENSOR_BIAS:
+    case TENSOR_SCORES: size[3] = s->seqlen_k; break;
     case TENSOR_BLOCK_MASK: /* rounded up */
         size[2] = size[3] = 0;
         if (s->block_mask_m > 0 && s->block_mask_n > 0) {
@@ -52,6 +57,8 @@ void problem_sizes(const problem *p, problem_tensor which, int64_t size[4])
     case TENSOR_K_SCALE:
     case TENSOR_V_SCALE:
     case TENSOR_LSE:
+    case TENSOR_ROW_MAX:
+    case TENSOR_KEY_MASS:
     case TENSORS: size[3] = 1; break;
     }
 }
@@ -82,7 +89,7 @@ void problem_allocate(problem *p, problem_tensor which, bool guard_start)
         view->data = p->buffer[which].bytes - lowest * (int64_t)element;
 }
 
-static void pack(problem *p, problem_tensor which, flashc_dtype dtype)
+void problem_pack(problem *p, problem_tensor which, flashc_dtype dtype)
 {
     int64_t size[4];
     problem_sizes(p, which, size);
@@ -90,30 +97,25 @@ static void pack(problem *p, problem_tensor which, flashc_dtype dtype)
     problem_allocate(p, which, false);
 }
 
-static void fill(problem *p, problem_tensor which, double constant, test_rng *rng)
+static void fill_normal(problem *p, problem_tensor which, test_rng *rng)
 {
     const flashc_tensor *view = problem_view(p, which);
     int64_t size[4];
     problem_sizes(p, which, size);
-    for (int64_t b = 0; b < size[0]; b++) {
-        for (int64_t h = 0; h < size[1]; h++) {
-            for (int64_t i = 0; i < size[2]; i++) {
-                for (int64_t j = 0; j < size[3]; j++)
-                    test_set(view, b, h, i, j, rng != NULL ? test_rng_normal(rng) : constant);
-            }
-        }
-    }
+    for (int64_t n = 0; n < size[0] * size[1] * size[2] * size[3]; n++)
+        test_set(view, n / size[3] / size[2] / size[1], n / size[3] / size[2] % size[1], n / size[3] % size[2],
+                 n % size[3], test_rng_normal(rng));
 }
 
 static void make_input(problem *p, problem_tensor which, flashc_dtype dtype, test_rng *rng)
 {
-    pack(p, which, dtype);
+    problem_pack(p, which, dtype);
     if (has_scales(dtype))
-        pack(p, which == TENSOR_K ? TENSOR_K_SCALE : TENSOR_V_SCALE, FLASHC_F32);
+        problem_pack(p, which == TENSOR_K ? TENSOR_K_SCALE : TENSOR_V_SCALE, FLASHC_F32);
     if (is_of_codes(dtype))
         problem_fill_codes(p, which, rng);
     else
-        fill(p, which, 0.0, rng);
+        fill_normal(p, which, rng);
 }
 
 void problem_typed(problem *p, const problem_shape *shape, flashc_dtype q, flashc_dtype k, flashc_dtype v,
@@ -133,8 +135,8 @@ void problem_typed(problem *p, const problem_shape *shape, flashc_dtype q, flash
     make_input(p, TENSOR_Q, q, &rng);
     make_input(p, TENSOR_K, k, &rng);
     make_input(p, TENSOR_V, v, &rng);
-    pack(p, TENSOR_O, o);
-    pack(p, TENSOR_LSE, FLASHC_F32);
+    problem_pack(p, TENSOR_O, o);
+    problem_pack(p, TENSOR_LSE, FLASHC_F32);
     problem_snapshot(p);
 }
 
@@ -143,75 +145,24 @@ void problem_plain(problem *p, const problem_shape *shape, flashc_dtype dtype, u
     problem_typed(p, shape, is_of_codes(dtype) ? FLASHC_F32 : dtype, dtype, dtype, FLASHC_F32, seed);
 }
 
-void problem_add_mask(problem *p)
+problem problem_twin(const problem *p)
 {
-    pack(p, TENSOR_MASK, FLASHC_BOOL);
-    fill(p, TENSOR_MASK, 1.0, NULL);
+    problem twin = *p;
+    memset(twin.before, 0, sizeof twin.before);
+    for (problem_tensor which = 0; which < TENSORS; which++)
+        if (which < TENSOR_O || problem_view(p, which)->data == NULL)
+            twin.buffer[which] = (guarded_buffer){.bytes = NULL};
+        else
+            problem_allocate(&twin, which, false);
+    return twin;
 }
 
-void problem_add_bias(problem *p, flashc_dtype dtype)
+void problem_free_twin(problem *twin)
 {
-    pack(p, TENSOR_BIAS, dtype);
-    fill(p, TENSOR_BIAS, 0.0, NULL);
-}
-
-void problem_add_block_mask(problem *p, int64_t m, int64_t n)
-{
-    p->params.block_mask_m = m;
-    p->params.block_mask_n = n;
-    pack(p, TENSOR_BLOCK_MASK, FLASHC_BOOL);
-    fill(p, TENSOR_BLOCK_MASK, 1.0, NULL);
-}
-
-static float *add_floats(guarded_buffer *buffer, int64_t count)
-{
-    guarded_free(buffer);
-    *buffer = guarded_alloc((size_t)count * sizeof(float), false);
-    memset(buffer->bytes, 0, buffer->size);
-    return (float *)(void *)buffer->bytes;
-}
-
-float *problem_add_sinks(problem *p)
-{
-    float *sinks = add_floats(&p->sinks, p->params.num_heads);
-    p->params.sinks = sinks;
-    return sinks;
-}
-
-float *problem_add_alibi(problem *p, bool per_batch)
-{
-    p->params.alibi_batch_stride = per_batch ? p->params.num_heads : 0;
-    float *slopes = add_floats(&p->alibi, p->params.num_heads * (per_batch ? p->params.batch : 1));
-    p->params.alibi_slopes = slopes;
-    return slopes;
-}
-
-void problem_add_score_mod(problem *p, double (*added)(const test_score_mod *, int64_t, int64_t, int64_t, int64_t),
-                           uint64_t seed)
-{
-    p->mod = (test_score_mod){.added = added, .seed = seed};
-    p->params.score_mod = test_score_mod_apply;
-    p->params.score_mod_user_data = &p->mod;
-}
-
-int64_t *problem_add_array(problem *p, problem_array which, int64_t value)
-{
-    const int64_t **const fields[ARRAYS] = {&p->params.offsets, &p->params.seqlens_q, &p->params.seqlens_k,
-                                            &p->params.leftpad_k};
-    guarded_free(&p->array[which]);
-    p->array[which] = guarded_alloc((size_t)p->params.batch * sizeof value, false);
-    int64_t *array = (int64_t *)(void *)p->array[which].bytes;
-    for (int64_t b = 0; b < p->params.batch; b++)
-        array[b] = value;
-    *fields[which] = array;
-    return array;
-}
-
-void problem_add_causal(problem *p, int64_t offset)
-{
-    problem_add_array(p, ARRAY_OFFSETS, offset);
-    p->params.causal = 1;
-    p->params.alignment = FLASHC_ALIGN_EXPLICIT;
+    for (problem_tensor which = TENSOR_O; which < TENSORS; which++) {
+        guarded_free(&twin->buffer[which]);
+        free(twin->before[which]);
+    }
 }
 
 void problem_free(problem *p)
@@ -298,7 +249,7 @@ void problem_print(FILE *stream, const problem *p)
     fprintf(stream, "  window_left %lld, window_right %lld, block_mask_m %lld, block_mask_n %lld\n",
             (long long)s->window_left, (long long)s->window_right, (long long)s->block_mask_m,
             (long long)s->block_mask_n);
-    fprintf(stream, "  softcap %.9g, score_mod %s\n", (double)s->softcap,
+    fprintf(stream, "  softcap %.9g, scores_stage %d, score_mod %s\n", (double)s->softcap, (int)s->scores_stage,
             s->score_mod == NULL                       ? "none"
             : p->mod.added == test_score_mod_wave      ? "wave"
             : p->mod.added == test_score_mod_documents ? "documents"

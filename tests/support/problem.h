@@ -26,8 +26,11 @@ typedef enum problem_tensor {
     TENSOR_MASK,
     TENSOR_BIAS,
     TENSOR_BLOCK_MASK,
-    TENSOR_O,
+    TENSOR_O, /* the outputs from here on */
     TENSOR_LSE,
+    TENSOR_ROW_MAX,
+    TENSOR_SCORES,
+    TENSOR_KEY_MASS,
     TENSORS
 } problem_tensor;
 
@@ -61,9 +64,15 @@ void problem_random(problem *p, uint64_t seed, const char *kernel);
 
 void problem_free(problem *p);
 
+/* A second problem on the same inputs, with outputs of its own. It must be freed before the first. */
+problem problem_twin(const problem *p);
+void problem_free_twin(problem *twin);
+
 /* Gives a plain problem a packed mask (all visible) or bias (all 0) of the full size. */
 void problem_add_mask(problem *p);
 void problem_add_bias(problem *p, flashc_dtype dtype);
+/* Gives a plain problem packed outputs: row_max and key_mass; scores at this stage. */
+void problem_add_outputs(problem *p, flashc_score_stage stage, flashc_dtype scores);
 /* Causal with one offset per batch element, all of them this one. */
 void problem_add_causal(problem *p, int64_t offset);
 /* Gives params an array of this value for each batch element, in memory of the problem. */
@@ -77,8 +86,9 @@ float *problem_add_alibi(problem *p, bool per_batch);
 void problem_add_score_mod(problem *p, double (*added)(const test_score_mod *, int64_t, int64_t, int64_t, int64_t),
                            uint64_t seed);
 
-/* The sizes of a tensor's axes. */
+/* The sizes of a tensor's axes; of params without packed sequences or pages. */
 void problem_sizes(const problem *p, problem_tensor which, int64_t size[4]);
+void params_sizes(const flashc_attention_params *params, problem_tensor which, int64_t size[4]);
 const flashc_tensor *problem_view(const problem *p, problem_tensor which);
 flashc_tensor *params_view(flashc_attention_params *params, problem_tensor which);
 const char *problem_tensor_name(problem_tensor which);
@@ -86,6 +96,9 @@ const char *problem_tensor_name(problem_tensor which);
 /* Makes the memory of a tensor for view->dtype and view->stride, and sets view->data; padding
  * between elements is NaN. */
 void problem_allocate(problem *p, problem_tensor which, bool guard_start);
+
+/* Packed strides and memory for a tensor of this type. */
+void problem_pack(problem *p, problem_tensor which, flashc_dtype dtype);
 
 /* Fills the outputs with a poison and remembers every buffer. */
 void problem_snapshot(problem *p);

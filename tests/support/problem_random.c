@@ -170,6 +170,7 @@ void random_layout(problem *p, problem_tensor which, flashc_dtype dtype, int bro
         order[a] = order[other];
         order[other] = axis;
     }
+    const bool of_rows = which == TENSOR_LSE || which == TENSOR_ROW_MAX || which == TENSOR_KEY_MASS;
     bool odd = test_rng_chance(rng, 50); /* the other half is as most callers have it */
     const bool of_a_head = row_numbers && test_rng_chance(rng, 40);
     int64_t span = odd && test_rng_chance(rng, 30) ? test_rng_int(rng, 2, 3) : 1;
@@ -185,7 +186,7 @@ void random_layout(problem *p, problem_tensor which, flashc_dtype dtype, int bro
             view->stride[axis] = 0;
             continue;
         }
-        if ((which == TENSOR_LSE || row_numbers) && axis == 3) {
+        if ((of_rows || row_numbers) && axis == 3) {
             view->stride[axis] = test_rng_int(rng, -3, 3); /* not used */
             continue;
         }
@@ -310,7 +311,6 @@ void problem_random(problem *p, uint64_t seed, const char *kernel)
     poison_scales(p, TENSOR_K_SCALE);
     poison_scales(p, TENSOR_V_SCALE);
     random_layout(p, TENSOR_O, s->o.dtype, 0, &rng);
-    if (test_rng_chance(&rng, 85))
-        random_layout(p, TENSOR_LSE, FLASHC_F32, 0, &rng);
+    random_outputs(p, &rng);
     problem_snapshot(p);
 }

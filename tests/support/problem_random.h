@@ -13,4 +13,7 @@ void random_layout(problem *p, problem_tensor which, flashc_dtype dtype, int bro
 /* Draws everything but sizes, scale, q, k, v and outputs. pattern_n: the span that patterns of hidden keys go by. */
 void random_features(problem *p, int64_t pattern_n, int64_t block_m, int64_t block_n, test_rng *rng);
 
+/* lse in most, and now and then row_max, key_mass and scores. */
+void random_outputs(problem *p, test_rng *rng);
+
 #endif

@@ -165,3 +165,19 @@ void random_features(problem *p, int64_t pattern_n, int64_t block_m, int64_t blo
     random_block_mask(p, block_m, block_n, rng);
     random_stages(p, rng);
 }
+
+void random_outputs(problem *p, test_rng *rng)
+{
+    const bool lse = test_rng_chance(rng, 85);
+    if (lse)
+        random_layout(p, TENSOR_LSE, FLASHC_F32, 0, rng);
+    if (test_rng_chance(rng, 15))
+        random_layout(p, TENSOR_ROW_MAX, FLASHC_F32, 0, rng);
+    if (lse && test_rng_chance(rng, 10))
+        random_layout(p, TENSOR_KEY_MASS, FLASHC_F32, 0, rng);
+    if (test_rng_chance(rng, 15)) {
+        p->params.scores_stage =
+            (flashc_score_stage)test_rng_int(rng, 0, lse ? FLASHC_SCORES_WEIGHTS : FLASHC_SCORES_MASKED);
+        random_layout(p, TENSOR_SCORES, random_dtype(rng), 0, rng);
+    }
+}
