@@ -6,6 +6,7 @@ import argparse
 import json
 import pathlib
 import sys
+import time
 from typing import Any
 
 from .options import parse
@@ -34,14 +35,18 @@ def _systems(options: argparse.Namespace, absent: dict[str, str]) -> tuple[list[
 def _limits(options: argparse.Namespace, cases: list[Any]) -> list[dict[str, Any]]:
     from . import machine
 
+    from .hush import hush
+
     if options.no_limits:
         return []
     counts = sorted({case.threads for case in cases})
-    return [machine.limits(str(ROOT / "build/src/flashc-run"), threads) for threads in counts]
+    with hush(options.hush):
+        return [machine.limits(str(ROOT / "build/src/flashc-run"), threads) for threads in counts]
 
 
-def _run(options: argparse.Namespace) -> dict[str, Any]:
-    from . import document, machine
+def _run(options: argparse.Namespace, file: pathlib.Path) -> dict[str, Any]:
+    """Measures; after each case the file has all that is known."""
+    from . import machine
     from .cases import all_cases, select
     from .measure import Settings, measure
 
@@ -50,6 +55,11 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     cases = select(all_cases(options.quick), options.cases, len(machine.pick_cpus(1 << 20)))
     if not cases:
         sys.exit("bench_peers: error: no case matches (--list names them)")
+    old = json.loads(file.read_text()) if options.resume and file.is_file() else None
+    if old and not options.cases:
+        cases = [case for case in cases if case.name not in old["context"]["cases"]]
+        if not cases:
+            return old
     context = machine.describe()
     seconds = min(options.seconds, 0.002) if options.quick else options.seconds
     # Unknown: as large as most are. Quick runs measure nothing that a cache could spoil.
@@ -61,26 +71,42 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         executables,
         cache,
         lambda text: print(text, file=sys.stderr, flush=True),
+        options.hush,
     )
+    context |= {"rounds": options.rounds, "seconds": seconds, "seed": options.seed}
     limits = _limits(options, cases)
-    outcomes = []
+    outcomes: list[Any] = []
+    start = time.monotonic()
     for index, case in enumerate(cases):
+        if time.monotonic() - start > options.budget:
+            settings.say("the budget is used up; --resume goes on")
+            break
         settings.say(f"[{index + 1}/{len(cases)}] {case.name}")
         outcomes += measure(case, systems, settings)
+        record = _record(context, systems, absent, limits, outcomes, old)
+        file.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    limits = machine.best_of(limits + _limits(options, cases))
+    return _record(context, systems, absent, limits, outcomes, old)
+
+
+def _record(
+    context: dict[str, Any],
+    systems: list[str],
+    absent: dict[str, str],
+    limits: list[dict[str, Any]],
+    outcomes: list[Any],
+    old: dict[str, Any] | None,
+) -> dict[str, Any]:
+    from . import document, machine
+
     named = {name: f"{name}: absent: {absent[name]}" for name in absent}
     for name in systems:
         told = next((outcome.about for outcome in outcomes if outcome.system == name and outcome.about), "")
         named[name] = (
             told or f"{name}: does not start: {next(o.reason for o in outcomes if o.system == name)}"
         )
-    context |= {
-        "rounds": options.rounds,
-        "seconds": seconds,
-        "seed": options.seed,
-        "systems": named,
-        "limits": machine.best_of(limits + _limits(options, cases)),
-    }
-    return document.make(context, outcomes)
+    record = document.make(context | {"systems": named, "limits": machine.best_of(limits)}, outcomes)
+    return document.merge(old, record) if old else record
 
 
 def main() -> None:
@@ -95,8 +121,9 @@ def main() -> None:
     if options.redraw:
         record = json.loads(pathlib.Path(options.redraw).read_text())
     else:
-        record = _run(options)
-        (folder / "bench_peers.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+        file = folder / "bench_peers.json"
+        record = _run(options, file)
+        file.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
     from . import plots, table
 

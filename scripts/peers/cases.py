@@ -7,6 +7,9 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 
 ITEM_SIZE = {"f32": 4, "f16": 2, "bf16": 2}
+# Types of caches of codes: bytes of an element, and of what a row has besides (the scale of int8). q8_0: blocks of 32
+# codes and an f16 scale.
+CACHE_SIZE = {"i8": (1.0, 4), "q8_0": (34 / 32, 0)}
 # The curves that are drawn: group -> the field on the horizontal axis.
 CURVES = {"seqlen": "seqlen_k", "head_dim": "head_dim", "batch": "batch", "cache": "seqlen_k"}
 
@@ -19,6 +22,10 @@ class Case:
     ([1, heads, seqlen_q, seqlen_k] f32) or "shared" (one for all heads). window: with causal, so many keys are seen,
     the query's own position included; 0 for all. cold: K and V come from memory, in
     copies that are used in turn; such a case is ranked by the bytes of K and V it reads, others by work.
+    cache: K and V are codes of this type (CACHE_SIZE); who has none gets what they stand for, in f32. softcap: of the
+    scores, 0 for none. alibi, sinks: a slope, a logit for each head. lengths: of each batch element, queries and keys
+    alike; the arrays are padded, and rows of padding count nowhere. page: K and V lie in pages of so many rows, in no
+    order; 0: they do not.
     """
 
     dtype: str
@@ -34,6 +41,12 @@ class Case:
     bias: str = ""
     threads: int = 1
     cold: bool = False
+    cache: str = ""
+    softcap: float = 0.0
+    alibi: bool = False
+    sinks: bool = False
+    lengths: tuple[int, ...] = ()
+    page: int = 0
     groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -45,6 +58,13 @@ class Case:
             if getattr(self, field) == 0:
                 object.__setattr__(self, field, default)
         object.__setattr__(self, "groups", tuple(self.groups))
+        object.__setattr__(self, "lengths", tuple(self.lengths))
+        if self.lengths and (
+            self.seqlen_q != self.seqlen_k or len(self.lengths) != self.batch or max(self.lengths) != self.seqlen_k
+        ):
+            raise ValueError(f"lengths {self.lengths} of {self.batch} x {self.seqlen_q} x {self.seqlen_k}")
+        if self.page and self.seqlen_k % self.page:
+            raise ValueError(f"{self.seqlen_k} keys in pages of {self.page}")
         if self.causal and self.seqlen_q != self.seqlen_k:
             raise ValueError(
                 f"causal with {self.seqlen_q} queries and {self.seqlen_k} keys: alignments differ there"
@@ -55,19 +75,29 @@ class Case:
             self.heads % self.heads_k
             or self.dtype not in ITEM_SIZE
             or self.bias not in ("", "head", "shared")
+            or self.cache not in ("", *CACHE_SIZE)
         ):
             raise ValueError(f"not a case: {self}")
 
     @property
     def kind(self) -> str:
-        """full, causal, window, bias or decode."""
+        """full, causal, window, bias or decode, and what comes to it, as in decode+q8_0."""
+        plain = "causal" if self.causal else "full"
         if self.cold:
-            return "decode"
-        if self.bias:
-            return "bias" if self.bias == "head" else "shared-bias"
-        if self.window:
-            return f"window{self.window}"
-        return "causal" if self.causal else "full"
+            plain = "decode"
+        elif self.bias:
+            plain = "bias" if self.bias == "head" else "shared-bias"
+        elif self.window:
+            plain = f"window{self.window}"
+        more = [self.cache, f"pages{self.page}" if self.page else ""]
+        more += [name for name in ("softcap", "alibi", "sinks") if getattr(self, name)]
+        more += ["packed"] if self.lengths else []
+        return "+".join([plain, *filter(None, more)])
+
+    @property
+    def precision(self) -> str:
+        """The type whose rounding a result may show: bf16 is finer than the codes of a cache."""
+        return "bf16" if self.cache else self.dtype
 
     @property
     def name(self) -> str:
@@ -83,17 +113,25 @@ class Case:
     @property
     def flops(self) -> float:
         """Useful operations: 2 (head_dim + head_dim_v) for each (query, key) pair that is visible."""
-        pairs = self.seqlen_q * (self.seqlen_q + 1) // 2 if self.causal else self.seqlen_q * self.seqlen_k
+        if self.lengths:
+            pairs = sum(self._pairs(n, n) for n in self.lengths)
+        else:
+            pairs = self.batch * self._pairs(self.seqlen_q, self.seqlen_k)
+        return 2.0 * (self.head_dim + self.head_dim_v) * pairs * self.heads
+
+    def _pairs(self, queries: int, keys: int) -> int:
+        pairs = queries * (queries + 1) // 2 if self.causal else queries * keys
         if self.window:  # without the triangle that is further back
-            hidden = max(0, self.seqlen_q - self.window)
+            hidden = max(0, queries - self.window)
             pairs -= hidden * (hidden + 1) // 2
-        return 2.0 * (self.head_dim + self.head_dim_v) * pairs * self.batch * self.heads
+        return pairs
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of K and V, each once."""
-        width = (self.head_dim + self.head_dim_v) * ITEM_SIZE[self.dtype]
-        return self.batch * self.heads_k * self.seqlen_k * width
+        """Bytes of K and V, each once, scales included."""
+        size, more = CACHE_SIZE[self.cache] if self.cache else (ITEM_SIZE[self.dtype], 0)
+        width = int((self.head_dim + self.head_dim_v) * size) + 2 * more
+        return (sum(self.lengths) or self.batch * self.seqlen_k) * self.heads_k * width
 
     @property
     def unit(self) -> str:
@@ -110,7 +148,7 @@ class Case:
         q [batch, heads, seqlen_q, d] is then read, without a copy, as [batch, heads_k, group * seqlen_q, d].
         A careful caller does so with a system that reads K and V once for each query head.
         """
-        if self.heads == self.heads_k or self.causal or self.bias:
+        if self.heads == self.heads_k or self.causal or self.bias or self.lengths or self.sinks:
             return None
         rows = self.heads // self.heads_k * self.seqlen_q
         return dataclasses.replace(self, heads=self.heads_k, seqlen_q=rows)
@@ -135,6 +173,21 @@ def _table() -> Iterable[Case]:
     yield from (Case("bf16", 128, 16384, n, **decode) for n in (4, 16))
     yield Case("f32", 128, 16384, 1, heads=8, heads_k=1, cold=True, threads=2)
     yield from (Case(t, 128, 2048, 1, batch=8, **decode) for t in ("f32", "bf16"))
+
+
+def _features() -> Iterable[Case]:
+    """One row of the README's table of features each."""
+    decode = {"cold": True, "threads": 2, "heads_k": 8}
+    for cache in CACHE_SIZE:
+        yield from (Case("f32", 128, 16384, 1, heads=8 * group, cache=cache, **decode) for group in (1, 2, 4))
+    for dtype in ("f32", "bf16"):
+        yield from (Case(dtype, 128, 16384, 1, heads=32, page=page, **decode) for page in (16, 256))
+    yield from (Case("f32", 128, 2048, causal=c, softcap=30.0) for c in (False, True))
+    yield Case("f32", 128, 2048, causal=True, alibi=True)
+    yield Case("f32", 128, 2048, causal=True, sinks=True)
+    yield Case("f32", 64, 2048, causal=True, window=128, sinks=True, heads=8, heads_k=1)
+    yield Case("f32", 64, 512, batch=16, heads=12, lengths=tuple(32 * n for n in range(1, 17)))
+    yield Case("f32", 128, 1024, batch=4, heads=32, heads_k=8, causal=True, lengths=(1024, 700, 300, 100))
 
 
 def _curves() -> Iterable[Case]:
@@ -166,8 +219,22 @@ def _quick() -> Iterable[Case]:
     yield from (Case("f32", 192, 128, heads=2, head_dim_v=128, causal=c, groups=group) for c in (False, True))
     yield from (Case("f32", 64, 64, batch=b, heads=2, threads=2, groups=("table", "batch")) for b in (2, 4))
     yield from (Case("f32", d, 64, heads=2, groups=("head_dim",)) for d in (40, 80))
+    yield from _quick_features()
     yield Case("f32", 64, 256, heads=2, groups=("seqlen",))
     yield Case("f32", 64, 2048, 4, heads=8, heads_k=2, cold=True, threads=2, groups=("cache",))
+
+
+def _quick_features() -> Iterable[Case]:
+    group = ("features",)
+    decode = {"cold": True, "threads": 2, "heads": 8, "heads_k": 2, "groups": group}
+    yield from (Case("f32", 64, 512, 1, cache=cache, **decode) for cache in CACHE_SIZE)
+    yield from (Case(dtype, 64, 512, 1, page=16, **decode) for dtype in ("f32", "bf16"))
+    yield from (Case("f32", 64, 128, heads=2, causal=c, softcap=2.0, groups=group) for c in (False, True))
+    yield Case("f32", 64, 128, heads=2, causal=True, alibi=True, groups=group)
+    yield Case("f32", 64, 128, heads=2, causal=True, sinks=True, groups=group)
+    yield Case("f32", 64, 256, heads=4, heads_k=2, causal=True, window=96, sinks=True, groups=group)
+    yield Case("f32", 64, 96, batch=3, heads=2, lengths=(96, 32, 5), groups=group)
+    yield Case("f32", 64, 96, batch=3, heads=4, heads_k=2, causal=True, lengths=(96, 32, 5), groups=group)
 
 
 def all_cases(quick: bool = False) -> list[Case]:
@@ -175,7 +242,9 @@ def all_cases(quick: bool = False) -> list[Case]:
     if quick:
         wanted = list(_quick())
     else:
-        wanted = [dataclasses.replace(case, groups=("table",)) for case in _table()] + list(_curves())
+        wanted = [dataclasses.replace(case, groups=("table",)) for case in _table()]
+        wanted += [dataclasses.replace(case, groups=("features",)) for case in _features()]
+        wanted += _curves()
     merged: dict[str, Case] = {}
     for case in wanted:
         groups = merged[case.name].groups if case.name in merged else ()

@@ -9,6 +9,7 @@ from typing import Any
 
 from . import statistics
 from .cases import Case
+from .machine import best_of
 from .measure import Outcome
 from .reference import REDUCED, RIGHT
 
@@ -100,6 +101,23 @@ def make(context: dict[str, Any], outcomes: Sequence[Outcome]) -> dict[str, Any]
         limit, _ = limit_of(outcome.case, context["limits"])
         entries += _entries(outcome, family, limit)
     return {"context": context | {"cases": cases}, "benchmarks": entries}
+
+
+def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """new, and of old the cases that new does not have, on the same machine; limits are the best of both."""
+    context = new["context"]
+    for key in ("cpu_name", "num_cpus", "rounds", "seed"):
+        if old["context"][key] != context[key]:
+            raise ValueError(f"{key} was {old['context'][key]} in the record, and is {context[key]}")
+    kept = {name: case for name, case in old["context"]["cases"].items() if name not in context["cases"]}
+    entries = [entry for entry in old["benchmarks"] if entry["case"] in kept] + new["benchmarks"]
+    families: dict[str, int] = {}
+    for entry in entries:
+        entry["family_index"] = families.setdefault(entry["run_name"], len(families))
+    limits = best_of(old["context"]["limits"] + context["limits"])
+    systems = old["context"]["systems"] | context["systems"]
+    merged = context | {"cases": kept | context["cases"], "limits": limits, "systems": systems}
+    return {"context": merged, "benchmarks": entries}
 
 
 @dataclasses.dataclass(frozen=True)

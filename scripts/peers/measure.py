@@ -12,6 +12,7 @@ import numpy as np
 
 from . import machine, reference
 from .cases import Case
+from .hush import hush
 from .process import Failed, Peer, write_case
 from .reference import REDUCED, RIGHT, Verdict
 from .statistics import calls_for, turns
@@ -27,6 +28,7 @@ class Settings:
     executables: dict[str, str]
     cache_size: int
     say: Callable[[str], None]
+    hush: str = ""  # see hush.py
 
 
 @dataclasses.dataclass
@@ -110,7 +112,7 @@ def _choose(
             peer.ask("open", variant)
             peak_bytes = peer.ask("run").get("peak_bytes")
             result = np.fromfile(folder / "o.bin", np.float32).reshape(reference.shapes(case)["o"])
-            verdict = reference.judge(case.dtype, result, exact, rows)
+            verdict = reference.judge(case.precision, result, exact, rows)
             if verdict.status in (RIGHT, REDUCED):
                 calls = calls_for(peer.ask("time", 1)["seconds"], seconds_each)
                 seconds = peer.ask("time", calls)["seconds"] / calls
@@ -136,6 +138,11 @@ def _choose(
 
 def _time(running: list[tuple[Outcome, Peer]], settings: Settings) -> None:
     """The rounds. Before each turn every other system has been seen to sleep."""
+    with hush(settings.hush):
+        _rounds(running, settings)
+
+
+def _rounds(running: list[tuple[Outcome, Peer]], settings: Settings) -> None:
     calls: dict[str, int] = {}
     for outcome, peer in list(running):
         try:

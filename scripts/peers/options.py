@@ -15,8 +15,12 @@ Results: text on standard output; in DIR bench_peers.json (Google Benchmark's la
 bench_peers.md and one plot for each of seqlen, head_dim, batch and cache.
 
 Other software (ggml, say) takes part as an executable that you build yourself: started as EXECUTABLE FOLDER,
-it reads FOLDER/case.json and the raw arrays q.bin, k.bin, v.bin, bias.bin ([batch, heads, seqlen, dim],
-little-endian), says 'ok {}', and answers commands on standard input; scripts/peers/worker.py has them.
+it reads FOLDER/case.json and the raw arrays q.bin, k.bin, v.bin, bias.bin, ... ([batch, heads, seqlen, dim],
+little-endian; scripts/peers/reference.py has all), says 'ok {}', and answers commands on standard input; scripts/peers/worker.py has them.
+
+Who lacks a feature gets the same result asked for in its own terms: windows, ALiBi and lengths as a mask or bias,
+sinks as one more key, pages copied together, what int8 and q8_0 codes stand for in f32 or bf16. None of the four
+has attention on such codes; their rates count the codes' bytes all the same, so that all have done the same work.
 
 A row error is the largest over all rows of |result - exact| / |exact|. A result with the error of less
 precision than its type has (f16 computed in bf16) is timed, marked ~ and not ranked; a wrong one is neither
@@ -36,7 +40,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="PATTERN",
-        help="only cases whose name, or group (table, seqlen, head_dim, batch, cache), matches, as in "
+        help="only cases whose name, or group (table, features, seqlen, head_dim, batch, cache), matches, as in "
         "'f32/causal/*'; may be repeated",
     )
     add("--systems", default="", metavar="A,B", help="only these systems (default: all)")
@@ -56,6 +60,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="small cases and short turns: shows that every system works, its times mean nothing",
     )
     add("--no-limits", action="store_true", help="do not measure the FMA peak and the read bandwidth")
+    add(
+        "--hush",
+        default="",
+        metavar="COMMAND",
+        help="while rounds are timed, 'COMMAND cat' runs: for one that keeps other work off the machine meanwhile",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the record in --out: only cases that it does not have, or that --cases names",
+    )
+    add("--budget", type=float, default=float("inf"), metavar="S", help="begin no case after so many seconds")
     add("--list", action="store_true", help="print the names of the cases and stop")
     add("--out", default="build/peers", metavar="DIR", help="where results go (default build/peers)")
     add("--plots", choices=("png", "svg"), default="png", help="format of the plots (default png)")

@@ -25,19 +25,29 @@ _BLOCK = 256
 
 @dataclasses.dataclass
 class Arrays:
-    """q, k, v as Case says, of its type; bias f32 or None."""
+    """q, k, v as Case says, of its type; bias, slopes and sinks f32, None where the case has none.
+
+    Of a cache of codes, k and v are what the codes stand for, exactly; k_codes and v_codes are int8 with f32 scales
+    [batch, heads_k, seqlen_k], or q8_0's bytes, [batch, heads_k, seqlen_k, head_dim / 32 * 34].
+    """
 
     q: np.ndarray
     k: np.ndarray
     v: np.ndarray
     bias: np.ndarray | None = None
+    slopes: np.ndarray | None = None
+    sinks: np.ndarray | None = None
+    k_codes: np.ndarray | None = None
+    v_codes: np.ndarray | None = None
+    k_scale: np.ndarray | None = None
+    v_scale: np.ndarray | None = None
 
     def items(self) -> list[tuple[str, np.ndarray]]:
         return [(name, x) for name, x in vars(self).items() if x is not None]
 
 
 def shapes(case: Case) -> dict[str, tuple[int, ...]]:
-    """Shapes of q, k, v, of the bias if there is one, and of the result o."""
+    """Shapes of the case's arrays, and of the result o."""
     both = (case.batch, case.heads_k, case.seqlen_k)
     found = {
         "q": (case.batch, case.heads, case.seqlen_q, case.head_dim),
@@ -47,7 +57,33 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
     }
     if case.bias:
         found["bias"] = (1, case.heads if case.bias == "head" else 1, case.seqlen_q, case.seqlen_k)
+    found |= {name: (case.heads,) for name, there in (("slopes", case.alibi), ("sinks", case.sinks)) if there}
+    for name, dim in (("k", case.head_dim), ("v", case.head_dim_v)) if case.cache else ():
+        found[f"{name}_codes"] = (*both, dim if case.cache == "i8" else dim // 32 * 34)
+        if case.cache == "i8":
+            found[f"{name}_scale"] = both
     return found
+
+
+def dtype_of(case: Case, name: str) -> np.dtype:
+    if name in ("q", "k", "v"):
+        return NUMPY_TYPE[case.dtype]
+    if name.endswith("_codes"):
+        return np.dtype(np.int8 if case.cache == "i8" else np.uint8)
+    return np.dtype(np.float32)
+
+
+def quantise(cache: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Codes, their scales if they are not among the codes, and what they stand for. Scales have the bits of f16, so
+    that their products with codes are exact in f32."""
+    blocks = x.reshape(*x.shape[:-1], -1, x.shape[-1] if cache == "i8" else 32)
+    scales = (np.abs(blocks).max(axis=-1, keepdims=True) / 127).astype(np.float16)
+    codes = np.clip(np.rint(blocks / np.maximum(scales.astype(np.float32), 1e-30)), -127, 127).astype(np.int8)
+    exact = (codes * scales.astype(np.float32)).reshape(x.shape)
+    if cache == "i8":
+        return codes.reshape(x.shape), scales.astype(np.float32)[..., 0, 0], exact
+    packed = np.concatenate([scales.view(np.uint8), codes.view(np.uint8)], axis=-1)
+    return packed.reshape(*x.shape[:-1], -1), None, exact
 
 
 def make_arrays(case: Case, seed: int) -> Arrays:
@@ -56,11 +92,18 @@ def make_arrays(case: Case, seed: int) -> Arrays:
     found = shapes(case)
     draw = {
         name: rng.standard_normal(found[name], dtype=np.float32)
-        for name in ("q", "k", "v", "bias")
+        for name in ("q", "k", "v", "bias", "sinks")
         if name in found
     }
-    dtype = NUMPY_TYPE[case.dtype]
-    return Arrays(*(draw[name].astype(dtype) for name in ("q", "k", "v")), draw.get("bias"))
+    if case.alibi:  # 2^(-8 / heads), its square, and so on
+        draw["slopes"] = 2.0 ** (-8.0 / case.heads * np.arange(1, case.heads + 1, dtype=np.float32))
+    for name in ("k", "v") if case.cache else ():
+        draw[f"{name}_codes"], scale, draw[name] = quantise(case.cache, draw[name])
+        draw |= {} if scale is None else {f"{name}_scale": scale}
+    for b, length in enumerate(case.lengths):
+        for name in ("q", "k", "v"):
+            draw[name][b, :, length:] = 0.0
+    return Arrays(**{name: x.astype(dtype_of(case, name)) for name, x in draw.items()})
 
 
 def save(folder: pathlib.Path, arrays: Arrays) -> None:
@@ -70,12 +113,13 @@ def save(folder: pathlib.Path, arrays: Arrays) -> None:
 
 
 def load(folder: pathlib.Path, case: Case) -> Arrays:
-    found = shapes(case)
-    parts = [
-        np.fromfile(folder / f"{n}.bin", NUMPY_TYPE[case.dtype]).reshape(found[n]) for n in ("q", "k", "v")
-    ]
-    bias = np.fromfile(folder / "bias.bin", np.float32).reshape(found["bias"]) if case.bias else None
-    return Arrays(*parts, bias)
+    return Arrays(
+        **{
+            name: np.fromfile(folder / f"{name}.bin", dtype_of(case, name)).reshape(shape)
+            for name, shape in shapes(case).items()
+            if name != "o"
+        }
+    )
 
 
 def checked_rows(case: Case) -> np.ndarray:
@@ -94,16 +138,27 @@ def attention(case: Case, arrays: Arrays, rows: np.ndarray) -> np.ndarray:
             for start in range(0, len(rows), _BLOCK):
                 block = rows[start : start + _BLOCK]
                 seen = int(block[-1]) + 1 if case.causal else case.seqlen_k
+                seen = min(seen, case.lengths[b]) if case.lengths else seen
                 scores = arrays.q[b, h, block].astype(np.float64) @ k[:seen].T * case.head_dim**-0.5
+                if case.softcap:
+                    scores = case.softcap * np.tanh(scores / case.softcap)
+                if arrays.slopes is not None:
+                    scores -= float(arrays.slopes[h]) * np.abs(block[:, None] - np.arange(seen))
                 if arrays.bias is not None:
                     scores += arrays.bias[0, h % arrays.bias.shape[1], block, :seen]
                 if case.causal:
                     scores[np.arange(seen) > block[:, None]] = -np.inf
                 if case.window:
                     scores[np.arange(seen) <= block[:, None] - case.window] = -np.inf
-                scores -= scores.max(axis=1, keepdims=True)
+                highest = scores.max(axis=1, keepdims=True)
+                scores -= highest
                 np.exp(scores, out=scores)
-                result[b, h, start : start + _BLOCK] = scores @ v[:seen] / scores.sum(axis=1, keepdims=True)
+                total = scores.sum(axis=1, keepdims=True)
+                if arrays.sinks is not None:
+                    total += np.exp(float(arrays.sinks[h]) - highest)
+                result[b, h, start : start + _BLOCK] = scores @ v[:seen] / total
+        if case.lengths:
+            result[b, :, rows >= case.lengths[b]] = 0.0
     return result
 
 

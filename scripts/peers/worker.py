@@ -2,8 +2,8 @@
 
 Reads commands from standard input, one a line, and sleeps between them. Answers on standard output, one line
 each: "ok" and a JSON object, or "error" and a reason; "ok {}" once it is up. FOLDER holds case.json (the
-fields of Case, and copies), q.bin, k.bin, v.bin and perhaps bias.bin (raw, little-endian, [batch, heads,
-seqlen, dim]; the bias f32). An executable of the user's speaks the same, started as EXECUTABLE FOLDER:
+fields of Case, and copies), q.bin, k.bin, v.bin (raw, little-endian, [batch, heads, seqlen, dim]) and what else the
+case has: the arrays of reference.Arrays. An executable of the user's speaks the same, started as EXECUTABLE FOLDER:
 
     about      {"about": version in words}
     list       {"variants": [the ways it can compute the case]}
@@ -71,7 +71,10 @@ class Worker:
         self._calls(1)
         peak = _peak_since(before)
         result = np.asarray(self.call.output()).astype(np.float32)
-        np.ascontiguousarray(result).reshape(reference.shapes(self.case)["o"]).tofile(self.folder / "o.bin")
+        result = np.ascontiguousarray(result).reshape(reference.shapes(self.case)["o"])
+        for b, length in enumerate(self.case.lengths):
+            result[b, :, length:] = 0.0
+        result.tofile(self.folder / "o.bin")
         return {"peak_bytes": peak}
 
     def time(self, count: str) -> dict[str, Any]:

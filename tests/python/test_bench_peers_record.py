@@ -17,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 
 from peers import curves, document, options, table  # noqa: E402
 from peers.cases import Case  # noqa: E402
+from peers.hush import hush  # noqa: E402
 from peers.measure import FAILED, Outcome, Settings, measure  # noqa: E402
 from peers.reference import REDUCED, RIGHT, WRONG, Verdict  # noqa: E402
 
@@ -204,6 +205,30 @@ def test_a_stand_in_goes_the_whole_way(
     # The record of it can be written and shown, times or none.
     text = table.text(document.make(CONTEXT, [found, gone]))
     assert "mine" in text and "cannot start" in text
+
+
+def test_records_merge() -> None:
+    old = record()
+    case = Case("f32", 64, 128, groups=("table", "seqlen"))
+    better = CONTEXT | {"limits": [CONTEXT["limits"][0] | {"fma_gflops": 120.0, "bf16_gflops": None}], "date": "later"}
+    merged = document.merge(old, document.make(better, [outcome(case, "flashc", [10.0, 10.0, 10.0])]))
+    assert [row.system for row in document.rows(merged) if row.case.seqlen_k == 128] == ["flashc"]
+    assert len(document.rows(merged)) == len(document.rows(old)) - 4 and merged["context"]["date"] == "later"
+    (limit,) = merged["context"]["limits"]
+    assert (limit["fma_gflops"], limit["bf16_gflops"]) == (120.0, 200.0)
+    families = {entry["run_name"]: entry["family_index"] for entry in merged["benchmarks"]}
+    assert sorted(families.values()) == list(range(len(families)))
+    with pytest.raises(ValueError, match="rounds was 3"):
+        document.merge(old, document.make(CONTEXT | {"rounds": 5}, []))
+
+
+def test_a_command_holds_while_rounds_are_timed(tmp_path: pathlib.Path) -> None:
+    with hush(f"{sys.executable} -c 'import subprocess, sys; subprocess.run(sys.argv[1:])'"):
+        pass
+    with hush(""):
+        pass
+    with pytest.raises(RuntimeError, match="did not start"), hush("true"):
+        pass
 
 
 def test_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from ..cases import Case
 from ..reference import Arrays
-from . import Call, bshd
+from . import Call, added, bshd, with_sink_key
 
 _TYPE = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _MICROSOFT = "com.microsoft"
@@ -23,13 +23,14 @@ def about() -> str:
 
 
 def variants(case: Case) -> list[str]:
-    if case.window:  # its operators have none, but for GroupQueryAttention with a cache
+    if case.page:
         return []
     found = ["Attention"]
-    if case.heads == case.heads_k:
+    if case.heads == case.heads_k and not case.softcap:
         found.append("MultiHeadAttention")
     # GroupQueryAttention is always causal: all keys are seen only from the last position.
-    if not case.bias and (case.causal or case.seqlen_q == 1) and case.head_dim == case.head_dim_v:
+    masked = case.bias or case.alibi or case.lengths
+    if not masked and (case.causal or case.seqlen_q == 1) and case.head_dim == case.head_dim_v:
         found.append("GroupQueryAttention")
     return found
 
@@ -63,20 +64,30 @@ def _flat(x: np.ndarray) -> np.ndarray:
     return packed.reshape(*packed.shape[:2], -1)
 
 
+def _masked(case: Case, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, bool]:
+    """K, V, what is added to the scores, and whether the operator is to be causal besides."""
+    k, v = arrays.k, arrays.v
+    causal = case.causal and not (case.window or case.sinks)  # windows as a mask
+    mask = added(case, arrays, causal=not causal)
+    if case.sinks:
+        k, v, mask = with_sink_key(case, arrays, mask)
+    return k, v, None if mask is None else mask.astype(arrays.q.dtype), causal
+
+
 def _attention(case: Case, arrays: Arrays, copies: int) -> tuple[Any, list[dict[str, np.ndarray]], str]:
-    fixed = {"Q": arrays.q}
-    if arrays.bias is not None:
-        fixed["attn_mask"] = arrays.bias.astype(arrays.q.dtype)
-    names = ["Q", "K", "V"] + (["attn_mask"] if arrays.bias is not None else [])
-    node = helper.make_node("Attention", names, ["o"], is_causal=int(case.causal))
-    return node, [fixed | {"K": arrays.k.copy(), "V": arrays.v.copy()} for _ in range(copies)], "bhsd"
+    k, v, mask, causal = _masked(case, arrays)
+    fixed = {"Q": arrays.q} | ({} if mask is None else {"attn_mask": mask})
+    names = ["Q", "K", "V"] + (["attn_mask"] if mask is not None else [])
+    node = helper.make_node("Attention", names, ["o"], is_causal=int(causal), softcap=case.softcap)
+    return node, [fixed | {"K": k.copy(), "V": v.copy()} for _ in range(copies)], "bhsd"
 
 
 def _multi_head(case: Case, arrays: Arrays, copies: int) -> tuple[Any, list[dict[str, np.ndarray]], str]:
+    k, v, mask, causal = _masked(case, arrays)
     fixed = {"Q": _flat(arrays.q)}
     names = ["Q", "K", "V"]
-    if arrays.bias is not None:
-        fixed["attention_bias"] = arrays.bias.astype(arrays.q.dtype)
+    if mask is not None:
+        fixed["attention_bias"] = mask
         names += ["", "", "attention_bias"]
     node = helper.make_node(
         "MultiHeadAttention",
@@ -84,9 +95,9 @@ def _multi_head(case: Case, arrays: Arrays, copies: int) -> tuple[Any, list[dict
         ["o"],
         domain=_MICROSOFT,
         num_heads=case.heads,
-        unidirectional=int(case.causal),
+        unidirectional=int(causal),
     )
-    return node, [fixed | {"K": _flat(arrays.k), "V": _flat(arrays.v)} for _ in range(copies)], "flat"
+    return node, [fixed | {"K": _flat(k), "V": _flat(v)} for _ in range(copies)], "flat"
 
 
 def _group_query(case: Case, arrays: Arrays, copies: int) -> tuple[Any, list[dict[str, np.ndarray]], str]:
@@ -100,6 +111,9 @@ def _group_query(case: Case, arrays: Arrays, copies: int) -> tuple[Any, list[dic
         "total_sequence_length": np.array([case.seqlen_k], np.int32),
     }
     names = ["Q", "K", "V", "past_key", "past_value", "seqlens_k", "total_sequence_length"]
+    if arrays.sinks is not None:
+        fixed["head_sink"] = arrays.sinks
+        names += ["", "", "", "", "head_sink"]
     node = helper.make_node(
         "GroupQueryAttention",
         names,
@@ -107,6 +121,8 @@ def _group_query(case: Case, arrays: Arrays, copies: int) -> tuple[Any, list[dic
         domain=_MICROSOFT,
         num_heads=case.heads,
         kv_num_heads=case.heads_k,
+        softcap=case.softcap,
+        local_window_size=case.window or -1,
     )
     return (
         node,
