@@ -191,18 +191,18 @@ def _features() -> Iterable[Case]:
 
 
 def _curves() -> Iterable[Case]:
-    """The points of the plots; each group has two or three panels."""
-    for dtype, causal in (("f32", False), ("f32", True), ("bf16", True)):
-        for seqlen in (256, 512, 1024, 2048, 4096, 8192):
+    """The points of the plots; each group has two panels."""
+    for dtype, causal in (("f32", True), ("bf16", True)):
+        for seqlen in (256, 512, 1024, 2048, 4096):
             yield Case(dtype, 64, seqlen, causal=causal, groups=("seqlen",))
-    for dtype, causal in (("f32", False), ("f32", True), ("bf16", False)):
-        for dim in (32, 40, 64, 80, 96, 112, 128, 192, 256):
+    for dtype, causal in (("f32", False), ("bf16", True)):
+        for dim in (32, 64, 96, 128, 256):
             yield Case(dtype, dim, 1024, causal=causal, groups=("head_dim",))
     for threads in (1, 2):
-        for batch in (1, 2, 4, 8, 16, 32, 64):
+        for batch in (1, 4, 16, 64):
             yield Case("f32", 64, 128, batch=batch, heads=12, threads=threads, groups=("batch",))
-    for dtype in ("f32", "bf16", "f16"):
-        for seqlen in (1024, 4096, 16384, 65536, 131072):
+    for dtype in ("f32", "bf16"):
+        for seqlen in (1024, 4096, 16384, 65536):
             yield Case(dtype, 128, seqlen, 1, heads=32, heads_k=8, threads=2, cold=True, groups=("cache",))
 
 

@@ -77,7 +77,7 @@ def test_selection_by_name_group_and_threads() -> None:
     ]
     assert {g for c in select(cases, ["batch"], 8) for g in c.groups} >= {"batch"}
     assert all(case.threads == 1 for case in select(cases, [], 1)) and select(cases, [], 2) == cases
-    both = next(case for case in cases if case.name == "f32/full/d64/h8/L2048/t1")
+    both = next(case for case in cases if case.name == "f32/causal/d64/h8/L2048/t1")
     assert both.groups == ("table", "seqlen")
 
 
