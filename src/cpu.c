@@ -23,6 +23,7 @@ static const struct {
     {FLASHC_CPU_AVX512F, "avx512f", "the CPU has no avx512f, or it is disabled"},
     {FLASHC_CPU_AVX512BF16, "avx512bf16", "the CPU has no avx512bf16, or it is disabled"},
     {FLASHC_CPU_NEON, "neon", "the CPU has no neon, or it is disabled"},
+    {FLASHC_CPU_BF16, "bf16", "the CPU has no bf16 instructions, or they are disabled"},
 };
 enum { NUM_FEATURES = sizeof feature_names / sizeof feature_names[0] };
 
@@ -54,6 +55,8 @@ static unsigned detect_features(void)
 #elif defined(__aarch64__)
     if (getauxval(AT_HWCAP) & HWCAP_ASIMD) /* Linux's name for NEON */
         found |= FLASHC_CPU_NEON;
+    if (getauxval(AT_HWCAP2) & HWCAP2_BF16)
+        found |= FLASHC_CPU_BF16;
 #endif
     return found;
 }

@@ -12,6 +12,7 @@ enum {
     FLASHC_CPU_AVX512F = 1u << 3,
     FLASHC_CPU_NEON = 1u << 4,
     FLASHC_CPU_AVX512BF16 = 1u << 5, /* AVX512_BF16 and AVX512BW, which all CPUs of the first have */
+    FLASHC_CPU_BF16 = 1u << 6, /* Arm's bf16 instructions on NEON registers */
 };
 
 /* Features that the CPU and the operating system support, less those in the environment variable

@@ -232,7 +232,7 @@ static void lay_out_scratch(flashc_plan *plan, const flashc_problem *p)
     const int64_t tile = flashc_plan_tile_floats(plan, n);
     const flashc_operand *k = &plan->kernel->gemm->k, *v = &plan->kernel->gemm->v;
     *s = (flashc_scratch_layout){.size = 0};
-    s->qt = take(&s->size, plan->blocks_per_item * flashc_plan_tile_floats(plan, p->head_dim), sizeof(float));
+    s->qt = take(&s->size, plan->blocks_per_item * flashc_plan_query_floats(plan, p->head_dim), sizeof(float));
     const int64_t levels = plan->longest_piece > 0 ? FLASHC_TREE_LEVELS : 1;
     s->partials = take(&s->size, plan->partial_floats * levels, sizeof(float));
     s->scores = take(&s->size, tile, sizeof(float));

@@ -57,10 +57,16 @@ typedef struct flashc_plan {
     double flops;
 } flashc_plan;
 
-/* Floats of a tile of one row block's queries, scores or acc, with so many columns. */
+/* Floats of a tile of one row block's scores or acc, with so many columns. */
 static inline int64_t flashc_plan_tile_floats(const flashc_plan *plan, int64_t n_cols)
 {
     return plan->kernel->vector->rows_along ? plan->block.block_m * plan->ld : n_cols * plan->ld;
+}
+
+/* The same of its queries. */
+static inline int64_t flashc_plan_query_floats(const flashc_plan *plan, int64_t head_dim)
+{
+    return flashc_plan_tile_floats(plan, flashc_round_up(head_dim, plan->kernel->vector->col_multiple));
 }
 
 /* Keys of a piece of this sequence; not less than all of them if they are not cut. */

@@ -36,7 +36,7 @@ static inline flashc_softmax_state flashc_tiles_state(const flashc_item *it, int
 
 static inline float *flashc_tiles_queries(const flashc_item *it, int64_t i)
 {
-    return it->qt + i * flashc_plan_tile_floats(it->plan, it->p->head_dim);
+    return it->qt + i * flashc_plan_query_floats(it->plan, it->p->head_dim);
 }
 
 /* The key tiles begin .. end of an item whose keys go on until run_end. Returns false if told to end. */

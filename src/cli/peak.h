@@ -11,7 +11,7 @@ typedef struct flashc_fma_peak {
     int threads;        /* how many ran at once                               */
     double gflops;      /* f32 multiply-adds, two operations each, all threads together */
     double avx2_gflops; /* f32 multiply-adds of 256 bits, which bound the AVX2 kernels; 0 if the CPU has none */
-    double bf16_gflops; /* bf16 dot products with f32 sums (AVX512_BF16); 0 if the CPU has none */
+    double bf16_gflops; /* bf16 dot products with f32 sums (AVX512_BF16, BFMMLA); 0 if the CPU has none */
 } flashc_fma_peak;
 
 typedef struct flashc_read_bandwidth {

@@ -14,6 +14,10 @@
 #include <sys/auxv.h>
 #endif
 
+/* An instruction for each register from 0 to 23, whose number it writes as \\r. */
+#define FOR_24(instruction)                                                                                            \
+    ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t" instruction "\n\t.endr\n\t"
+
 #define MULTIPLIER 0.75f
 #define ADDEND 0.25f
 
@@ -40,14 +44,10 @@ __attribute__((target("avx512f"))) static void f32_avx512(int64_t rounds)
     const float x = MULTIPLIER, y = ADDEND;
     __asm__ volatile("vbroadcastss %[x], %%zmm30\n\t"
                      "vbroadcastss %[y], %%zmm31\n\t"
-                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
-                     "vmovaps %%zmm31, %%zmm\\r\n\t"
-                     ".endr\n\t"
+                     FOR_24("vmovaps %%zmm31, %%zmm\\r")
                      ".p2align 6\n"
                      "1:\n\t"
-                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
-                     "vfmadd213ps %%zmm31, %%zmm30, %%zmm\\r\n\t"
-                     ".endr\n\t"
+                     FOR_24("vfmadd213ps %%zmm31, %%zmm30, %%zmm\\r")
                      "decq %[rounds]\n\t"
                      "jnz 1b\n\t"
                      "vzeroupper"
@@ -65,17 +65,11 @@ __attribute__((target("avx512f,avx512bf16"))) static void bf16_avx512(int64_t ro
     const uint32_t x = 0x3f403f40u, minus_x = 0xbf40bf40u; /* a pair of 0.75, a pair of -0.75 */
     __asm__ volatile("vpbroadcastd %[x], %%zmm30\n\t"
                      "vpbroadcastd %[minus_x], %%zmm31\n\t"
-                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
-                     "vmovdqa64 %%zmm30, %%zmm\\r\n\t"
-                     ".endr\n\t"
+                     FOR_24("vmovdqa64 %%zmm30, %%zmm\\r")
                      ".p2align 6\n"
                      "1:\n\t"
-                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
-                     "vdpbf16ps %%zmm30, %%zmm30, %%zmm\\r\n\t"
-                     ".endr\n\t"
-                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
-                     "vdpbf16ps %%zmm30, %%zmm31, %%zmm\\r\n\t"
-                     ".endr\n\t"
+                     FOR_24("vdpbf16ps %%zmm30, %%zmm30, %%zmm\\r")
+                     FOR_24("vdpbf16ps %%zmm30, %%zmm31, %%zmm\\r")
                      "decq %[rounds]\n\t"
                      "jnz 1b\n\t"
                      "vzeroupper"
@@ -161,6 +155,15 @@ static bool usable_neon(void)
     return (getauxval(AT_HWCAP) & HWCAP_ASIMD) != 0;
 }
 
+static bool usable_neon_bf16(void)
+{
+    return usable_neon() && (getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0;
+}
+
+#define CLOBBERS_NEON                                                                                                  \
+    "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16", \
+        "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v30", "v31"
+
 /* FMLA adds to its destination: acc += x * x, then acc -= x * x. */
 enum { CHAINS_NEON = 24 };
 static void f32_neon(int64_t rounds)
@@ -168,23 +171,35 @@ static void f32_neon(int64_t rounds)
     const float x = MULTIPLIER, y = ADDEND;
     __asm__ volatile("ld1r {v30.4s}, %[x]\n\t"
                      "ld1r {v31.4s}, %[y]\n\t"
-                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
-                     "mov v\\r\\().16b, v31.16b\n\t"
-                     ".endr\n\t"
+                     FOR_24("mov v\\r\\().16b, v31.16b")
                      ".p2align 6\n"
                      "1:\n\t"
-                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
-                     "fmla v\\r\\().4s, v30.4s, v30.4s\n\t"
-                     ".endr\n\t"
-                     ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n\t"
-                     "fmls v\\r\\().4s, v30.4s, v30.4s\n\t"
-                     ".endr\n\t"
+                     FOR_24("fmla v\\r\\().4s, v30.4s, v30.4s")
+                     FOR_24("fmls v\\r\\().4s, v30.4s, v30.4s")
                      "subs %[rounds], %[rounds], #1\n\t"
                      "b.ne 1b"
                      : [rounds] "+r"(rounds)
                      : [x] "Q"(x), [y] "Q"(y)
-                     : "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13",
-                       "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v30", "v31");
+                     : CLOBBERS_NEON);
+}
+
+/* bfmmla: a 2 x 2 block of sums of four products, as with vdpbf16ps of both signs by turns. */
+static void bf16_neon(int64_t rounds)
+{
+    const uint16_t x = 0x3f40, minus_x = 0xbf40;
+    __asm__ volatile(".arch_extension bf16\n\t"
+                     "ld1r {v30.8h}, %[x]\n\t"
+                     "ld1r {v31.8h}, %[minus_x]\n\t"
+                     FOR_24("mov v\\r\\().16b, v30.16b")
+                     ".p2align 6\n"
+                     "1:\n\t"
+                     FOR_24("bfmmla v\\r\\().4s, v30.8h, v30.8h")
+                     FOR_24("bfmmla v\\r\\().4s, v30.8h, v31.8h")
+                     "subs %[rounds], %[rounds], #1\n\t"
+                     "b.ne 1b"
+                     : [rounds] "+r"(rounds)
+                     : [x] "Q"(x), [minus_x] "Q"(minus_x)
+                     : CLOBBERS_NEON);
 }
 
 static void read_neon(const void *data, size_t n)
@@ -203,6 +218,10 @@ static void read_neon(const void *data, size_t n)
                      : "cc", "memory", "v0", "v1");
 }
 
+static const flashc_peak_loop neon_bf16 = {
+    "neon", usable_neon_bf16, f32_neon, CHAINS_NEON * 4 * 2 * 2, bf16_neon, CHAINS_NEON * 16 * 2 * 2, read_neon,
+    false,
+};
 static const flashc_peak_loop neon = {
     "neon", usable_neon, f32_neon, CHAINS_NEON * 4 * 2 * 2, NULL, 0.0, read_neon, false,
 };
@@ -265,6 +284,7 @@ const flashc_peak_loop *const flashc_peak_loops[] = {
     &avx512,
     &avx2,
 #elif defined(__aarch64__)
+    &neon_bf16,
     &neon,
 #endif
     &generic,

@@ -12,7 +12,7 @@
  */
 #include "kernels/avx512.h"
 
-enum { GEMM_ROWS = 8, GEMM_VECS = 3 };
+enum { GEMM_ROWS = 8, GEMM_VECS = 3, BF16_GROUP = 2 };
 
 #define FLASHC_GEMM_PAIRS
 typedef uint16_t gemm_element;
@@ -49,9 +49,8 @@ V_INLINE void store_last_weight(float *column, int64_t ld, int64_t key, vec p)
 }
 
 #include "kernels/f32_tile.h"
-#include "kernels/tile_gemm.h"
 
-static void pair_load_rows(void *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor)
+static void group_load_rows(void *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor)
 {
     (void)factor; /* 1: see scales_scores */
     uint16_t *out = dst;
@@ -66,31 +65,10 @@ static void pair_load_rows(void *dst, int64_t ld, flashc_rows src, int64_t n_row
         }
 }
 
-static void store_bf16(uint16_t *dst, vec x, int64_t count)
+static void store_columns(uint16_t *dst, vec x, int64_t count)
 {
     const __mmask16 mask = (__mmask16)((1u << count) - 1u);
     _mm512_mask_storeu_epi16(dst, mask, _mm512_zextsi256_si512((__m256i)_mm512_cvtneps_pbh(x)));
-}
-
-/* VL columns of one row from col on; those beyond n_cols are 0. */
-V_INLINE vec load_columns(flashc_tile src, int64_t row, int64_t col, int64_t n_cols)
-{
-    const char *start = row_of_tile(src, row);
-    const int64_t count = flashc_min(VL, n_cols - col);
-    return count == VL && src.col_stride == 1
-               ? load_vector(start, src.dtype, col)
-               : load_elements(start, src.dtype, col * src.col_stride, src.col_stride, count);
-}
-
-/* Rows of bf16, of an even number of columns. */
-static flashc_kv_tile pack_rows(void *dst, flashc_tile src, int64_t n_rows, int64_t n_cols)
-{
-    const int64_t ld = flashc_round_up(n_cols, 2);
-    uint16_t *out = dst;
-    for (int64_t row = 0; row < n_rows; row++)
-        for (int64_t col = 0; col < n_cols; col += VL)
-            store_bf16(out + row * ld + col, load_columns(src, row, col, n_cols), flashc_min(VL, ld - col));
-    return (flashc_kv_tile){.data = dst, .dtype = FLASHC_BF16, .row_stride = ld};
 }
 
 /* Whole vectors of bf16 columns of two rows, as they are; returns the columns done. */
@@ -108,8 +86,8 @@ V_INLINE int64_t interleave(uint16_t *out, const uint16_t *a, const uint16_t *b,
     return col;
 }
 
-/* Pairs of rows, column by column; 0 for the second of the last where there is none. row_stride: from pair to pair. */
-static flashc_kv_tile pack_row_pairs(void *dst, flashc_tile src, int64_t n_rows, int64_t n_cols)
+/* Pairs of rows, column by column; 0 for the second of the last where there is none. */
+static flashc_kv_tile pack_row_groups(void *dst, flashc_tile src, int64_t n_rows, int64_t n_cols)
 {
     uint16_t *out = dst;
     for (int64_t row = 0; row < n_rows; row += 2) {
@@ -129,35 +107,6 @@ static flashc_kv_tile pack_row_pairs(void *dst, flashc_tile src, int64_t n_rows,
     return (flashc_kv_tile){.data = dst, .dtype = FLASHC_BF16, .row_stride = 2 * n_cols};
 }
 
-/* In pieces of FLASHC_QK_DEPTH products, as in f32. */
-static void pair_qk(float *scores, flashc_kv_tile k, const void *queries, int64_t ld, int64_t n_keys, int64_t lanes,
-                    int64_t head_dim, float factor)
-{
-    const uint16_t *data = k.data, *qt = queries;
-    prefetcher upcoming = prefetch_over(k.upcoming, n_keys / GEMM_ROWS);
-    for (int64_t d = 0; d < head_dim; d += FLASHC_QK_DEPTH) {
-        const int64_t pairs = flashc_ceil_div(flashc_min(head_dim - d, FLASHC_QK_DEPTH), 2);
-        if (d == 0)
-            gemm(GEMM_SET_SCALED, n_keys, lanes, pairs, data, k.row_stride, 2, qt, scores, ld, &factor, &upcoming);
-        else
-            gemm(GEMM_ADD_SCALED, n_keys, lanes, pairs, data + d, k.row_stride, 2, qt + d * ld, scores, ld, &factor,
-                 &upcoming);
-    }
-}
+#include "kernels/bf16_tile.h"
 
-static void pair_pv(float *acc, flashc_kv_tile v, const void *p, int64_t ld, int64_t n_keys, int64_t lanes,
-                    int64_t head_dim_v, const float *correction)
-{
-    prefetcher upcoming = prefetch_over(v.upcoming, head_dim_v / GEMM_ROWS);
-    gemm(GEMM_SCALE_ADD, head_dim_v, lanes, flashc_ceil_div(n_keys, 2), v.data, 2, v.row_stride, p, acc, ld, correction,
-         &upcoming);
-}
-
-const flashc_isa flashc_bf16_avx512 = {
-    .vector = FLASHC_TILE_VECTOR_OPS(2, pair_load_rows),
-    .gemm = {.k = {.in_place = FLASHC_DTYPE_BIT(FLASHC_BF16), .col_multiple = 2, .pack = pack_rows},
-             .v = {.col_multiple = 1, .pack = pack_row_pairs},
-             .scales_scores = true,
-             .qk = pair_qk,
-             .pv = pair_pv},
-};
+const flashc_isa flashc_bf16_avx512 = FLASHC_BF16_TILE_ISA;

@@ -52,6 +52,16 @@ V_INLINE const char *row_of_tile(flashc_tile src, int64_t row)
     return (const char *)src.data + row * src.row_stride * (int64_t)flashc_dtype_size(src.dtype);
 }
 
+/* VL columns of one row from col on; those beyond n_cols are 0. */
+V_INLINE vec load_columns(flashc_tile src, int64_t row, int64_t col, int64_t n_cols)
+{
+    const char *start = row_of_tile(src, row);
+    const int64_t count = flashc_min(VL, n_cols - col);
+    return count == VL && src.col_stride == 1
+               ? load_vector(start, src.dtype, col)
+               : load_elements(start, src.dtype, col * src.col_stride, src.col_stride, count);
+}
+
 V_INLINE void load_typed(flashc_dtype dtype, float *dst, int64_t ld, flashc_tile src, int64_t n_rows, int64_t n_cols)
 {
     for (int64_t row = 0; row < n_rows; row++) {

@@ -70,7 +70,7 @@ typedef struct flashc_kv_tile {
 typedef struct flashc_vector_ops {
     bool rows_along;  /* which layout */
     int row_multiple; /* lanes across: the vector length; rows along: 1 */
-    int col_multiple; /* lanes across: 1, or 2 for pairs; rows along: the vector length. Of qt's columns */
+    int col_multiple; /* lanes across: 1, or elements of a group (bf16); rows along: the vector length. Of qt's columns */
 
     /* Queries: dst[row][col] = factor * src[row][col] of a float type; rows up to the next multiple of row_multiple,
      * and columns up to col_multiple's, become 0. */
@@ -161,7 +161,7 @@ typedef struct flashc_operand {
     int col_multiple;
     bool blas_rows; /* BLAS's rule: a distance of rows that is a positive int and no less than their length */
     bool any_rows;  /* takes rows that are not evenly spaced, too (in pages) */
-    /* NULL, or makes a copy of n_rows rows of src, in no more bytes than rows of f32 take; returns it. */
+    /* NULL, or makes a copy of n_rows rows of src, in no more bytes than a whole tile of f32 takes; returns it. */
     flashc_kv_tile (*pack)(void *dst, flashc_tile src, int64_t n_rows, int64_t n_cols);
 } flashc_operand;
 
@@ -191,7 +191,7 @@ typedef struct flashc_isa {
 } flashc_isa;
 
 extern const flashc_isa flashc_f32_generic, flashc_f32_avx2, flashc_f32_avx512, flashc_f32_neon;
-extern const flashc_isa flashc_bf16_avx512;
+extern const flashc_isa flashc_bf16_avx512, flashc_bf16_neon;
 extern const flashc_isa flashc_decode_generic, flashc_decode_avx2, flashc_decode_avx512, flashc_decode_neon;
 
 typedef struct flashc_block_shape {

@@ -58,6 +58,7 @@ enum {
     NEEDS_AVX512 = FLASHC_CPU_AVX512F,
     NEEDS_AVX512_BF16 = FLASHC_CPU_AVX512F | FLASHC_CPU_AVX512BF16,
     NEEDS_NEON = FLASHC_CPU_NEON,
+    NEEDS_NEON_BF16 = FLASHC_CPU_NEON | FLASHC_CPU_BF16,
 };
 
 #define BUILT_IN(isa) \
@@ -89,6 +90,7 @@ static const flashc_kernel_row rows[] = {
 #endif
 #if FLASHC_HAVE_AARCH64_KERNELS
     {"decode_neon", "NEON for few query rows: K and V read once, in their own type", NEEDS_NEON, DECODE(neon, 4)},
+    {"bf16_neon", "NEON products of bf16, softmax in f32", NEEDS_NEON_BF16, BF16(neon)},
     {"f32_neon", "NEON softmax and tiles", NEEDS_NEON, BUILT_IN(neon)},
 #endif
     {"decode_generic", "portable C for few query rows", 0, DECODE(generic, 4)},

@@ -36,23 +36,26 @@ static int64_t at(int64_t ld, int64_t row, int64_t col)
     return row * flashc_row_step(kernel->vector, ld) + col * flashc_col_step(kernel->vector, ld);
 }
 
-/* Where element (row, col) of queries, weights or V packed in pairs of col lies, counted in bf16. */
-static int64_t at_pair(int64_t ld, int64_t row, int64_t col)
+/* Where element (row, col) of queries or weights lies that are multiplied in groups of cols, counted in bf16: two cols
+ * in 32 bits of their row; or four, of rows 4i and 4i + 1 in one line and of the two after them in the next. */
+static int64_t at_bf16(int64_t ld, int64_t row, int64_t col)
 {
-    return (col / 2 * ld + row) * 2 + col % 2;
+    if (kernel->vector->col_multiple == 2)
+        return (col / 2 * ld + row) * 2 + col % 2;
+    return ((col / 4 * 2 + row % 4 / 2) * ld + row / 4 * 4 + row % 2 * 2) * 2 + col % 4;
 }
 
 /* Element (row, col) of queries or weights as the kernel's products take them. */
 static float multiplied(const float *tile, int64_t ld, int64_t row, int64_t col)
 {
-    return kernel->bf16 ? flashc_f32_from_bf16(((const uint16_t *)(const void *)tile)[at_pair(ld, row, col)])
+    return kernel->bf16 ? flashc_f32_from_bf16(((const uint16_t *)(const void *)tile)[at_bf16(ld, row, col)])
                         : tile[at(ld, row, col)];
 }
 
 static void set_multiplied(float *tile, int64_t ld, int64_t row, int64_t col, float x)
 {
     if (kernel->bf16)
-        ((uint16_t *)(void *)tile)[at_pair(ld, row, col)] = flashc_bf16_from_f32(x);
+        ((uint16_t *)(void *)tile)[at_bf16(ld, row, col)] = flashc_bf16_from_f32(x);
     else
         tile[at(ld, row, col)] = x;
 }
@@ -555,9 +558,9 @@ static void check_gemm(flashc_dtype dtype, int64_t depth, int64_t n, int64_t lan
         }
     for (int64_t i = 0; i < (int64_t)tile_size(large); i++)
         c[i] = 1.0f;
-    if (n % 2 == 1) /* the partner of the last weight, where there are pairs */
-        for (int64_t lane = 0; lane < 48 && kernel->bf16; lane++)
-            set_multiplied(b, ld, lane, n, 0.0f);
+    for (int64_t i = n; kernel->bf16 && i % kernel->vector->col_multiple != 0; i++) /* the last weights' group */
+        for (int64_t lane = 0; lane < 48; lane++)
+            set_multiplied(b, ld, lane, i, 0.0f);
     kernel->gemm->pv(c, operand(&kernel->gemm->v, tile, copy, n, depth), b, ld, n, lanes, depth, correction);
     for (int64_t col = 0; col < depth; col++)
         for (int64_t lane = 0; lane < lanes; lane++) {

@@ -1,0 +1,64 @@
+/*
+ * What kernels with products of bf16 share. An instruction multiplies groups of BF16_GROUP elements along head_dim (Q K^T)
+ * or keys (P V) and sums them in f32. K is taken as its rows lie; queries, P and V in groups, and a group that is not
+ * full holds zeros. The file has included f32_tile.h, and defined:
+ *
+ *   BF16_GROUP          elements of a group; of V, they lie side by side, column after column
+ *   store_columns(dst, x, count)  the first count numbers of a vector, rounded to bf16
+ *   group_load_rows     see flashc_vector_ops' load_rows
+ *   pack_row_groups     V's pack; row_stride: from group to group
+ */
+#ifndef FLASHC_BF16_TILE_H
+#define FLASHC_BF16_TILE_H
+
+#include "kernels/f32_tile.h"
+#include "kernels/kernel.h"
+#include "kernels/tile_gemm.h"
+
+/* Rows of bf16, of whole groups of columns. */
+static flashc_kv_tile bf16_pack_rows(void *dst, flashc_tile src, int64_t n_rows, int64_t n_cols)
+{
+    const int64_t ld = flashc_round_up(n_cols, BF16_GROUP);
+    uint16_t *out = dst;
+    for (int64_t row = 0; row < n_rows; row++)
+        for (int64_t col = 0; col < n_cols; col += VL)
+            store_columns(out + row * ld + col, load_columns(src, row, col, n_cols), flashc_min(VL, ld - col));
+    return (flashc_kv_tile){.data = dst, .dtype = FLASHC_BF16, .row_stride = ld};
+}
+
+/* In pieces of FLASHC_QK_DEPTH products, as in f32. */
+static void bf16_qk(float *scores, flashc_kv_tile k, const void *queries, int64_t ld, int64_t n_keys, int64_t lanes,
+                    int64_t head_dim, float factor)
+{
+    const uint16_t *data = k.data, *qt = queries;
+    prefetcher upcoming = prefetch_over(k.upcoming, n_keys / GEMM_ROWS);
+    for (int64_t d = 0; d < head_dim; d += FLASHC_QK_DEPTH) {
+        const int64_t groups = flashc_ceil_div(flashc_min(head_dim - d, FLASHC_QK_DEPTH), BF16_GROUP);
+        if (d == 0)
+            gemm(GEMM_SET_SCALED, n_keys, lanes, groups, data, k.row_stride, BF16_GROUP, qt, scores, ld, &factor,
+                 &upcoming);
+        else
+            gemm(GEMM_ADD_SCALED, n_keys, lanes, groups, data + d, k.row_stride, BF16_GROUP, qt + d * ld, scores, ld,
+                 &factor, &upcoming);
+    }
+}
+
+static void bf16_pv(float *acc, flashc_kv_tile v, const void *p, int64_t ld, int64_t n_keys, int64_t lanes,
+                    int64_t head_dim_v, const float *correction)
+{
+    prefetcher upcoming = prefetch_over(v.upcoming, head_dim_v / GEMM_ROWS);
+    gemm(GEMM_SCALE_ADD, head_dim_v, lanes, flashc_ceil_div(n_keys, BF16_GROUP), v.data, BF16_GROUP, v.row_stride, p,
+         acc, ld, correction, &upcoming);
+}
+
+#define FLASHC_BF16_TILE_ISA                                                                                           \
+    {                                                                                                                  \
+        .vector = FLASHC_TILE_VECTOR_OPS(BF16_GROUP, group_load_rows),                                                 \
+        .gemm = {.k = {.in_place = FLASHC_DTYPE_BIT(FLASHC_BF16), .col_multiple = BF16_GROUP, .pack = bf16_pack_rows}, \
+                 .v = {.col_multiple = 1, .pack = pack_row_groups},                                                    \
+                 .scales_scores = true,                                                                                \
+                 .qk = bf16_qk,                                                                                        \
+                 .pv = bf16_pv},                                                                                       \
+    }
+
+#endif
