@@ -478,15 +478,16 @@ FLASHC_API flashc_status flashc_attention_state_init(flashc_attention_state *sta
                                                      const flashc_attention_params *params);
 /* No keys seen. */
 FLASHC_API flashc_status flashc_attention_state_clear(flashc_attention_state *state);
-/* Takes a chunk of seqlen_k keys. o, lse, sinks and workspace are not looked at (scratch is one internal allocation);
- * alignment BOTTOM_RIGHT and leftpad_k are refused. At most a thread for each block of query rows works. Errors as
- * flashc_attention_fwd(), and more keys than levels; after FLASHC_ERR_CANCELLED the state can only be cleared. */
+/* Takes a chunk of seqlen_k keys. o, lse, row_max, sinks and workspace are not looked at (scratch is one internal
+ * allocation); alignment BOTTOM_RIGHT, leftpad_k, scores and key_mass are refused. At most a thread for each block of
+ * query rows works. Errors as flashc_attention_fwd(), and more keys than levels; after FLASHC_ERR_CANCELLED the state
+ * can only be cleared. */
 FLASHC_API flashc_status flashc_attention_accumulate(flashc_attention_state *state,
                                                      const flashc_attention_params *params);
 /* into = the state over the union of both (disjoint) key sets, one partial result; its next_key becomes the larger of
  * both. from is not changed. */
 FLASHC_API flashc_status flashc_attention_state_merge(flashc_attention_state *into, const flashc_attention_state *from);
-/* Writes o (and lse), with sinks if there are any. What params say of keys is not looked at. The state is not changed:
+/* Writes o (and lse and row_max), with sinks if there are any; scores and key_mass are refused. What params say of keys is not looked at. The state is not changed:
  * more chunks may follow. Runs on the calling thread. */
 FLASHC_API flashc_status flashc_attention_finish(const flashc_attention_state *state,
                                                  const flashc_attention_params *params);

@@ -56,7 +56,7 @@ static flashc_tile gather(const flashc_cache_rows *rows, const flashc_tile_rows 
     const int64_t row_stride = rows->tensor.stride[2] * size;
     char *to = gathered;
     for (int64_t done = 0, n; done < tile->n; done += n) {
-        n = flashc_cache_run(rows, tile->sequence, tile->first + done, tile->n - done);
+        n = flashc_cache_run(rows, &rows->tensor, tile->sequence, tile->first + done, tile->n - done);
         const char *from = flashc_cache_row(rows, tile->sequence, tile->head, tile->first + done);
         for (int64_t row = 0; row < n; row++, from += row_stride, to += row_bytes)
             if (col_stride == 1)
@@ -77,7 +77,7 @@ flashc_kv_tile flashc_cache_load(const flashc_cache_rows *rows, const flashc_ker
         flashc_cache_point(rows, tile->sequence, tile->head, tile->first, tile->n + tile->next, scratch->row);
         return (flashc_kv_tile){.row = scratch->row, .dtype = rows->tensor.dtype};
     }
-    const bool evenly_spaced = flashc_cache_run(rows, tile->sequence, tile->first, tile->n) == tile->n;
+    const bool evenly_spaced = flashc_cache_run(rows, &rows->tensor, tile->sequence, tile->first, tile->n) == tile->n;
     if (in_place && evenly_spaced) {
         const flashc_tile here = tile_at(rows, tile, tile->first);
         return (flashc_kv_tile){.data = here.data, .dtype = here.dtype, .row_stride = here.row_stride};
@@ -96,7 +96,7 @@ void flashc_cache_load_f32(const flashc_cache_rows *rows, const flashc_kernel_ro
                            const flashc_tile_rows *tile, int64_t n_cols, float *dst, int64_t ld)
 {
     for (int64_t done = 0, n; done < tile->n; done += n) {
-        n = flashc_cache_run(rows, tile->sequence, tile->first + done, tile->n - done);
+        n = flashc_cache_run(rows, &rows->tensor, tile->sequence, tile->first + done, tile->n - done);
         kernel->vector->load(dst + done * ld, ld, tile_at(rows, tile, tile->first + done), n, n_cols);
     }
 }
@@ -108,7 +108,7 @@ const float *flashc_cache_load_scales(const flashc_cache_rows *rows, const flash
         return NULL;
     const int64_t stride = rows->scale.stride[2];
     for (int64_t done = 0, n; done < tile->n; done += n) {
-        n = flashc_cache_run(rows, tile->sequence, tile->first + done, tile->n - done);
+        n = flashc_cache_run(rows, &rows->scale, tile->sequence, tile->first + done, tile->n - done);
         const float *from = flashc_cache_scale(rows, tile->sequence, tile->head, tile->first + done);
         for (int64_t i = 0; i < n; i++)
             scratch->scale[done + i] = from[i * stride];

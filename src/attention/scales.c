@@ -50,7 +50,7 @@ static flashc_status check_sequence(const char *name, const flashc_cache_rows *r
     flashc_status status = FLASHC_OK;
     for (int64_t head = 0; head < num_heads_k; head++)
         for (int64_t done = s->begin_key, n; done < s->n_keys && status == FLASHC_OK; done += n) {
-            n = flashc_cache_run(rows, s->k_element, s->first_key + done, s->n_keys - done);
+            n = flashc_cache_run(rows, &rows->scale, s->k_element, s->first_key + done, s->n_keys - done);
             status = check_rows(name, rows, s->k_element, head, s->first_key + done, n);
         }
     return status;

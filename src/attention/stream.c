@@ -223,13 +223,24 @@ static int64_t nodes_after(const flashc_attention_state *s, int64_t end)
     return nodes;
 }
 
+/* Scores take all of LSE, and so all keys, in one call. */
+static flashc_status check_outputs(const flashc_attention_params *p)
+{
+    if (p->scores.data || p->key_mass.data)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected NULL with a state, which does not keep scores, found %p",
+                           p->scores.data ? "scores" : "key_mass", p->scores.data ? p->scores.data : p->key_mass.data);
+    return FLASHC_OK;
+}
+
 static flashc_status accumulate(flashc_attention_state *state, flashc_attention_params *p)
 {
     flashc_problem problem;
     flashc_plan plan;
     p->sinks = NULL;
-    p->row_max.data = p->scores.data = p->key_mass.data = NULL;
-    flashc_status status = flashc_problem_init_chunk(&problem, p, state);
+    p->row_max.data = NULL;
+    flashc_status status = check_outputs(p);
+    if (status == FLASHC_OK)
+        status = flashc_problem_init_chunk(&problem, p, state);
     if (status == FLASHC_OK)
         status = check_rows(state, p);
     if (status == FLASHC_OK && p->alignment == FLASHC_ALIGN_BOTTOM_RIGHT)
@@ -357,15 +368,16 @@ flashc_status flashc_attention_finish(const flashc_attention_state *state, const
         return status;
     p.seqlen_k = 0; /* what is about keys is not looked at */
     p.k.dtype = p.v.dtype = FLASHC_F32;
-    p.k.data = p.v.data = p.k_scale.data = p.v_scale.data = p.mask.data = p.bias.data = p.block_mask.data =
-        p.scores.data = p.key_mass.data = NULL;
+    p.k.data = p.v.data = p.k_scale.data = p.v_scale.data = p.mask.data = p.bias.data = p.block_mask.data = NULL;
     p.seqlens_k = p.leftpad_k = p.cu_seqlens_k = NULL;
     p.block_table = p.block_table_v = (flashc_block_table){.pages = NULL};
     p.causal = 0;
     p.window_left = p.window_right = -1;
     p.alignment = FLASHC_ALIGN_UNSET;
     p.alibi_slopes = NULL;
-    status = flashc_problem_init(&problem, &p);
+    status = check_outputs(&p);
+    if (status == FLASHC_OK)
+        status = flashc_problem_init(&problem, &p);
     if (status == FLASHC_OK)
         status = check_rows(state, &p);
     if (status != FLASHC_OK)

@@ -5,7 +5,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-int64_t flashc_cache_run(const flashc_cache_rows *rows, int64_t sequence, int64_t row, int64_t n)
+int64_t flashc_cache_run(const flashc_cache_rows *rows, const flashc_tensor *view, int64_t sequence, int64_t row,
+                         int64_t n)
 {
     const flashc_block_table *t = &rows->table;
     if (!t->pages)
@@ -15,7 +16,7 @@ int64_t flashc_cache_run(const flashc_cache_rows *rows, int64_t sequence, int64_
     /* Pages that follow each other in memory are as good as one. */
     for (; run < n; run += t->page_size) {
         const int64_t next = flashc_cache_page(t, sequence, ++entry);
-        if ((next - page) * rows->tensor.stride[0] != t->page_size * rows->tensor.stride[2])
+        if ((next - page) * view->stride[0] != t->page_size * view->stride[2])
             break;
         page = next;
     }

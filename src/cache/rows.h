@@ -19,8 +19,9 @@ static inline int64_t flashc_cache_page(const flashc_block_table *t, int64_t seq
     return t->pages[sequence * t->stride[0] + entry * t->stride[1]];
 }
 
-/* How many of the n rows from `row` on lie evenly spaced, by stride[2] of the tensor: at least 1. */
-int64_t flashc_cache_run(const flashc_cache_rows *rows, int64_t sequence, int64_t row, int64_t n);
+/* How many of the n rows from `row` on, or of their scales, lie evenly spaced, by stride[2] of that view: at least 1. */
+int64_t flashc_cache_run(const flashc_cache_rows *rows, const flashc_tensor *view, int64_t sequence, int64_t row,
+                         int64_t n);
 
 /* Indices of the first and third axis of tensor and scale. */
 typedef struct flashc_cache_place {
@@ -43,7 +44,7 @@ static inline char *flashc_cache_row(const flashc_cache_rows *rows, int64_t sequ
     return flashc_element(&rows->tensor, place.element, head, place.row, 0);
 }
 
-/* Where the scale of a row lies; there are scales. Those of the rows after it are evenly spaced as the rows are. */
+/* Where the scale of a row lies; there are scales. */
 static inline float *flashc_cache_scale(const flashc_cache_rows *rows, int64_t sequence, int64_t head, int64_t row)
 {
     const flashc_cache_place place = flashc_cache_find(rows, sequence, row);

@@ -169,7 +169,8 @@ static void make_outputs(test_form *f, int64_t elements_q, test_layout layout)
 {
     flashc_attention_params *t = &f->params;
     const int64_t rows[4] = {elements_q, t->num_heads, t->seqlen_q, 1};
-    make_view(f, TENSOR_O, (int64_t[]){elements_q, t->num_heads, t->seqlen_q, t->head_dim_v}, layout);
+    if (t->o.data != NULL)
+        make_view(f, TENSOR_O, (int64_t[]){elements_q, t->num_heads, t->seqlen_q, t->head_dim_v}, layout);
     if (t->lse.data != NULL)
         make_view(f, TENSOR_LSE, rows, LAYOUT_BHSD);
     if (t->row_max.data != NULL)
@@ -188,6 +189,8 @@ static void make_keys(test_form *f, const flashc_attention_params *p, const form
     for (problem_tensor which = TENSOR_K; which <= TENSOR_V_SCALE; which++) {
         if (params_view(t, which)->data == NULL && which >= TENSOR_K_SCALE)
             continue;
+        if (which >= TENSOR_K_SCALE && params_view(t, which)->stride[0] == 0 && params_view(t, which)->stride[2] == 0)
+            continue; /* one a head, as it is */
         const bool of_v = which == TENSOR_V || which == TENSOR_V_SCALE, scales = which >= TENSOR_K_SCALE;
         const flashc_block_table *table = of_v ? own : &t->block_table;
         const bool paged = table->pages != NULL;
@@ -196,7 +199,7 @@ static void make_keys(test_form *f, const flashc_attention_params *p, const form
                   (int64_t[]){paged ? table->num_pages : t->cu_seqlens_k != NULL ? 1 : p->batch, p->num_heads_k,
                               paged ? table->page_size : t->seqlen_k,
                               scales ? 1 : of_v ? p->head_dim_v : p->head_dim},
-                  scales && layout != LAYOUT_BSHD ? LAYOUT_BHSD : layout);
+                  !scales ? layout : layout == LAYOUT_BSHD ? LAYOUT_BHSD : LAYOUT_BSHD); /* unlike the rows */
         copy_keys(p, f, which, table);
     }
 }

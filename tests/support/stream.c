@@ -34,6 +34,12 @@ static void skip(flashc_tensor *t, int axis, int64_t first)
 
 void test_stream_chunk(test_stream *s, const flashc_attention_params *whole, int64_t first, int64_t n)
 {
+    expect_ok(test_stream_form(s, whole, first, n, &(form_kind){.packed_q = false}, NULL));
+}
+
+flashc_status test_stream_form(test_stream *s, const flashc_attention_params *whole, int64_t first, int64_t n,
+                               const form_kind *kind, test_rng *rng)
+{
     flashc_attention_params chunk = *whole;
     flashc_tensor *rows[] = {&chunk.k, &chunk.v, &chunk.k_scale, &chunk.v_scale};
     for (int i = 0; i < 4; i++)
@@ -48,8 +54,17 @@ void test_stream_chunk(test_stream *s, const flashc_attention_params *whole, int
     }
     chunk.seqlens_k = whole->seqlens_k != NULL ? lengths : NULL;
     chunk.o = chunk.lse = (flashc_tensor){.data = NULL};
-    expect_ok(flashc_attention_accumulate(&s->state, &chunk));
+    flashc_status status;
+    if (form_is_padded(kind)) {
+        status = flashc_attention_accumulate(&s->state, &chunk);
+    } else {
+        test_form f;
+        form_make(&f, &chunk, kind, rng);
+        status = flashc_attention_accumulate(&s->state, &f.params);
+        form_free(&f);
+    }
     free(lengths);
+    return status;
 }
 
 void test_stream_move(test_stream *s)

@@ -2,7 +2,7 @@
 #ifndef FLASHC_TESTS_STREAM_H
 #define FLASHC_TESTS_STREAM_H
 
-#include "support/memory.h"
+#include "support/form.h"
 
 #include "flashc.h"
 
@@ -15,6 +15,9 @@ typedef struct test_stream {
 test_stream test_stream_begin(const flashc_attention_params *whole);
 /* Takes the keys first .. first + n - 1 of the whole call, where they lie. */
 void test_stream_chunk(test_stream *s, const flashc_attention_params *whole, int64_t first, int64_t n);
+/* The same with the chunk in another form; its status. */
+flashc_status test_stream_form(test_stream *s, const flashc_attention_params *whole, int64_t first, int64_t n,
+                               const form_kind *kind, test_rng *rng);
 /* Saves the arrays elsewhere, as a file would, and frees the old ones. */
 void test_stream_move(test_stream *s);
 void test_stream_free(test_stream *s);
