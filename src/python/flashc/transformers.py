@@ -8,8 +8,9 @@
 Supported: inference on the CPU in float32, float16 and bfloat16 (under torch.no_grad() or generate());
 encoders, decoders and cross attention; grouped-query attention without repeating K and V; padded batches;
 dynamic and static KV caches, decoding included; logit soft-capping (Gemma 2) and attention sinks (gpt-oss);
-sliding windows and other patterns that transformers expresses as a mask; 4-D masks of the user's, bool (True =
-visible) or float (added).
+sliding windows; other patterns that transformers expresses as a mask; 4-D masks of the user's, bool (True = visible)
+or float (added). Causal masks, with a window or padding on the left or not, are never made: they are positions here
+(under torch.compile they are masks).
 
 Refused by an error that names the argument: training (gradients, dropout), position biases (T5), top-k sparse
 attention, paged caches, packed sequences without a mask, returned attention weights.
@@ -18,20 +19,23 @@ from __future__ import annotations
 
 try:
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
+    from transformers.masking_utils import causal_mask_function, sdpa_mask, sliding_window_causal_mask_function
     from transformers.utils import generic
+    from transformers.utils.import_utils import is_tracing
 except ImportError as error:
     raise ImportError("flashc.transformers needs transformers 5 (pip install transformers), which cannot be "
                       f"imported here: {error}") from error
 
+from collections.abc import Callable
 import functools
 import sys
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
-import flashc
-from flashc.torch import _new_output, scaled_dot_product_attention
+from flashc.torch import scaled_dot_product_attention
+from flashc.torch_attention import attention
 
 __all__ = ["register"]
 
@@ -65,20 +69,31 @@ def _check(attention_mask: Any, dropout: float, extras: dict[str, Any]) -> None:
         raise ValueError(f"attention_mask: expected None or a 4-D tensor, bool or float, found {found}")
 
 
-@torch.compiler.disable  # the operator that torch.compile keeps whole has neither
-def _attention_with(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None,
-                    is_causal: bool, scale: float | None, softcap: float | None,
-                    sinks: torch.Tensor | None) -> torch.Tensor:
-    """[batch, heads, seqlen_q, dim], as scaled_dot_product_attention; sinks: [heads]."""
-    bias = None
-    if mask is not None and mask.dtype != torch.bool:
-        mask, bias = None, mask
-    if sinks is not None:
-        sinks = sinks.detach().reshape(-1).to(torch.float32).contiguous()
-    out = _new_output(query, value, list(query.shape[:2]))
-    torch.get_num_threads()  # see flashc.torch
-    return flashc.attention(query, key, value, scale=scale, causal=is_causal, align="top-left" if is_causal else None,
-                            mask=mask, bias=bias, softcap=softcap, sinks=sinks, out=out)
+class _Positions(torch.Tensor):
+    """A causal mask [batch, 1, q_length, kv_length] that stays unmade: _attention takes what it says in numbers. Any
+    other operation makes it (some models slice or combine masks)."""
+
+    align: list[int]  # of query 0, per batch element, counted from behind the padding
+    leftpad: list[int] | None
+    window: tuple[int, int] | None
+    make: Callable[[], torch.Tensor]
+
+    @staticmethod
+    def __new__(cls, shape: tuple[int, ...], *_: Any) -> _Positions:
+        return torch.Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool)
+
+    def __init__(self, shape: tuple[int, ...], align: list[int], leftpad: list[int] | None, window: int | None,
+                 make: Callable[[], torch.Tensor]) -> None:
+        self.align, self.leftpad, self.make = align, leftpad, make
+        self.window = None if window is None else (window - 1, 0)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(align={self.align}, leftpad={self.leftpad}, window={self.window})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map_only(cls, lambda mask: mask.make(), (args, kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def _attention(
@@ -103,9 +118,15 @@ def _attention(
     if is_causal and seqlen_q != seqlen_k:
         raise ValueError(f"attention_mask: expected a mask for {seqlen_q} causal queries over "
                          f"{seqlen_k} keys, found None, which does not say at which key the queries start")
-    softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
-    if softcap or sinks is not None:
-        output = _attention_with(query, key, value, attention_mask, is_causal, scaling, softcap or None, sinks)
+    softcap, sinks = kwargs.get("softcap") or None, kwargs.get("s_aux")
+    if sinks is not None:
+        sinks = sinks.detach()
+    if isinstance(attention_mask, _Positions):
+        output = attention(query, key, value, is_causal=True, align=attention_mask.align, leftpad=attention_mask.leftpad,
+                           window=attention_mask.window, scale=scaling, softcap=softcap, sinks=sinks)
+    elif softcap is not None or sinks is not None:
+        output = attention(query, key, value, attention_mask, is_causal=is_causal, align="top-left" if is_causal else None,
+                           scale=scaling, softcap=softcap, sinks=sinks)
     else:
         output = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, is_causal=is_causal,
                                               scale=scaling, enable_gqa=key.shape[1] != query.shape[1])
@@ -113,13 +134,68 @@ def _attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-def _mask(batch_size: int, q_length: int, kv_length: int, *args: Any, allow_is_causal_skip: bool = True,
-          **kwargs: Any) -> torch.Tensor | None:
+def _window_of(mask_function: Any) -> int | None:
+    """The window of a causal mask function: 0 is none; None: it is another function."""
+    if mask_function is causal_mask_function:
+        return 0
+    known = sliding_window_causal_mask_function(1)
+    try:
+        (overlay, causal), = (cell.cell_contents for cell in mask_function.__closure__)
+        (known_overlay, _), = (cell.cell_contents for cell in known.__closure__)
+        if (mask_function.__code__, overlay.__code__, causal) == (known.__code__, known_overlay.__code__, causal_mask_function):
+            window, = (cell.cell_contents for cell in overlay.__closure__)
+            return window if isinstance(window, int) else None
+    except (AttributeError, TypeError, ValueError):
+        pass
+    return None
+
+
+def _leftpad(padding: torch.Tensor | None, first: int, n_keys: int) -> list[int] | None:
+    """Of a 2-D mask [batch, keys] of n_keys from number first on: how many of each row are hidden in front. None: not
+    only in front. No mask: []."""
+    if padding is None:
+        return []
+    padding = padding[:, first:first + n_keys].bool()
+    if padding.shape[1] != n_keys:
+        return None
+    if bool(padding.all()):
+        return []
+    hidden = n_keys - padding.sum(1)
+    in_front = (torch.arange(n_keys) >= hidden[:, None]) == padding
+    return hidden.tolist() if bool(in_front.all()) else None
+
+
+def _mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: Any = 0,
+    kv_offset: int = 0,
+    mask_function: Any = causal_mask_function,
+    attention_mask: torch.Tensor | None = None,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    **kwargs: Any,
+) -> torch.Tensor | None:
     """A bool mask [batch_size, 1, q_length, kv_length], True = visible; None where _attention needs none."""
     # A prefill into a static cache has more keys than queries; sdpa_mask leaves its mask out too, and then
     # the attention function cannot tell it from the last queries of a longer sequence.
     skip = allow_is_causal_skip and (q_length == 1 or q_length == kv_length)
-    return sdpa_mask(batch_size, q_length, kv_length, *args, allow_is_causal_skip=skip, **kwargs)
+    make = functools.partial(sdpa_mask, batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask,
+                             local_size, **kwargs)
+    window = None if is_tracing(attention_mask) or is_tracing(q_offset) else _window_of(mask_function)
+    if window is None:
+        return make(allow_is_causal_skip=skip)
+    position = int(q_offset) - kv_offset
+    leftpad = _leftpad(attention_mask, kv_offset, position + q_length)
+    if leftpad is None or position + q_length > kv_length:
+        return make(allow_is_causal_skip=skip)
+    hides_by_window = 0 < window < position + q_length
+    if skip and not leftpad and not hides_by_window and position + q_length == kv_length:
+        return None
+    align = [position - pad for pad in leftpad or [0]]
+    return _Positions((batch_size, 1, q_length, kv_length), align, leftpad or None, window if hides_by_window else None,
+                      functools.partial(make, allow_is_causal_skip=False))
 
 
 def _tell_apart_from_flash_attention(name: str) -> None:

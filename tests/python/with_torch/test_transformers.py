@@ -39,13 +39,18 @@ def forward_only():
 def calls(monkeypatch):
     """The arguments of every attention call that reached flashc."""
     seen = []
-    real = flashc.transformers.scaled_dot_product_attention
 
-    def spy(*args, **kwargs):
-        seen.append((args, kwargs))
-        return real(*args, **kwargs)
+    def spy_on(name):
+        real = getattr(flashc.transformers, name)
 
-    monkeypatch.setattr(flashc.transformers, "scaled_dot_product_attention", spy)
+        def spy(*args, **kwargs):
+            seen.append((args, kwargs))
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(flashc.transformers, name, spy)
+
+    spy_on("scaled_dot_product_attention")
+    spy_on("attention")
     return seen
 
 
@@ -128,11 +133,9 @@ def test_greedy_generation_is_that_of_eager(decoder, calls, kind, cache):
         len(row.unique()) > 50 for row in found
     ), "the model repeats itself: equal tokens would say little"
     assert len(calls) == 3 * NEW_TOKENS
-    # K and V were read as the cache holds them: 2 heads for 8 of the query.
-    assert all(
-        query.shape[1] == 8 and key.shape[1] == 2 and kwargs["enable_gqa"]
-        for (query, key, _), kwargs in calls
-    )
+    # K and V were read as the cache holds them: 2 heads for 8 of the query; and no mask was made.
+    assert all(query.shape[1] == 8 and key.shape[1] == 2 for (query, key, _), _ in calls)
+    assert all(kwargs.get("attn_mask") is None for _, kwargs in calls)
 
 
 @pytest.mark.parametrize("implementation", (NAME,))
