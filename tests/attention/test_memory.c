@@ -1,25 +1,26 @@
-/* Memory: every allocation failing in turn, the size of the workspace, offsets beyond 32 bits. The
+/* Memory: every allocation failing in turn, the size of the workspace. The
  * linker sends this program's and the library's allocations through the __wrap_ functions below. */
-#include "support/bound.h"
 #include "support/cmocka.h"
+#include "support/expect.h"
+#include "support/features.h"
 #include "support/kernels.h"
-#include "support/oracle.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 static const problem_shape usual = {2, 4, 2, 70, 270, 64, 48};
 
 static atomic_bool counting;
 static atomic_long allocations, failing; /* number failing (from 0) of the allocations fails */
 
-static bool is_to_fail(void)
+static size_t allocated; /* bytes asked for while counting */
+
+static bool is_to_fail(size_t size)
 {
+    allocated += atomic_load(&counting) ? size : 0;
     return atomic_load(&counting) && atomic_fetch_add(&allocations, 1) == atomic_load(&failing);
 }
 
@@ -36,27 +37,27 @@ int __wrap_posix_memalign(void **memory, size_t alignment, size_t size);
 
 void *__wrap_malloc(size_t size)
 {
-    return is_to_fail() ? NULL : __real_malloc(size);
+    return is_to_fail(size) ? NULL : __real_malloc(size);
 }
 
 void *__wrap_calloc(size_t count, size_t size)
 {
-    return is_to_fail() ? NULL : __real_calloc(count, size);
+    return is_to_fail(count * size) ? NULL : __real_calloc(count, size);
 }
 
 void *__wrap_realloc(void *memory, size_t size)
 {
-    return is_to_fail() ? NULL : __real_realloc(memory, size);
+    return is_to_fail(size) ? NULL : __real_realloc(memory, size);
 }
 
 void *__wrap_aligned_alloc(size_t alignment, size_t size)
 {
-    return is_to_fail() ? NULL : __real_aligned_alloc(alignment, size);
+    return is_to_fail(size) ? NULL : __real_aligned_alloc(alignment, size);
 }
 
 int __wrap_posix_memalign(void **memory, size_t alignment, size_t size)
 {
-    return is_to_fail() ? ENOMEM : __real_posix_memalign(memory, alignment, size);
+    return is_to_fail(size) ? ENOMEM : __real_posix_memalign(memory, alignment, size);
 }
 
 /* The call with allocation number fail failing (-1: none). *made: how many it asked for. */
@@ -183,97 +184,60 @@ static void workspace_beyond_the_address_space(const char *kernel)
     assert_non_null(strstr(flashc_last_error(), "workspace"));
 }
 
-/* One tensor with one axis of stride beyond 2^31 elements (2^32 for masks), up and down, in an
- * address range of which only the touched pages exist. */
-static void far_elements(const char *kernel)
+/* No feature converts, packs or gathers a whole K or V: the workspace is the same at two lengths, and the call asks for
+ * nothing else. */
+static void test_workspace_of_every_feature(void **state)
 {
-    for (problem_tensor which = TENSOR_Q; which < TENSORS; which++) {
-        for (int variant = 0; variant < 8; variant++) {
-            int axis = variant / 2;
-            problem p;
-            int64_t size[4];
-            const bool of_scales = which == TENSOR_K_SCALE || which == TENSOR_V_SCALE;
-            problem_plain(&p, &(problem_shape){2, 2, 2, 3, 3, 2, 2}, of_scales ? FLASHC_I8 : FLASHC_F32, 51);
-            p.params.kernel = kernel;
-            problem_add_mask(&p);
-            problem_add_bias(&p, FLASHC_F32);
-            problem_add_block_mask(&p, 2, 2);
-            problem_add_outputs(&p, (flashc_score_stage)(variant % 4), FLASHC_F32);
-            *test_at(&p.params.block_mask, 1, 0, 1, 1) = 0;
-            test_set(&p.params.mask, 1, 1, 2, 0, 0.0);
-            test_set(&p.params.mask, 0, 1, 1, 2, 0.0);
-            problem_sizes(&p, which, size);
-            flashc_tensor *view = (flashc_tensor *)(uintptr_t)problem_view(&p, which), near = *view;
-            const bool of_rows = which == TENSOR_LSE || which == TENSOR_ROW_MAX || which == TENSOR_KEY_MASS;
-            if (size[axis] == 1 || (of_rows && axis == 3)) {
+    (void)state;
+    const char *names[MAX_KERNELS];
+    const int kernels = runnable_kernels(names);
+    for (feature f = 0; f < FEATURES; f++)
+        for (int l = 1; l < feature_count(f) && f != FEATURE_CALL; l++) {
+            int level[FEATURES] = {[FEATURE_ALIGNMENT] = 1};
+            level[f] = l;
+            size_t size[MAX_KERNELS][2];
+            for (int longer = 0; longer < 2; longer++) {
+                problem p;
+                form_kind kind;
+                test_form form;
+                test_rng rng = {1};
+                features_problem(&p, &kind, level, 4, true, longer ? 3000 : 1100, 1);
+                form_make(&form, &p.params, &kind, &rng);
+                form.params.num_threads = 1;
+                for (int k = 0; k < kernels; k++) {
+                    form.params.kernel = names[k];
+                    if (flashc_attention_workspace_size(&form.params, &size[k][longer]) == FLASHC_ERR_UNSUPPORTED)
+                        size[k][longer] = 0;
+                    else if (longer && size[k][0] != size[k][1])
+                        fail_msg("%s, %s: %s: a workspace of %zu bytes at 1,100 keys, %zu at 3,000", names[k],
+                                 feature_table[f].name, feature_table[f].level[l], size[k][0], size[k][1]);
+                }
+                form.params.kernel = NULL;
+                size_t workspace = 0;
+                expect_ok(flashc_attention_workspace_size(&form.params, &workspace));
+                allocated = 0;
+                atomic_store(&failing, -1);
+                atomic_store(&counting, true);
+                const flashc_status status = flashc_attention_fwd(&form.params);
+                atomic_store(&counting, false);
+                expect_ok(status);
+                if (allocated != workspace)
+                    fail_msg("%s: %s: %zu bytes allocated, a workspace of %zu", feature_table[f].name,
+                             feature_table[f].level[l], allocated, workspace);
+                form_free(&form);
                 problem_free(&p);
-                continue;
             }
-            int64_t element = (int64_t)flashc_dtype_size(view->dtype);
-            int64_t step = ((int64_t)1 << (element == 1 ? 32 : 31)) + 64;
-            size_t bytes = (size_t)(step * (size[axis] - 1) * element) + 65536;
-            void *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-            if (map == MAP_FAILED) {
-                print_message("not run: strides beyond 32 bits: no address range of %zu bytes here\n", bytes);
-                problem_free(&p);
-                return;
-            }
-            view->stride[axis] = variant % 2 == 0 ? step : -step;
-            view->data = (char *)map + (variant % 2 == 0 ? 0 : step * (size[axis] - 1) * element);
-            for (int64_t n = 0; n < size[0] * size[1] * size[2] * size[3]; n++) {
-                int64_t j = n % size[3], i = n / size[3] % size[2], h = n / size[3] / size[2] % size[1];
-                int64_t b = n / size[3] / size[2] / size[1];
-                test_set(view, b, h, i, j, test_get(&near, b, h, i, j));
-            }
-            oracle exact;
-            if (run_problem(&p)) {
-                oracle_attention(&p.params, &exact);
-                check_against(&p, &exact, true);
-                oracle_free(&exact);
-            }
-            munmap(map, bytes);
-            problem_free(&p);
         }
-    }
-}
-
-/* K and V of broadcast rows, as long as sizes go, of which causal shows a few: work and index arithmetic
- * are those of the few. (The sanitizers see an overflow.) */
-static void longest_keys(const char *kernel)
-{
-    static float data[2] = {0.0f, 3.0f};
-    static const int64_t offset = 299;
-    float o = 0.0f, lse = 0.0f;
-    flashc_attention_params p;
-    flashc_attention_params_init(&p, sizeof p);
-    p.kernel = kernel;
-    p.seqlen_q = p.head_dim_v = 1;
-    p.seqlen_k = (int64_t)1 << 48;
-    p.head_dim = 8192;
-    p.q = p.k = (flashc_tensor){.data = &data[0], .dtype = FLASHC_F32};
-    p.v = (flashc_tensor){.data = &data[1], .dtype = FLASHC_F32};
-    p.o = flashc_tensor_bhsd(&o, FLASHC_F32, 1, 1, 1);
-    p.lse = flashc_tensor_bhsd(&lse, FLASHC_F32, 1, 1, 1);
-    p.causal = 1;
-    p.alignment = FLASHC_ALIGN_EXPLICIT;
-    p.offsets = &offset;
-    flashc_status status = flashc_attention_fwd(&p);
-    if (status == FLASHC_ERR_UNSUPPORTED)
-        return;
-    assert_int_equal(status, FLASHC_OK);
-    assert_true(fabsf(o - 3.0f) < 1e-5f && fabsf(lse - logf(300.0f)) < 1e-5f);
 }
 
 int main(void)
 {
-    static kernel_check checks[] = {{no_memory}, {workspace}, {far_elements}, {workspace_beyond_the_address_space},
-                                    {longest_keys}};
+    static kernel_check checks[] = {{no_memory}, {workspace}, {workspace_beyond_the_address_space}};
     const struct CMUnitTest tests[] = {
         {"every_allocation_may_fail", test_on_kernels, NULL, NULL, &checks[0]},
         {"workspace_does_not_grow_with_seqlen", test_on_kernels, NULL, NULL, &checks[1]},
-        {"strides_beyond_32_bits", test_on_kernels, NULL, NULL, &checks[2]},
-        {"workspace_beyond_the_address_space", test_on_kernels, NULL, NULL, &checks[3]},
-        {"longest_keys", test_on_kernels, NULL, NULL, &checks[4]},
+        {"workspace_beyond_the_address_space", test_on_kernels, NULL, NULL, &checks[2]},
+        cmocka_unit_test(test_workspace_of_every_feature),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
 #include "support/bound.h"
 #include "support/cmocka.h"
 #include "support/expect.h"
+#include "support/form.h"
 #include "support/kernels.h"
 
 #include <math.h>
@@ -55,6 +56,45 @@ static void nan_in_a_key(const char *kernel)
     problem_free(&p);
 }
 
+/* Sequences without queries, without keys and without either, and none but such: padded, packed and in pages, with all
+ * outputs. */
+static void empty_sequences(const char *kernel)
+{
+    static const form_kind kinds[] = {{.packed_q = false}, {.packed_q = true, .packed_k = true}, {.packed_k = true},
+                                      {.packed_q = true, .page_size = 4}, {.page_size = 1, .page_size_v = 16}};
+    static const int64_t lengths[2][5][2] = {{{0, 0}, {0, 7}, {3, 0}, {2, 300}, {0, 0}},
+                                             {{0, 0}, {0, 9}, {0, 0}, {4, 0}, {0, 0}}};
+    for (int n = 0; n < 40; n++) {
+        const int64_t(*length)[2] = lengths[n / 20];
+        problem p;
+        char message[256];
+        test_form f;
+        test_rng rng = {1};
+        problem_plain(&p, &(problem_shape){5, 2, 2, 4, 300, 8, 8}, n % 2 ? FLASHC_F32 : FLASHC_I8, (uint64_t)n);
+        p.params.kernel = kernel;
+        int64_t *seqlens_q = problem_add_array(&p, ARRAY_SEQLENS_Q, 0);
+        int64_t *seqlens_k = problem_add_array(&p, ARRAY_SEQLENS_K, 0);
+        for (int b = 0; b < 5; b++) {
+            seqlens_q[b] = length[b][0];
+            seqlens_k[b] = length[b][1];
+        }
+        problem_add_outputs(&p, (flashc_score_stage)(n / 5 % 4), FLASHC_F32);
+        if (n % 3 == 0)
+            problem_add_sinks(&p)[1] = 0.25f;
+        oracle exact;
+        oracle_attention(&p.params, &exact);
+        form_make(&f, &p.params, &kinds[n % 5], &rng);
+        problem_snapshot(&p);
+        expect_ok(flashc_attention_fwd(&f.params));
+        if (!form_collect(&f, &p.params, message, sizeof message))
+            fail_msg("%s", message);
+        check_against(&p, &exact, true);
+        oracle_free(&exact);
+        form_free(&f);
+        problem_free(&p);
+    }
+}
+
 /* MLA: V is the first 512 of K's 576 columns. */
 static void mla(const char *kernel)
 {
@@ -91,10 +131,12 @@ static void errors(void **unused)
 
 int main(void)
 {
-    static kernel_check random = {random_problems}, special = {nan_in_a_key}, latent = {mla};
+    static kernel_check random = {random_problems}, special = {nan_in_a_key}, latent = {mla},
+                        empty = {empty_sequences};
     const struct CMUnitTest tests[] = {
         {"random_problems", test_on_kernels, NULL, NULL, &random},
         {"nan_in_a_key", test_on_kernels, NULL, NULL, &special},
+        {"empty_sequences", test_on_kernels, NULL, NULL, &empty},
         {"mla", test_on_kernels, NULL, NULL, &latent},
         cmocka_unit_test(errors),
     };

@@ -186,8 +186,8 @@ static void run_design(uint64_t seed)
     for (feature f = 0; f < FEATURES; f++)
         levels += design->levels[f] = feature_count(f);
     cover_make(design, seed);
-    printf("seed %llu: %d rows for the %lld pairs of %d levels of %d features\n", (unsigned long long)seed, design->rows,
-           (long long)design->pairs, levels, FEATURES);
+    printf("seed %llu: %d rows for the %lld pairs of %d levels of %d features\n", (unsigned long long)seed,
+           design->rows, (long long)design->pairs, levels, FEATURES);
     for (int k = 0; k < n; k++)
         kernels[k] = (coverage){.kernel = names[k], .few = kernel_most_rows(names[k]) < 1000};
     for (int row = 0; row < design->rows; row++)

@@ -27,6 +27,32 @@ static void every_combination(const char *kernel)
             }
 }
 
+/* V's infinity times its row's scale: of 0 it is NaN, of 2 infinity, in its column of the rows that see it; the rest is
+ * as ever, scales too. */
+static void infinity_times_scale(const char *kernel)
+{
+    problem p;
+    const problem_shape fits = shape_for(kernel, (problem_shape){1, 1, 1, 4, 300, 32, 32});
+    problem_typed(&p, &fits, FLASHC_F32, FLASHC_I8, FLASHC_F8_E5M2, FLASHC_F32, 7);
+    p.params.kernel = kernel;
+    problem_add_mask(&p);
+    test_set(&p.params.v, 0, 0, 200, 1, (double)INFINITY);
+    test_set(&p.params.v_scale, 0, 0, 200, 0, 0.0);
+    test_set(&p.params.v, 0, 0, 270, 9, -(double)INFINITY);
+    test_set(&p.params.v_scale, 0, 0, 270, 0, 2.0);
+    for (int64_t i = 0; i < fits.seqlen_q; i += 3) { /* rows 0 and 3 see neither */
+        test_set(&p.params.mask, 0, 0, i, 200, 0.0);
+        test_set(&p.params.mask, 0, 0, i, 270, 0.0);
+    }
+    run_and_check(&p);
+    for (int64_t i = 0; i < fits.seqlen_q; i++) {
+        const double a = test_get(&p.params.o, 0, 0, i, 1), b = test_get(&p.params.o, 0, 0, i, 9);
+        if (i % 3 == 0 ? !isfinite(a) || !isfinite(b) : !isnan(a) || b != -(double)INFINITY)
+            fail_msg("%s: row %d has %g and %g", kernel, (int)i, a, b);
+    }
+    problem_free(&p);
+}
+
 static const problem_shape shape = {2, 4, 2, 3, 40, 64, 32};
 
 static void refuses(problem *p, const char *message)
@@ -182,9 +208,10 @@ static void test_blocks(void **state)
 
 int main(void)
 {
-    static kernel_check checks[] = {{every_combination}};
+    static kernel_check checks[] = {{every_combination}, {infinity_times_scale}};
     const struct CMUnitTest tests[] = {
         {"every_combination_of_types", test_on_kernels, NULL, NULL, &checks[0]},
+        {"infinity_times_scale", test_on_kernels, NULL, NULL, &checks[1]},
         cmocka_unit_test(test_types_refused),
         cmocka_unit_test(test_scales_missing_or_too_many),
         cmocka_unit_test(test_bad_scales),

@@ -99,9 +99,9 @@ bool feature_forbidden(int a, int level_a, int b, int level_b)
 {
     for (int n = 0; n < forbidden_pairs_count; n++) {
         const forbidden_pair *pair = &forbidden_pairs[n];
-        const bool as_is = (int)pair->a == a && pair->level_a == level_a && (int)pair->b == b && pair->level_b == level_b;
-        const bool swapped = (int)pair->a == b && pair->level_a == level_b && (int)pair->b == a && pair->level_b == level_a;
-        if (as_is || swapped)
+        const int first[2] = {(int)pair->a, pair->level_a}, second[2] = {(int)pair->b, pair->level_b};
+        if ((first[0] == a && first[1] == level_a && second[0] == b && second[1] == level_b) ||
+            (first[0] == b && first[1] == level_b && second[0] == a && second[1] == level_a))
             return true;
     }
     return false;

@@ -187,6 +187,24 @@ static void make_special(problem *p)
         test_set(&s->v, 0, s->num_heads_k - 1, 20 + n * s->seqlen_k / 4, 1 + 7 * n, special[n]);
 }
 
+/* Rows that are no keys: NaN, and scales that would be refused. */
+static void poison_rows(problem *p)
+{
+    const flashc_attention_params *s = &p->params;
+    for (int64_t n = 0; n < s->batch * s->num_heads_k * s->seqlen_k; n++) {
+        const int64_t j = n % s->seqlen_k, h = n / s->seqlen_k % s->num_heads_k, b = n / s->seqlen_k / s->num_heads_k;
+        if ((s->leftpad_k == NULL || j >= s->leftpad_k[b]) && (s->seqlens_k == NULL || j < s->seqlens_k[b]))
+            continue;
+        for (problem_tensor which = TENSOR_K; which <= TENSOR_V_SCALE; which++) {
+            const flashc_tensor *view = problem_view(p, which);
+            const bool of_a_head = which >= TENSOR_K_SCALE && view->stride[2] == 0;
+            const int64_t columns = which == TENSOR_K ? s->head_dim : which == TENSOR_V ? s->head_dim_v : 1;
+            for (int64_t d = 0; view->data != NULL && view->dtype != FLASHC_I8 && !of_a_head && d < columns; d++)
+                test_set(view, b, h, j, d, (double)NAN);
+        }
+    }
+}
+
 static form_kind make_kind(const int *level)
 {
     static const int64_t pages[] = {0, 0, 1, 16, 256, 48};
@@ -205,7 +223,8 @@ void features_problem(problem *p, form_kind *kind, const int level[FEATURES], in
 {
     test_rng rng = {seed};
     const flashc_dtype k = caches[level[FEATURE_K_TYPE]], v = caches[level[FEATURE_V_TYPE]];
-    *p = (problem){.seed = seed, .data_kind = "normal", .mask_kind = feature_table[FEATURE_MASK].level[level[FEATURE_MASK]],
+    *p = (problem){.seed = seed, .data_kind = "normal",
+                   .mask_kind = feature_table[FEATURE_MASK].level[level[FEATURE_MASK]],
                    .bias_kind = feature_table[FEATURE_BIAS].level[level[FEATURE_BIAS]], .zero_mean = true};
     flashc_attention_params *s = &p->params;
     make_shape(s, level, rows, few, keys);
@@ -225,6 +244,7 @@ void features_problem(problem *p, form_kind *kind, const int level[FEATURES], in
     make_outputs(p, level);
     if (level[FEATURE_VALUES] == 2)
         make_special(p);
+    poison_rows(p);
     s->head_dim = dims[level[FEATURE_DIMS]][0];
     s->head_dim_v = dims[level[FEATURE_DIMS]][1];
     *kind = make_kind(level);

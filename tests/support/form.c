@@ -39,6 +39,12 @@ static int64_t rows_of(const int64_t *lengths, int64_t b, int64_t otherwise)
     return lengths != NULL ? lengths[b] : otherwise;
 }
 
+/* The first row of k that is a key. */
+static int64_t first_row(const flashc_attention_params *p, int64_t b)
+{
+    return p->leftpad_k != NULL ? p->leftpad_k[b] : 0;
+}
+
 /* Ends at a guard page, or starts there. */
 static void make_view(test_form *f, problem_tensor which, const int64_t size[4], test_layout layout)
 {
@@ -67,7 +73,7 @@ static int64_t *pack_lengths(guarded_buffer *buffer, const int64_t *lengths, int
     return cu;
 }
 
-/* A table for the keys of p, pages in random order; entries that no length reaches are no pages. */
+/* A table for the keys of p, pages in random order; entries for rows that are no keys are no pages. */
 static flashc_block_table make_table(guarded_buffer *buffer, const flashc_attention_params *p, int64_t page_size,
                                      test_rng *rng)
 {
@@ -80,7 +86,7 @@ static flashc_block_table make_table(guarded_buffer *buffer, const flashc_attent
     memset(pages, 0xff, buffer->size);
     t.pages = pages;
     for (int64_t b = 0; b < p->batch; b++)
-        for (int64_t e = 0; e * t.page_size < rows_of(p->seqlens_k, b, p->seqlen_k); e++)
+        for (int64_t e = first_row(p, b) / t.page_size; e * t.page_size < rows_of(p->seqlens_k, b, p->seqlen_k); e++)
             pages[b * t.stride[0] + e] = (int32_t)t.num_pages++;
     /* Neighbours in memory now and then: they are read as one. */
     const int64_t entries = p->batch * t.stride[0];
@@ -104,7 +110,7 @@ static void copy_keys(const flashc_attention_params *p, const test_form *f, prob
     int64_t size[4];
     params_sizes(p, which, size);
     for (int64_t b = 0; b < p->batch; b++)
-        for (int64_t j = 0; j < rows_of(p->seqlens_k, b, p->seqlen_k); j++) {
+        for (int64_t j = first_row(p, b); j < rows_of(p->seqlens_k, b, p->seqlen_k); j++) {
             int64_t element = b, row = j;
             if (f->params.cu_seqlens_k != NULL) {
                 element = 0;

@@ -35,7 +35,7 @@ typedef struct test_form {
 } test_form;
 
 /* Copies the inputs of padded, which has neither pages nor packed sequences, and makes outputs where padded has some.
- * What no sequence holds is NaN, or an entry that is no page. */
+ * What is no query or key of a sequence, left padding too, is NaN, or an entry that is no page. */
 void form_make(test_form *f, const flashc_attention_params *padded, const form_kind *kind, test_rng *rng);
 /* Copies the results to the outputs of padded, and there to what packed sequences do not have what flashc.h says of it.
  * false: the call has changed what is not its own; message says what. */

@@ -36,7 +36,8 @@ int64_t kernel_piece(const char *kernel, int64_t head_dim, int64_t head_dim_v);
 /* The plan of the problem's call. Fails the test if there is none. */
 flashc_explanation plan_of(const problem *p);
 
-/* Fails unless the results of p, every output that it has, are within the stated bound of these, and the tight one if zero_mean. */
+/* Fails unless the results of p, every output that it has, are within the stated bound of these, and the tight one if
+ * zero_mean. */
 void check_against(const problem *p, const oracle *exact, bool zero_mean);
 
 /* Runs the problem on its kernel and compares with the oracle by the header's bound, the tight gate
