@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace, file: pathlib.Path) -> dict[str, Any]:
     if not cases:
         sys.exit("bench_peers: error: no case matches (--list names them)")
     old = json.loads(file.read_text()) if options.resume and file.is_file() else None
-    if old and not options.cases:
+    if old and not options.again:
         cases = [case for case in cases if case.name not in old["context"]["cases"]]
         if not cases:
             return old

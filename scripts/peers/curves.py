@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from .cases import CURVES, Case
+from .cases import CURVES, ITEM_SIZE, Case
 from .document import limit_of, rows
 from .reference import REDUCED
 
@@ -71,4 +71,5 @@ def panels(document: dict[str, Any], group: str) -> list[Panel]:
     for panel in found.values():
         for line in panel.lines.values():
             line.sort()
-    return [panel for panel in found.values() if any(len(line) > 1 for line in panel.lines.values())]
+    order = sorted(found.items(), key=lambda item: list(ITEM_SIZE).index(item[0][0]))  # by dtype, a case's first field
+    return [panel for _, panel in order if any(len(line) > 1 for line in panel.lines.values())]

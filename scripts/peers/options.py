@@ -69,8 +69,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--resume",
         action="store_true",
-        help="go on with the record in --out: only cases that it does not have, or that --cases names",
+        help="go on with the record in --out: only cases that it does not have",
     )
+    add("--again", action="store_true", help="with --resume: also those that it has, in their place")
     add("--budget", type=float, default=float("inf"), metavar="S", help="begin no case after so many seconds")
     add("--list", action="store_true", help="print the names of the cases and stop")
     add("--out", default="build/peers", metavar="DIR", help="where results go (default build/peers)")

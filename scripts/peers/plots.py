@@ -91,7 +91,7 @@ def figure(document: dict[str, Any], group: str) -> Figure | None:
         handles |= dict(zip(labels, drawn))
     context = document["context"]
     drawing.suptitle(TITLES[group], fontsize=12, fontweight="bold")
-    order = [name for name in names if name in handles]
+    order = sorted(handles, key=lambda name: [*_STYLES, *others].index(name.split(" ")[0]))
     where = f"{context['cpu_name']}, {context['date'][:10]}, median of {context['rounds']} interleaved rounds"
     legend = drawing.legend(
         [handles[name] for name in order],

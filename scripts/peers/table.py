@@ -122,16 +122,18 @@ def _entry(row: Row | None) -> str:
     )
 
 
-def markdown(document: dict[str, Any], group: str = "table") -> str:
-    """Rates of the cases of a group, prefill in GFLOP/s and decode in GB/s of K and V."""
-    found = [row for row in rows(document) if group in row.case.groups]
+def markdown(document: dict[str, Any]) -> str:
+    """Rates of plain attention and of features, prefill in GFLOP/s and decode in GB/s of K and V."""
+    found = [row for row in rows(document) if {"table", "features"} & set(row.case.groups)]
     systems = list(dict.fromkeys(row.system for row in found))
     blocks = []
-    for cold, unit in (
-        (False, "GFLOP/s of useful work (causal counts half)"),
-        (True, "GB/s of K and V, read from memory"),
+    for group, cold, unit in (
+        ("table", False, "GFLOP/s of useful work (causal counts half)"),
+        ("table", True, "GB/s of K and V, read from memory"),
+        ("features", False, "With features, GFLOP/s of useful work (causal counts half, padding not at all)"),
+        ("features", True, "With features, GB/s of K and V as they lie, read from memory"),
     ):
-        chosen = [row for row in found if row.case.cold == cold]
+        chosen = [row for row in found if group in row.case.groups and row.case.cold == cold]
         if not chosen:
             continue
         lines = [

@@ -105,7 +105,7 @@ def _flex(variant: str, case: Case, arrays: Arrays, copies: int) -> Callable[[in
         return (j <= i) & (j > i - case.window) if case.window else j <= i
 
     blocks = create_block_mask(visible, None, None, case.seqlen_q, case.seqlen_k, "cpu") if case.causal else None
-    compiled = torch.compile(flex_attention)
+    compiled = torch.compile(flex_attention, dynamic=False)
     grouped = case.heads != case.heads_k
 
     def call(copy: int) -> torch.Tensor:
