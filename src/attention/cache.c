@@ -3,7 +3,7 @@
 #include <limits.h>
 #include <string.h>
 
-/* Rows that are evenly spaced, or anywhere if the operand takes any. */
+/* Rows that are evenly spaced, or anywhere if the operand is told where. */
 static bool reads_in_place(const flashc_tensor *tensor, const flashc_operand *operand, int64_t n_cols)
 {
     const int64_t row_stride = tensor->stride[2];
@@ -15,7 +15,7 @@ static bool reads_in_place(const flashc_tensor *tensor, const flashc_operand *op
 
 bool flashc_cache_in_place(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_cols)
 {
-    return (!rows->table.pages || operand->any_rows) && reads_in_place(&rows->tensor, operand, n_cols);
+    return (!rows->table.pages || operand->by_row) && reads_in_place(&rows->tensor, operand, n_cols);
 }
 
 int64_t flashc_cache_copy_floats(const flashc_operand *operand, int64_t n_rows, int64_t n_cols)
@@ -29,9 +29,9 @@ int64_t flashc_cache_gathered_bytes(const flashc_cache_rows *rows, const flashc_
     return rows->table.pages && operand->pack ? n_rows * flashc_row_bytes(rows->tensor.dtype, n_cols) : 0;
 }
 
-int64_t flashc_cache_row_pointers(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_rows)
+int64_t flashc_cache_row_pointers(const flashc_operand *operand, int64_t n_rows)
 {
-    return rows->table.pages && operand->any_rows ? 2 * n_rows : 0;
+    return operand->by_row ? flashc_round_up(n_rows, FLASHC_COLUMN_MULTIPLE) + FLASHC_ROWS_AHEAD : 0;
 }
 
 int64_t flashc_cache_scales(const flashc_cache_rows *rows, int64_t n_rows)
@@ -68,14 +68,34 @@ static flashc_tile gather(const flashc_cache_rows *rows, const flashc_tile_rows 
     return (flashc_tile){.data = gathered, .dtype = dtype, .row_stride = elements, .col_stride = 1};
 }
 
+/* The addresses beyond the `known` ones, for a tile of n rows. */
+static const void **point_ahead(const flashc_operand *operand, int64_t n, int64_t known, const void **row)
+{
+    const int64_t end = flashc_cache_row_pointers(operand, n);
+    for (int64_t i = known; i < end; i++)
+        row[i] = row[known - 1];
+    return row;
+}
+
+flashc_kv_tile flashc_cache_copied(const flashc_operand *operand, const float *copy, int64_t n_rows, int64_t ld,
+                                   const flashc_tile_scratch *scratch)
+{
+    if (!operand->by_row)
+        return (flashc_kv_tile){.data = copy, .dtype = FLASHC_F32, .row_stride = ld};
+    for (int64_t i = 0; i < n_rows; i++)
+        scratch->row[i] = copy + i * ld;
+    return (flashc_kv_tile){.row = point_ahead(operand, n_rows, n_rows, scratch->row), .dtype = FLASHC_F32};
+}
+
 flashc_kv_tile flashc_cache_load(const flashc_cache_rows *rows, const flashc_kernel_row *kernel,
                                  const flashc_operand *operand, const flashc_tile_rows *tile, int64_t n_cols,
                                  const flashc_tile_scratch *scratch)
 {
     const bool in_place = reads_in_place(&rows->tensor, operand, n_cols);
-    if (in_place && rows->table.pages && operand->any_rows) {
-        flashc_cache_point(rows, tile->sequence, tile->head, tile->first, tile->n + tile->next, scratch->row);
-        return (flashc_kv_tile){.row = scratch->row, .dtype = rows->tensor.dtype};
+    if (in_place && operand->by_row) {
+        const int64_t known = tile->n + flashc_min(tile->next, FLASHC_ROWS_AHEAD);
+        flashc_cache_point(rows, tile->sequence, tile->head, tile->first, known, scratch->row);
+        return (flashc_kv_tile){.row = point_ahead(operand, tile->n, known, scratch->row), .dtype = rows->tensor.dtype};
     }
     const bool evenly_spaced = flashc_cache_run(rows, &rows->tensor, tile->sequence, tile->first, tile->n) == tile->n;
     if (in_place && evenly_spaced) {
@@ -89,7 +109,7 @@ flashc_kv_tile flashc_cache_load(const flashc_cache_rows *rows, const flashc_ker
                              tile->n, n_cols);
     const int64_t ld = flashc_round_up(n_cols, operand->col_multiple);
     flashc_cache_load_f32(rows, kernel, tile, n_cols, scratch->copy, ld);
-    return (flashc_kv_tile){.data = scratch->copy, .dtype = FLASHC_F32, .row_stride = ld};
+    return flashc_cache_copied(operand, scratch->copy, tile->n, ld, scratch);
 }
 
 void flashc_cache_load_f32(const flashc_cache_rows *rows, const flashc_kernel_row *kernel,

@@ -13,14 +13,14 @@ bool flashc_cache_in_place(const flashc_cache_rows *rows, const flashc_operand *
 typedef struct flashc_tile_scratch {
     float *copy;      /* flashc_cache_copy_floats() */
     void *gathered;   /* flashc_cache_gathered_bytes(): rows that are packed then */
-    const void **row; /* flashc_cache_row_pointers(): where the rows of this tile and the next are */
+    const void **row; /* flashc_cache_row_pointers(): where the rows are, see FLASHC_ROWS_AHEAD */
     float *scale;     /* flashc_cache_scales() */
 } flashc_tile_scratch;
 
 int64_t flashc_cache_copy_floats(const flashc_operand *operand, int64_t n_rows, int64_t n_cols);
 int64_t flashc_cache_gathered_bytes(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_rows,
                                     int64_t n_cols);
-int64_t flashc_cache_row_pointers(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_rows);
+int64_t flashc_cache_row_pointers(const flashc_operand *operand, int64_t n_rows);
 int64_t flashc_cache_scales(const flashc_cache_rows *rows, int64_t n_rows); /* whole vectors */
 
 /* The rows of a tile. */
@@ -33,6 +33,10 @@ typedef struct flashc_tile_rows {
 flashc_kv_tile flashc_cache_load(const flashc_cache_rows *rows, const flashc_kernel_row *kernel,
                                  const flashc_operand *operand, const flashc_tile_rows *tile, int64_t n_cols,
                                  const flashc_tile_scratch *scratch);
+
+/* n_rows rows of f32, ld floats apart, as the operand wants them. */
+flashc_kv_tile flashc_cache_copied(const flashc_operand *operand, const float *copy, int64_t n_rows, int64_t ld,
+                                   const flashc_tile_scratch *scratch);
 
 /* The same rows (of 8-bit types their codes) as plain f32, ld floats apart, with zeros from n_cols on. */
 void flashc_cache_load_f32(const flashc_cache_rows *rows, const flashc_kernel_row *kernel,

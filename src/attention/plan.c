@@ -243,8 +243,8 @@ static void lay_out_scratch(flashc_plan *plan, const flashc_problem *p)
     s->v_finite = v->pack ? take(&s->size, flashc_cache_copy_floats(v, n, p->head_dim_v), sizeof(float)) : s->v_tile;
     s->gathered = take(&s->size, flashc_max(flashc_cache_gathered_bytes(&p->k, k, n, p->head_dim),
                                             flashc_cache_gathered_bytes(&p->v, v, n, p->head_dim_v)), 1);
-    s->k_rows = take(&s->size, flashc_cache_row_pointers(&p->k, k, n), sizeof(void *));
-    s->v_rows = take(&s->size, flashc_cache_row_pointers(&p->v, v, n), sizeof(void *));
+    s->k_rows = take(&s->size, flashc_cache_row_pointers(k, n), sizeof(void *));
+    s->v_rows = take(&s->size, flashc_cache_row_pointers(v, n), sizeof(void *));
     s->k_scale = take(&s->size, flashc_cache_scales(&p->k, n), sizeof(float));
     s->v_scale = take(&s->size, flashc_cache_scales(&p->v, n), sizeof(float));
     s->hidden = take(&s->size, tile, sizeof(uint8_t));

@@ -52,6 +52,8 @@ static void name_upcoming(const flashc_item *it, int64_t i, const flashc_row_blo
     const flashc_problem *p = it->p;
     const int64_t block_n = it->plan->block.block_n, m = it->plan->block.block_m;
     k->upcoming = v->upcoming = (flashc_upcoming){.row = NULL};
+    if (k->row) /* decode: knows the rows to come, and reads nothing else of size */
+        return;
     if (block->keys.end <= key + block_n) {
         k->upcoming = flashc_upcoming_rows(p, &p->q, p->head_dim, &block->sequence, it->span.head_k,
                                            it->likely_next_row + i * m, m);
@@ -87,7 +89,7 @@ static flashc_kv_tile load_v(const flashc_item *it, const flashc_tile_rows *rows
             it->v_finite[i] *= scale[i / ld];
         const flashc_tile tile = {.data = it->v_finite, .dtype = FLASHC_F32, .row_stride = ld, .col_stride = 1};
         v = operand->pack ? operand->pack(it->v_scratch.copy, tile, rows->n, p->head_dim_v)
-                          : (flashc_kv_tile){.data = tile.data, .dtype = tile.dtype, .row_stride = ld};
+                          : flashc_cache_copied(operand, it->v_finite, rows->n, ld, &it->v_scratch);
     } else {
         v = flashc_cache_load(&p->v, kernel, operand, rows, p->head_dim_v, &it->v_scratch);
     }

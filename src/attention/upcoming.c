@@ -6,9 +6,6 @@ flashc_upcoming flashc_upcoming_keys(flashc_kv_tile tile, int64_t n_keys, int64_
     const int64_t stride = tile.row_stride * (int64_t)flashc_dtype_size(tile.dtype);
     const int64_t next = flashc_min(n_keys, left), first = next * part / parts, last = next * (part + 1) / parts;
     const int64_t row_bytes = flashc_row_bytes(tile.dtype, n_cols);
-    if (tile.row)
-        return (flashc_upcoming){
-            .rows = tile.row + n_keys + first, .n_rows = last - first, .row_bytes = row_bytes};
     return (flashc_upcoming){
         .row = (const char *)tile.data + (n_keys + first) * stride,
         .n_rows = last - first,

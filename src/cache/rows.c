@@ -28,6 +28,12 @@ void flashc_cache_point(const flashc_cache_rows *rows, int64_t sequence, int64_t
 {
     const flashc_block_table *t = &rows->table;
     const int64_t stride = rows->tensor.stride[2] * (int64_t)flashc_dtype_size(rows->tensor.dtype);
+    if (!t->pages) {
+        const char *at = flashc_element(&rows->tensor, sequence, head, first, 0);
+        for (int64_t i = 0; i < n; i++)
+            row[i] = at + i * stride;
+        return;
+    }
     int64_t entry = first / t->page_size, begin = first - entry * t->page_size;
     for (int64_t done = 0; done < n; begin = 0) {
         const char *page = flashc_element(&rows->tensor, flashc_cache_page(t, sequence, entry++), head, begin, 0);

@@ -60,7 +60,7 @@ static inline const flashc_block_table *flashc_cache_table_v(const flashc_block_
 /* block_table_v is there only beside block_table. */
 flashc_status flashc_cache_check_tables_given(const flashc_block_table *k, const flashc_block_table *v);
 
-/* Where each of the n rows from first on is, of rows in pages. */
+/* Where each of the n rows from first on is. */
 void flashc_cache_point(const flashc_cache_rows *rows, int64_t sequence, int64_t head, int64_t first, int64_t n,
                         const void **row);
 

@@ -154,7 +154,7 @@ static bool row_all_finite(const float *acc, int64_t ld, int64_t n_rows, int64_t
     {                                                                                                                  \
         .in_place = FLASHC_CACHE_TYPES,                                                                                \
         .col_multiple = VL,                                                                                            \
-        .any_rows = true,                                                                                              \
+        .by_row = true,                                                                                                \
     }
 
 #define FLASHC_DECODE_TILE_ISA                                                                                         \

@@ -33,6 +33,10 @@
 /* Columns of tiles that lie rows along: no vector is longer (floats). */
 #define FLASHC_COLUMN_MULTIPLE 16
 
+/* Rows beyond those of a tile whose addresses are told too: those that will be asked for next, then, or if there are
+ * none, the last again. They may be prefetched; and up to the next multiple of FLASHC_COLUMN_MULTIPLE multiplied. */
+#define FLASHC_ROWS_AHEAD 64
+
 /* Rows of some tensor that are not evenly spaced (the heads of a group are stacked): one pointer a row. */
 typedef struct flashc_rows {
     const void *const *row;
@@ -49,8 +53,7 @@ typedef struct flashc_tile {
 
 /* Rows of memory that will be needed soon; none if n_rows is 0. */
 typedef struct flashc_upcoming {
-    const char *row;         /* the first; the others follow by row_stride */
-    const void *const *rows; /* NULL, or where each of them is */
+    const char *row; /* the first; the others follow by row_stride */
     int64_t n_rows, row_stride, row_bytes; /* bytes */
 } flashc_upcoming;
 
@@ -60,7 +63,7 @@ typedef struct flashc_kv_tile {
     const void *data;
     flashc_dtype dtype;
     int64_t row_stride;     /* elements */
-    const void *const *row; /* NULL, or (see any_rows) where each row is, instead of data and row_stride */
+    const void *const *row; /* for operands by_row: where each row is, and FLASHC_ROWS_AHEAD of those to come */
     const float *scale;     /* of each row, see scale_keys; NULL: 1. Not for the products */
     flashc_upcoming upcoming;
 } flashc_kv_tile;
@@ -160,7 +163,7 @@ typedef struct flashc_operand {
     unsigned in_place; /* sum of FLASHC_DTYPE_BIT */
     int col_multiple;
     bool blas_rows; /* BLAS's rule: a distance of rows that is a positive int and no less than their length */
-    bool any_rows;  /* takes rows that are not evenly spaced, too (in pages) */
+    bool by_row;    /* is told the address of each row, which may lie anywhere (in pages) */
     /* NULL, or makes a copy of n_rows rows of src, in no more bytes than a whole tile of f32 takes; returns it. */
     flashc_kv_tile (*pack)(void *dst, flashc_tile src, int64_t n_rows, int64_t n_cols);
 } flashc_operand;

@@ -70,26 +70,15 @@ typedef struct prefetcher {
     int64_t rows_per_step;
 } prefetcher;
 
-/* How near to the core prefetched lines come: __builtin_prefetch()'s third argument. */
-enum { PREFETCH_TO_L1 = 3, PREFETCH_TO_L2 = 2 };
-
-/* level: a constant after inlining. Zen 5 drops prefetches to L2 where its queue is full, but not those to L1. That
- * decides where memory is the limit (decode); where tiles fill L1 they would be in the way. */
-V_INLINE void prefetch_step(prefetcher *p, int level)
+/* Not into L1: tiles fill it. */
+V_INLINE void prefetch_step(prefetcher *p)
 {
     const int64_t rows = flashc_min(p->rows_per_step, p->left.n_rows);
     p->left.n_rows -= rows;
     for (int64_t i = 0; i < rows; i++) {
-        const char *row = p->left.row;
-        if (p->left.rows)
-            row = *p->left.rows++;
-        else
-            p->left.row += p->left.row_stride;
         for (int64_t byte = 0; byte < p->left.row_bytes; byte += 64)
-            if (level == PREFETCH_TO_L1)
-                __builtin_prefetch(row + byte, 0, PREFETCH_TO_L1);
-            else
-                __builtin_prefetch(row + byte, 0, PREFETCH_TO_L2);
+            __builtin_prefetch(p->left.row + byte, 0, 2);
+        p->left.row += p->left.row_stride;
     }
 }
 
@@ -105,7 +94,7 @@ V_INLINE void gemm_panel(int vecs, gemm_mode mode, int64_t n_rows, int64_t depth
 {
     int64_t r = 0;
     for (; r + GEMM_ROWS <= n_rows; r += GEMM_ROWS) {
-        prefetch_step(upcoming, PREFETCH_TO_L2);
+        prefetch_step(upcoming);
         gemm_registers(GEMM_ROWS, vecs, mode, depth, a + r * a_row, a_row, a_depth, b, ldb, c + r * ldc, ldc, scale);
     }
     for (; r + 2 <= n_rows; r += 2)

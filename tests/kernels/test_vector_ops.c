@@ -514,9 +514,16 @@ static double element(const flashc_tile *tile, int64_t row, int64_t col)
     return (double)flashc_load_f32(start, tile->dtype, col);
 }
 
-/* As the product takes it: where it lies, or packed into scratch. */
+/* As the product takes it: where it lies, row by row (the addresses in scratch), or packed into scratch. */
 static flashc_kv_tile operand(const flashc_operand *op, flashc_tile tile, float *scratch, int64_t n, int64_t depth)
 {
+    if (op->by_row) {
+        const void **row = (const void **)(void *)scratch;
+        for (int64_t i = 0; i < flashc_round_up(n, FLASHC_COLUMN_MULTIPLE) + FLASHC_ROWS_AHEAD; i++)
+            row[i] = (const char *)tile.data +
+                     (i < n ? i : n - 1) * tile.row_stride * (int64_t)flashc_dtype_size(tile.dtype);
+        return (flashc_kv_tile){.row = row, .dtype = tile.dtype};
+    }
     if (op->in_place & FLASHC_DTYPE_BIT(tile.dtype))
         return (flashc_kv_tile){.data = tile.data, .dtype = tile.dtype, .row_stride = tile.row_stride};
     return op->pack(scratch, tile, n, depth);
