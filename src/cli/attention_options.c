@@ -21,7 +21,8 @@ enum {
     OPT_SCORES, OPT_SCORES_STAGE, OPT_KEY_MASS, OPT_ROW_MAX, OPT_COMPARE, OPT_RTOL, OPT_ATOL,
     OPT_BATCH, OPT_HEADS,
     OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_PACKED, OPT_PAGE_SIZE, OPT_REPEATS,
-    OPT_SEED, OPT_COLD, OPT_NO_LIMITS, OPT_PROBE, OPT_PREDICT, OPT_BANDWIDTH, OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
+    OPT_SEED, OPT_COLD, OPT_HUGE_PAGES, OPT_NO_LIMITS, OPT_PROBE, OPT_PREDICT, OPT_BANDWIDTH,
+    OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
 };
 
 const flashc_cli_option flashc_cli_attention_options[] = {
@@ -114,6 +115,8 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_SEED, "seed", 0, "N", "Seed of the random data; default 0.", FLASHC_CLI_FOR_BENCH},
     {OPT_COLD, "cold", 0, NULL,
      "Take K and V from memory: calls use copies of them in turn, which together no cache holds.",
+     FLASHC_CLI_FOR_BENCH},
+    {OPT_HUGE_PAGES, "huge-pages", 0, NULL, "With --cold: these copies in transparent huge pages.",
      FLASHC_CLI_FOR_BENCH},
     {OPT_NO_LIMITS, "no-limits", 0, NULL,
      "Do not measure the multiply-add peak and the read bandwidth: quicker, without the shares of them.",
@@ -277,6 +280,7 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_REPEATS: return flashc_cli_parse_int("--repeats", value, 1, INT_MAX, &args->repeats);
     case OPT_SEED: return flashc_cli_parse_int("--seed", value, 0, INT64_MAX, &args->seed);
     case OPT_COLD: args->cold = 1; return 0;
+    case OPT_HUGE_PAGES: args->huge_pages = 1; return 0;
     case OPT_NO_LIMITS: args->no_limits = 1; return 0;
     case OPT_PROBE: args->probe = 1; return 0;
     case OPT_PREDICT: args->predict = 1; return 0;
@@ -314,6 +318,8 @@ int flashc_cli_attention_parse(unsigned command, int argc, char **argv, const ch
                                                                              : NULL;
     if (needs_align && args->alignment == FLASHC_ALIGN_UNSET)
         return flashc_cli_usage_error("%s needs --align top-left, bottom-right or N", needs_align), 0;
+    if (args->huge_pages && !args->cold)
+        return flashc_cli_usage_error("--huge-pages needs --cold"), 0;
     if (!args->block_mask != !args->block_mask_tile[0])
         return flashc_cli_usage_error("--block-mask and --block-mask-tile go together"), 0;
     return 1;

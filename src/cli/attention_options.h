@@ -38,7 +38,7 @@ typedef struct flashc_cli_attention_args {
     int64_t page_size;        /* -1 = not given */
     int64_t repeats;          /* bench; -1 = not given */
     int64_t seed;             /* bench */
-    int cold, no_limits;      /* bench */
+    int cold, huge_pages, no_limits; /* bench */
     int probe, predict;       /* explain */
     double bandwidth;         /* explain; bytes per second; 0 = not given */
 } flashc_cli_attention_args;

@@ -5,6 +5,10 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+/* Of x86-64, and of AArch64 with pages of 4 KiB. */
+enum { HUGE_PAGE_BYTES = 2 << 20 };
 
 /* splitmix64: Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014. */
 static uint64_t next_random(uint64_t *state)
@@ -51,7 +55,18 @@ static size_t bytes_of(const flashc_cli_array *array)
     return (size_t)array->count * flashc_dtype_size(array->dtype);
 }
 
-bool flashc_bench_rotation_open(const flashc_cli_job *job, bool cold, int64_t read_buffer_size,
+static void *allocate(size_t size, bool huge_pages)
+{
+    const size_t alignment = huge_pages ? HUGE_PAGE_BYTES : 64;
+    void *memory = aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+    if (memory && huge_pages && madvise(memory, size, MADV_HUGEPAGE) != 0) {
+        free(memory);
+        return NULL;
+    }
+    return memory;
+}
+
+bool flashc_bench_rotation_open(const flashc_cli_job *job, flashc_bench_copies copies, int64_t read_buffer_size,
                                 flashc_bench_rotation *rotation)
 {
     const flashc_cli_array *const arrays[FLASHC_BENCH_ROTATING] = {&job->k, &job->v, &job->k_scale, &job->v_scale};
@@ -61,7 +76,8 @@ bool flashc_bench_rotation_open(const flashc_cli_job *job, bool cold, int64_t re
         rotation->data[i] = arrays[i]->data;
         bytes += arrays[i]->data ? bytes_of(arrays[i]) : 0;
     }
-    if (!cold || bytes == 0 || bytes >= (size_t)read_buffer_size)
+    const bool enough = bytes >= (size_t)read_buffer_size && copies != FLASHC_BENCH_HUGE_PAGES;
+    if (copies == FLASHC_BENCH_NO_COPIES || bytes == 0 || enough)
         return true;
     /* Steps of whole cache lines and one more: copies do not all start at the same place of a page. */
     for (int i = 0; i < FLASHC_BENCH_ROTATING; i++) {
@@ -69,7 +85,7 @@ bool flashc_bench_rotation_open(const flashc_cli_job *job, bool cold, int64_t re
         step += rotation->step[i];
     }
     rotation->count = read_buffer_size / (int64_t)step + 1;
-    rotation->owned = aligned_alloc(64, (size_t)rotation->count * step);
+    rotation->owned = allocate((size_t)rotation->count * step, copies == FLASHC_BENCH_HUGE_PAGES);
     if (rotation->owned == NULL)
         return false;
     char *next = rotation->owned;

@@ -20,8 +20,11 @@ typedef struct flashc_bench_rotation {
     void *owned;
 } flashc_bench_rotation;
 
-/* cold: as many copies as read_buffer_size bytes hold, otherwise K and V themselves. False: no memory. */
-bool flashc_bench_rotation_open(const flashc_cli_job *job, bool cold, int64_t read_buffer_size,
+/* K and V themselves; or as many copies as read_buffer_size bytes hold; or these in transparent huge pages. */
+typedef enum { FLASHC_BENCH_NO_COPIES, FLASHC_BENCH_COPIES, FLASHC_BENCH_HUGE_PAGES } flashc_bench_copies;
+
+/* False: no memory, or no huge pages. */
+bool flashc_bench_rotation_open(const flashc_cli_job *job, flashc_bench_copies copies, int64_t read_buffer_size,
                                 flashc_bench_rotation *rotation);
 /* Points params to the next copy. */
 void flashc_bench_rotate(flashc_bench_rotation *rotation, flashc_attention_params *params);

@@ -139,8 +139,8 @@ static void warn(const flashc_choice *choice)
             fastest = rival;
     }
     if (fastest)
-        fprintf(stderr, "flashc-run: warning: %s was %.2f times as fast as %s (--kernel %s takes it; of itself no timing "
-                        "chooses a kernel, since that would change bits)\n",
+        fprintf(stderr, "flashc-run: warning: %s was %.2f times as fast as %s (--kernel %s takes it; of itself no "
+                        "timing chooses a kernel, since that would change bits)\n",
                 fastest->name, fastest->verdict.speed, choice->chosen, fastest->name);
 }
 

@@ -76,8 +76,9 @@ static void name_run(const flashc_cli_attention_args *args, const flashc_attenti
            p->block_mask.data ? "/block_mask" : "");
     if (args->page_size > 0)
         append(run->name, size, "/page_size:%lld", (long long)args->page_size);
-    append(run->name, size, "%s%s%s%s%s", args->packed ? "/packed" : "", p->mask.data != NULL ? "/mask" : "",
-           p->bias.data != NULL ? "/bias" : "", args->bshd ? "/bshd" : "", args->cold ? "/cold" : "");
+    append(run->name, size, "%s%s%s%s%s%s", args->packed ? "/packed" : "", p->mask.data != NULL ? "/mask" : "",
+           p->bias.data != NULL ? "/bias" : "", args->bshd ? "/bshd" : "", args->cold ? "/cold" : "",
+           args->huge_pages ? "/huge_pages" : "");
     append(run->name, size, "/threads:%lld/%s", (long long)run->plan.num_threads, run->plan.kernel);
 }
 
@@ -223,8 +224,12 @@ static int bench_data(const flashc_cli_attention_args *args, flashc_cli_job *job
     memset(job->o.data, 0xff, (size_t)job->o.count * flashc_dtype_size(job->o.dtype));
     memset(job->lse.data, 0xff, (size_t)job->lse.count * flashc_dtype_size(job->lse.dtype));
     flashc_bench_rotation rotation;
-    if (!flashc_bench_rotation_open(job, args->cold, flashc_read_buffer_size(), &rotation))
-        return flashc_cli_error("no memory for the copies of K and V that --cold needs");
+    const flashc_bench_copies copies = args->huge_pages ? FLASHC_BENCH_HUGE_PAGES
+                                       : args->cold     ? FLASHC_BENCH_COPIES
+                                                        : FLASHC_BENCH_NO_COPIES;
+    if (!flashc_bench_rotation_open(job, copies, flashc_read_buffer_size(), &rotation))
+        return flashc_cli_error("no memory%s for the copies of K and V that --cold needs",
+                                args->huge_pages ? ", or no transparent huge pages," : "");
     const int code = bench_kernels(args, job, &rotation, runs, num_runs);
     flashc_bench_rotation_close(&rotation);
     return code;

@@ -89,7 +89,8 @@ int flashc_probe_open(const flashc_probed_call *c, const flashc_probe_shape *s, 
     if (code != FLASHC_CLI_OK)
         return code;
     flashc_bench_fill(p->job, 1);
-    if (!flashc_bench_rotation_open(p->job, cold, flashc_read_buffer_size(), &p->rotation))
+    const flashc_bench_copies copies = cold ? FLASHC_BENCH_COPIES : FLASHC_BENCH_NO_COPIES;
+    if (!flashc_bench_rotation_open(p->job, copies, flashc_read_buffer_size(), &p->rotation))
         return flashc_cli_error("no memory for copies of K and V that no cache holds");
     return flashc_probe_plan(p, 1);
 }

@@ -264,6 +264,15 @@ class BenchTest(support.CliTest):
         for i in range(0, len(entries), each):
             self.check_run(report, entries[i:i + each], 2, 1, 2 * 128 * 500, 4 * 128 * 500)
 
+    def test_huge_pages(self):
+        shape = ['--heads', 1, '--seqlen-q', 1, '--seqlen-k', 500, '--repeats', 2, '--no-limits']
+        self.fails(2, ['--huge-pages needs --cold'], 'bench', '--huge-pages', *shape)
+        run = self.run_cli('bench', '--cold', '--huge-pages', *shape)
+        if run.returncode != 0:
+            self.assertIn(b'no transparent huge pages', run.stderr)
+            self.skipTest('this kernel has no transparent huge pages')
+        self.assertIn(b'/cold/huge_pages/', run.stdout)
+
     def test_text_on_files(self):
         for name in ('q', 'k', 'v'):
             self.write_normal(name + '.npy', [2, 8, 4])
