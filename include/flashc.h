@@ -492,6 +492,34 @@ FLASHC_API flashc_status flashc_attention_state_merge(flashc_attention_state *in
 FLASHC_API flashc_status flashc_attention_finish(const flashc_attention_state *state,
                                                  const flashc_attention_params *params);
 
+/* A shared prefix: sequences that begin with the same keys (a system prompt, branches of one text), which are read
+ * once for the queries of all of them.
+ *
+ *     flashc_shared_prefix prefix;
+ *     flashc_shared_prefix_init(&prefix, sizeof prefix);
+ *     prefix.seqlen = 2000; prefix.k = ...; prefix.v = ...;
+ *     p: the queries of all sequences, and each one's own keys, which come behind the prefix
+ *     flashc_attention_shared_prefix(&p, &prefix);
+ */
+typedef struct flashc_shared_prefix {
+    size_t struct_size;             /* set by init */
+    int64_t seqlen;                 /* 0 after init */
+    flashc_tensor k, v;             /* [1, num_heads_k, seqlen, head_dim or head_dim_v], types as in params */
+    flashc_tensor k_scale, v_scale; /* [1, num_heads_k, seqlen], as there */
+} flashc_shared_prefix;
+
+/* No prefix. struct_size is sizeof *prefix. */
+FLASHC_API void flashc_shared_prefix_init(flashc_shared_prefix *prefix, size_t struct_size);
+/* As flashc_attention_fwd() on the prefix and each sequence's own keys (padded, packed or in pages). Every query sees
+ * the whole prefix; causal hides own keys, alignment and offsets counting from the first of them. seqlens_q, leftpad_k,
+ * window, mask, block_mask, bias, alibi_slopes, score_mod, scores and key_mass are refused; the queries are packed, or
+ * q.stride[0] is seqlen_q * stride[2] (one query a sequence: any). It is a state to which the prefix is one chunk, for
+ * all queries as those of one sequence, and own keys the next, so T of the bound counts one tile more. Memory,
+ * allocated here: head_dim_v + 2 floats a query and level of the state; params->workspace is not used. Errors as
+ * flashc_attention_fwd(); those about the prefix's tensors speak of k and v, too. */
+FLASHC_API flashc_status flashc_attention_shared_prefix(const flashc_attention_params *params,
+                                                        const flashc_shared_prefix *prefix);
+
 /* What this machine and this build have. */
 typedef struct flashc_system_info {
     size_t struct_size;       /* the caller sets it to sizeof(flashc_system_info) */

@@ -44,6 +44,59 @@ def test_mask_and_bias_of_chunks() -> None:
     np.testing.assert_allclose(state.finish(), flashc.attention(q, k, v, mask=mask, bias=bias), atol=2e-6)
 
 
+def test_score_mod_and_scales() -> None:
+    q, k, v = arrays((2, 4, 3, 32), (2, 2, 1300, 32), (2, 2, 1300, 32))
+    codes, scales = [], []
+    for x in (k, v):
+        scale = np.abs(x).max(-1) / np.float32(127)
+        codes.append(np.rint(x / scale[..., None]).astype(np.int8))
+        scales.append(scale)
+    options: dict[str, Any] = {"score_mod": lambda score, b, h, i, j: score - 0.01 * h * abs(i - j)}
+    expected = flashc.attention(q, *codes, k_scale=scales[0], v_scale=scales[1], **options)
+    state = flashc.AttentionState(q, seqlen_k=1300, **options)
+    for part in (slice(0, 1024), slice(1024, 1300)):
+        state.accumulate(*(x[:, :, part] for x in codes), k_scale=scales[0][..., part], v_scale=scales[1][..., part])
+    np.testing.assert_array_equal(state.finish(), expected)
+
+
+def test_a_score_mod_that_raises() -> None:
+    q, k, v = arrays((2, 3, 16), (2, 40, 16), (2, 40, 16))
+
+    def score_mod(*_: Any) -> Any:
+        raise KeyError("mine")
+    state = flashc.AttentionState(q, seqlen_k=80, score_mod=score_mod)
+    with pytest.raises(KeyError, match="mine"):
+        state.accumulate(k, v)
+    with pytest.raises(ValueError, match="next_key: expected 0 to .*, found -1"):
+        state.accumulate(k, v)
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "float8", "pages"])
+def test_chunks_as_caches_hold_them(kind: str) -> None:
+    """Pages, and codes whose scales are in them, of packed queries."""
+    starts = [0, 2, 7]
+    q, k, v = arrays((4, 7, 32), (2, 2, 192, 32), (2, 2, 192, 64))
+    pages: dict[str, Any] = {}
+    if kind == "float8":
+        ml_dtypes = pytest.importorskip("ml_dtypes")
+        k, v = k.astype(ml_dtypes.float8_e4m3fn), v.astype(ml_dtypes.float8_e5m2)
+    elif kind == "q8_0":
+        caches = [np.zeros((*x.shape[:-1], x.shape[-1] // 32 * 34), np.uint8) for x in (k, v)]
+        flashc.append_kv(k, v, *caches, [0, 0])
+        k, v = caches
+    expected = flashc.attention(q, k, v, cu_seqlens_q=starts)
+    state = flashc.AttentionState(q, seqlen_k=192, cu_seqlens_q=starts)
+    for part in (slice(0, 128), slice(128, 192)):
+        if kind == "pages":  # of 64 rows, the sequences' own one after the other
+            n = (part.stop - part.start) // 64
+            pages = {"block_table": np.arange(2 * n, dtype=np.int32).reshape(2, n)}
+            chunk = [x[:, :, part].reshape(2, 2, n, 64, -1).swapaxes(1, 2).reshape(2 * n, 2, 64, -1) for x in (k, v)]
+        else:
+            chunk = [x[:, :, part] for x in (k, v)]
+        state.accumulate(*chunk, **pages)
+    np.testing.assert_allclose(state.finish(), expected, rtol=0, atol=2e-6)
+
+
 def test_states_merge() -> None:
     q, k, v = arrays((1, 2, 3, 16), (1, 2, 1500, 16), (1, 2, 1500, 16))
     states = [flashc.AttentionState(q, seqlen_k=1500, causal=True, align=1400) for _ in range(3)]

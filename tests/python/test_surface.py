@@ -39,6 +39,8 @@ FUNCTIONS = {
     "flashc_attention_accumulate": "AttentionState.accumulate",
     "flashc_attention_state_merge": "AttentionState.merge",
     "flashc_attention_finish": "AttentionState.finish",
+    "flashc_shared_prefix_init": "a prefix is arrays",
+    "flashc_attention_shared_prefix": "shared_prefix_attention",
     "flashc_kernel_count": "kernels",
     "flashc_kernel_get": "kernels",
     "flashc_system_get": "info",
@@ -54,7 +56,7 @@ FUNCTIONS = {
     "flashc_is_softmax": "is_softmax",
 }
 NOT_A_NAME = {"exceptions", "arrays have dtypes", "arrays have strides", "attention(layout=)", "attention's defaults",
-              "append_kv's defaults", "flashc-run explain --predict"}
+              "append_kv's defaults", "a prefix is arrays", "flashc-run explain --predict"}
 
 # Every field of flashc_attention_params, and the argument of attention() that fills it.
 FIELDS = {

@@ -30,24 +30,13 @@ static bool is_due(watcher *w)
     return true;
 }
 
-/* Raises what score_mod raised in a worker. */
-static bool raise_of_score_mod(flashc_py_call *c)
-{
-    if (!c->error[0])
-        return false;
-    PyErr_Restore(c->error[0], c->error[1], c->error[2]);
-    c->error[1] = c->error[2] = NULL;
-    c->error[0] = Py_NewRef(Py_None); /* still there: score_mod is not called again */
-    return true;
-}
-
 static int watch(void *user_data, int64_t done, int64_t total)
 {
     watcher *w = user_data;
     if (!is_due(w) && w->function == Py_None)
         return 0;
     PyEval_RestoreThread(w->thread);
-    w->raised = PyErr_CheckSignals() != 0 || raise_of_score_mod(w->call);
+    w->raised = PyErr_CheckSignals() != 0 || flashc_py_call_raise_of_score_mod(w->call);
     if (!w->raised && w->function != Py_None) {
         PyObject *result = PyObject_CallFunction(w->function, "LL", (long long)done, (long long)total);
         w->raised = result == NULL;
@@ -79,7 +68,7 @@ PyObject *flashc_py_attention(PyObject *module, PyObject *const *args, Py_ssize_
     w.thread = PyEval_SaveThread();
     const flashc_status status = flashc_attention_fwd(&c.params);
     PyEval_RestoreThread(w.thread);
-    w.raised = w.raised || raise_of_score_mod(&c);
+    w.raised = w.raised || flashc_py_call_raise_of_score_mod(&c);
     if (!w.raised && status != FLASHC_OK)
         flashc_py_raise(status); /* before the release, which may run code that calls flashc */
     flashc_py_call_release(&c);

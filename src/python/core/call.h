@@ -43,6 +43,8 @@ int flashc_py_call_set_tensors(flashc_py_call *call, PyObject *const *args, int 
 /* The part of build() that is about FEATURES, after everything else. */
 int flashc_py_call_set_features(flashc_py_call *call, PyObject *features);
 void flashc_py_call_release_features(flashc_py_call *call);
+/* Raises what score_mod raised in a worker. */
+bool flashc_py_call_raise_of_score_mod(flashc_py_call *call);
 /* Its part that is about outputs besides O and LSE. */
 int flashc_py_call_set_outputs(flashc_py_call *call, PyObject *features);
 

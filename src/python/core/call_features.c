@@ -143,6 +143,16 @@ static void run_score_mod(void *user_data, const flashc_score_block *b)
     free(copy);
 }
 
+bool flashc_py_call_raise_of_score_mod(flashc_py_call *c)
+{
+    if (!c->error[0])
+        return false;
+    PyErr_Restore(c->error[0], c->error[1], c->error[2]);
+    c->error[1] = c->error[2] = NULL;
+    c->error[0] = Py_NewRef(Py_None); /* still there: score_mod is not called again */
+    return true;
+}
+
 static int acquire_arrays(flashc_py_call *c, PyObject *features)
 {
     for (int i = 0; i < N_FEATURE_ARRAYS; i++) {

@@ -111,7 +111,8 @@ static PyObject *run(const char *name, state_function function, PyObject *const 
         status = function(&s.state, &c.params);
         Py_END_ALLOW_THREADS
     }
-    PyObject *result = finish(&s, !built, status);
+    const bool raised = built && flashc_py_call_raise_of_score_mod(&c);
+    PyObject *result = finish(&s, !built || raised, status);
     flashc_py_call_release(&c);
     return result;
 }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _core
 from ._arrays import dtype_name, kind_of, refuse_gradients
-from ._attention import _SHORT, _features, _is_bshd, _lse_shape, _new_output, attention
+from ._attention import _SHORT, ScoreMod, _features, _is_bshd, _lse_shape, _new_output, _sequences, attention
 from ._softmax import merge_states
 
 if TYPE_CHECKING:
@@ -25,42 +25,47 @@ class AttentionState:
     (flashc.explain(...).block_n), within the stated bound elsewhere. Key 0 of a chunk is at position `next_key`, from
     which causal, window and ALiBi count.
 
-    q, scale, causal, align, softcap, window, alibi_slopes, sinks, seqlens_q, layout, num_threads, kernel, compute: as in
-    attention(), but align is not "bottom-right", since the number of keys is not known: give the position of query 0.
+    q, scale, causal, align, softcap, window, alibi_slopes, score_mod, sinks, seqlens_q, cu_seqlens_q, layout, num_threads,
+    kernel, compute: as in attention(), but align is not "bottom-right", since the number of keys is not known: give the
+    position of query 0. A score_mod that raises spoils the state.
 
     To save a state write `arrays()` and the ints `n_nodes` and `next_key` somewhere; to restore it, give them to
     `restore()` of a state made with the same arguments.
     """
 
     def __init__(self, q: Any, *, seqlen_k: int, scale: float | None = None, causal: bool = False, align: Any = None,
-                 softcap: float | None = None, window: Any = None, alibi_slopes: Any = None, sinks: Any = None,
-                 seqlens_q: Any = None, layout: str = "bhsd", num_threads: int = 0, kernel: str | None = None,
+                 softcap: float | None = None, window: Any = None, alibi_slopes: Any = None,
+                 score_mod: ScoreMod | None = None, sinks: Any = None, seqlens_q: Any = None, cu_seqlens_q: Any = None,
+                 layout: str = "bhsd", num_threads: int = 0, kernel: str | None = None,
                  compute: str | None = None) -> None:
         refuse_gradients(q=q, alibi_slopes=alibi_slopes, sinks=sinks)
         self._bshd = _is_bshd(layout)
         self._q, self._kind = kind_of(q, "q")
         self._seqlen_k = seqlen_k
-        self._options = (scale, causal, align, self._bshd, num_threads, kernel, compute, None)
-        self._of_scores = (softcap, window, alibi_slopes, sinks, seqlens_q)
+        self._options = (scale, causal, align, self._bshd, num_threads, kernel, compute)
+        self._of_scores = (softcap, window, score_mod, alibi_slopes, sinks, seqlens_q)
+        self._cu_seqlens_q = cu_seqlens_q
         self._arrays: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._no_keys: Any = None
         self._piece_n = self.n_nodes = 0
         self.next_key = 0
         """position of the next chunk's first key; may be set before the first chunk"""
 
-    def _call(self, k: Any, v: Any, o: Any, lse: Any, mask: Any, bias: Any, seqlens_k: Any,
-              last: Any) -> tuple[Any, ...]:
+    def _call(self, k: Any, v: Any, o: Any, lse: Any, last: Any, *, mask: Any = None, bias: Any = None, k_scale: Any = None,
+              v_scale: Any = None, seqlens_k: Any = None, cu_seqlens_k: Any = None, block_table: Any = None,
+              block_table_v: Any = None) -> tuple[Any, ...]:
         """The arguments of a function of _core: those of explain(), then `last`."""
-        softcap, window, alibi_slopes, sinks, seqlens_q = self._of_scores
-        features = _features(softcap, window, None, None, alibi_slopes, sinks, None, None, None, seqlens_q, seqlens_k,
-                             None, None, None, None, None)
-        return (self._q, k, v, o, lse, mask, bias, *self._options, features, last)
+        softcap, window, score_mod, alibi_slopes, sinks, seqlens_q = self._of_scores
+        features = _features(softcap, window, None, score_mod, alibi_slopes, sinks, None, k_scale, v_scale, seqlens_q,
+                             seqlens_k, None, None, None, None, None)
+        sequences = _sequences(self._cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
+        return (self._q, k, v, o, lse, mask, bias, *self._options, sequences, features, last)
 
     def _state(self) -> tuple[Any, ...]:
         assert self._arrays is not None
         return (*self._arrays, self._piece_n, self.n_nodes, self.next_key)
 
-    def _begin(self, k: Any, v: Any) -> None:
+    def _begin(self, k: Any, v: Any, **options: Any) -> None:
         """Types and head counts of k and v are known with the first chunk."""
         if self._arrays is not None:
             return
@@ -68,24 +73,31 @@ class AttentionState:
 
         out = _SHORT[dtype_name(self._q.dtype, "q")]
         levels, rows, width, self._piece_n = _core.attention_state_init(
-            *self._call(k, v, out, None, None, None, None, self._seqlen_k))
+            *self._call(k, v, out, None, self._seqlen_k, **options))
         self._arrays = (np.full((levels, rows), -np.inf, np.float32), np.zeros((levels, rows), np.float32),
                         np.zeros((levels, rows, width), np.float32))
-        shapes = [list(x.shape) for x in (k, v)]
-        for shape in shapes:
-            if len(shape) > 2 or not self._bshd:
-                shape[-3 if self._bshd and len(shape) > 2 else -2] = 0
-        self._no_keys = tuple(np.zeros(shape, np.float32) for shape in shapes)
+        rank = len(self._q.shape) if self._cu_seqlens_q is None else 4
+        batch = [self._q.shape[0] if self._cu_seqlens_q is None else len(self._cu_seqlens_q) - 1]
+        heads = [] if rank == 2 else [k.shape[-2 if self._bshd else -3]]
+        rows = [0, *heads] if self._bshd else [*heads, 0]
+        self._no_keys = tuple(np.zeros([*(batch if rank == 4 else []), *rows, dim], np.float32)
+                              for dim in (self._q.shape[-1], width))
 
-    def accumulate(self, k: Any, v: Any, *, mask: Any = None, bias: Any = None, seqlens_k: Any = None) -> None:
-        """Takes a chunk of keys: k and v as in attention(), mask and bias for the chunk's keys alone, seqlens_k how
-        many of the chunk's keys each batch element has."""
+    def accumulate(self, k: Any, v: Any, *, mask: Any = None, bias: Any = None, k_scale: Any = None, v_scale: Any = None,
+                   seqlens_k: Any = None, cu_seqlens_k: Any = None, block_table: Any = None,
+                   block_table_v: Any = None) -> None:
+        """Takes a chunk of keys: k and v as in attention(), of the types of caches too, packed or in pages; the others for the
+        chunk's keys alone: seqlens_k says how many of the chunk's keys each batch element has."""
         refuse_gradients(k=k, v=v, bias=bias)
         k, v = kind_of(k, "k")[0], kind_of(v, "v")[0]
-        self._begin(k, v)
+        lies = {"k_scale": k_scale, "v_scale": v_scale, "seqlens_k": seqlens_k, "cu_seqlens_k": cu_seqlens_k,
+                "block_table": block_table, "block_table_v": block_table_v}
+        self._begin(k, v, **lies)
         out = _SHORT[dtype_name(self._q.dtype, "q")]
-        self.n_nodes, self.next_key = _core.attention_accumulate(
-            *self._call(k, v, out, None, mask, bias, seqlens_k, self._state()))
+        arguments = self._call(k, v, out, None, self._state(), mask=mask, bias=bias, **lies)
+        if self._of_scores[2] is not None:
+            self.next_key = -1  # should score_mod raise
+        self.n_nodes, self.next_key = _core.attention_accumulate(*arguments)
 
     def merge(self, other: AttentionState) -> None:
         """Takes what another state, of the same queries and other keys, has seen."""
@@ -105,7 +117,7 @@ class AttentionState:
         k, v = self._no_keys
         o = _new_output(self._q, v, self._kind, out_dtype) if out is None else out
         lse = self._kind.empty(self._q, _lse_shape(self._q.shape, self._bshd), "float32") if return_lse else None
-        _core.attention_finish(*self._call(k, v, o, lse, None, None, None, self._state()))
+        _core.attention_finish(*self._call(k, v, o, lse, self._state()))
         if out is None:
             o = self._kind.result(self._q, o)
         return (o, self._kind.result(self._q, lse)) if return_lse else o

@@ -1,0 +1,166 @@
+/* A shared prefix through an attention state: the queries of all sequences as one sequence against the prefix, then
+ * each sequence's against its own keys. Both walks meet in the same rows of the state. */
+#include "common.h"
+#include "numerics.h"
+#include "params.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+/* The struct as it was in the first release: nothing shorter can have been compiled. */
+enum { FIRST_PREFIX_SIZE = sizeof(flashc_shared_prefix) };
+
+static flashc_status check(const flashc_attention_params *p, const flashc_shared_prefix *prefix)
+{
+    const struct {
+        const char *name;
+        bool given;
+    } refused[] = {
+        {"seqlens_q", p->seqlens_q},          {"leftpad_k", p->leftpad_k},
+        {"window", p->window_left >= 0 || p->window_right >= 0},
+        {"mask", p->mask.data},               {"block_mask", p->block_mask.data},
+        {"bias", p->bias.data},               {"alibi_slopes", p->alibi_slopes},
+        {"score_mod", p->score_mod},          {"scores", p->scores.data},
+        {"key_mass", p->key_mass.data},
+    };
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
+        if (refused[i].given)
+            return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected none with a shared prefix, found one",
+                               refused[i].name);
+    flashc_status status = flashc_params_check_size("prefix->seqlen", prefix->seqlen, 0);
+    if (status == FLASHC_OK)
+        status = flashc_params_check_size("batch", p->batch, 0);
+    if (status == FLASHC_OK)
+        status = flashc_params_check_size("seqlen_q", p->seqlen_q, 0);
+    if (status == FLASHC_OK)
+        status = flashc_params_check_size("seqlen_k", p->seqlen_k, 0);
+    if (status == FLASHC_OK && p->cu_seqlens_k)
+        status = flashc_params_check_cu_seqlens("cu_seqlens_k", p->cu_seqlens_k, p->batch, p->seqlen_k, "seqlen_k");
+    for (int64_t b = 0; status == FLASHC_OK && p->seqlens_k && b < p->batch; b++)
+        if (p->seqlens_k[b] < 0 || p->seqlens_k[b] > p->seqlen_k)
+            status = flashc_fail(FLASHC_ERR_ARGUMENT,
+                                 "seqlens_k[%" PRId64 "]: expected 0 to seqlen_k = %" PRId64 ", found %" PRId64, b,
+                                 p->seqlen_k, p->seqlens_k[b]);
+    if (status == FLASHC_OK && !p->cu_seqlens_q && p->batch > 1 && p->seqlen_q > 1 &&
+        p->q.stride[0] != p->seqlen_q * p->q.stride[2])
+        status = flashc_fail(FLASHC_ERR_ARGUMENT,
+                             "q.stride[0]: expected seqlen_q * stride[2] = %" PRId64
+                             " with a shared prefix, so that the queries of all sequences are one row after the other, "
+                             "found %" PRId64,
+                             p->seqlen_q * p->q.stride[2], p->q.stride[0]);
+    return status;
+}
+
+/* All queries as those of one sequence. */
+static flashc_attention_params of_prefix(const flashc_attention_params *p, const flashc_shared_prefix *prefix)
+{
+    flashc_attention_params all = *p;
+    if (!p->cu_seqlens_q && p->seqlen_q == 1)
+        all.q.stride[2] = p->q.stride[0];
+    all.seqlen_q = p->cu_seqlens_q ? p->seqlen_q : p->batch * p->seqlen_q;
+    all.batch = 1;
+    all.cu_seqlens_q = all.cu_seqlens_k = all.seqlens_k = NULL;
+    all.block_table = all.block_table_v = (flashc_block_table){.pages = NULL};
+    all.causal = 0;
+    all.alignment = FLASHC_ALIGN_UNSET;
+    all.seqlen_k = prefix->seqlen;
+    all.k = prefix->k;
+    all.v = prefix->v;
+    all.k_scale = prefix->k_scale;
+    all.v_scale = prefix->v_scale;
+    return all;
+}
+
+static int64_t length_of(const int64_t *cu_seqlens, const int64_t *seqlens, int64_t seqlen, int64_t b)
+{
+    return cu_seqlens ? cu_seqlens[b + 1] - cu_seqlens[b] : seqlens ? seqlens[b] : seqlen;
+}
+
+/* Positions count from the prefix on. */
+static void set_offsets(flashc_attention_params *own, int64_t *offsets, int64_t seqlen_prefix)
+{
+    for (int64_t b = 0; b < own->batch; b++) {
+        int64_t offset = 0;
+        if (own->alignment == FLASHC_ALIGN_EXPLICIT)
+            offset = own->offsets[b];
+        else if (own->alignment == FLASHC_ALIGN_BOTTOM_RIGHT)
+            offset = length_of(own->cu_seqlens_k, own->seqlens_k, own->seqlen_k, b) -
+                     length_of(own->cu_seqlens_q, NULL, own->seqlen_q, b);
+        offsets[b] = seqlen_prefix + offset;
+    }
+    own->alignment = FLASHC_ALIGN_EXPLICIT;
+    own->offsets = offsets;
+}
+
+/* The arrays of a state and offsets, one allocation; NULL if there is no memory. */
+static void *allocate(flashc_attention_state *s, int64_t batch, int64_t **offsets)
+{
+    int64_t rows, floats;
+    if (__builtin_mul_overflow(s->levels, s->rows, &rows) ||
+        __builtin_mul_overflow(rows, s->head_dim_v + 2, &floats) || floats > INT64_MAX / 8 - batch - 1)
+        return NULL;
+    int64_t *memory = malloc((size_t)(batch + 1) * sizeof *memory + (size_t)floats * sizeof(float));
+    if (!memory)
+        return NULL;
+    *offsets = memory;
+    s->row_max = (float *)(void *)(memory + batch + 1);
+    s->row_sum = s->row_max + rows;
+    s->acc = s->row_sum + rows;
+    return memory;
+}
+
+static flashc_status run(flashc_attention_params *p, const flashc_shared_prefix *prefix)
+{
+    const flashc_attention_params all = of_prefix(p, prefix);
+    flashc_attention_params whole = *p; /* as far as a state is about it */
+    flashc_attention_state state;
+    int64_t *offsets;
+    whole.seqlen_k = prefix->seqlen + p->seqlen_k;
+    whole.cu_seqlens_k = whole.seqlens_k = NULL;
+    whole.causal = 0;
+    whole.alignment = FLASHC_ALIGN_UNSET;
+    flashc_status status = flashc_attention_state_init(&state, sizeof state, &whole);
+    if (status != FLASHC_OK)
+        return status;
+    if (!p->cu_seqlens_q) {
+        state.row_stride[0] = p->seqlen_q;
+        state.row_stride[1] = p->batch * p->seqlen_q;
+    }
+    void *memory = allocate(&state, p->batch, &offsets);
+    if (!memory)
+        return flashc_fail(FLASHC_ERR_MEMORY, "shared prefix: no memory for a state of %" PRId64 " rows", state.rows);
+    status = flashc_attention_state_clear(&state);
+    if (status == FLASHC_OK && prefix->seqlen > 0)
+        status = flashc_attention_accumulate(&state, &all);
+    state.next_key = status == FLASHC_OK ? prefix->seqlen : 0;
+    if (status == FLASHC_OK && p->causal && p->alignment == FLASHC_ALIGN_EXPLICIT && !p->offsets)
+        status = flashc_fail(FLASHC_ERR_ARGUMENT, "offsets: expected one per batch element, found NULL");
+    if (status == FLASHC_OK && p->causal && p->alignment != FLASHC_ALIGN_UNSET)
+        set_offsets(p, offsets, prefix->seqlen);
+    if (status == FLASHC_OK)
+        status = flashc_attention_accumulate(&state, p);
+    if (status == FLASHC_OK)
+        status = flashc_attention_finish(&state, p);
+    free(memory);
+    return status;
+}
+
+void flashc_shared_prefix_init(flashc_shared_prefix *prefix, size_t struct_size)
+{
+    const flashc_shared_prefix defaults = {.struct_size = struct_size};
+    flashc_params_fill(prefix, struct_size, &defaults, sizeof defaults);
+}
+
+flashc_status flashc_attention_shared_prefix(const flashc_attention_params *params, const flashc_shared_prefix *prefix)
+{
+    flashc_attention_params p;
+    flashc_shared_prefix shared;
+    flashc_attention_params_init(&p, sizeof p);
+    flashc_shared_prefix_init(&shared, sizeof shared);
+    flashc_status status = flashc_params_read(&p, sizeof p, params, sizeof p, "flashc_attention_params_init");
+    if (status == FLASHC_OK)
+        status = flashc_params_read(&shared, sizeof shared, prefix, FIRST_PREFIX_SIZE, "flashc_shared_prefix_init");
+    if (status == FLASHC_OK)
+        status = check(&p, &shared);
+    return status == FLASHC_OK ? run(&p, &shared) : status;
+}
