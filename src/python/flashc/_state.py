@@ -79,8 +79,8 @@ class AttentionState:
         rank = len(self._q.shape) if self._cu_seqlens_q is None else 4
         batch = [self._q.shape[0] if self._cu_seqlens_q is None else len(self._cu_seqlens_q) - 1]
         heads = [] if rank == 2 else [k.shape[-2 if self._bshd else -3]]
-        rows = [0, *heads] if self._bshd else [*heads, 0]
-        self._no_keys = tuple(np.zeros([*(batch if rank == 4 else []), *rows, dim], np.float32)
+        axes = [0, *heads] if self._bshd else [*heads, 0]
+        self._no_keys = tuple(np.zeros([*(batch if rank == 4 else []), *axes, dim], np.float32)
                               for dim in (self._q.shape[-1], width))
 
     def accumulate(self, k: Any, v: Any, *, mask: Any = None, bias: Any = None, k_scale: Any = None, v_scale: Any = None,
