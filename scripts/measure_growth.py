@@ -37,6 +37,8 @@ CURVES = {
     },
 }
 POINTS = {"prefill": SEQLENS, "decode": KEYS}
+# Of q, k, v and o (or, in decode, of k and v) in f32, for each token.
+TENSOR_BYTES = {"prefill": 4 * 64 * 4, "decode": 2 * 2 * 128 * 4}
 # A call of more than a second is steady; three repeats of it will do.
 LONG, LONG_REPEATS = 32768, "--repeats 3"
 # Okabe and Ito's colours, as in the other plots.
@@ -118,7 +120,6 @@ def label_axes(axes, xs, x_label, y_label):
     axes.set_xscale("log", base=2)
     axes.set_xticks(xs, [short(x) for x in xs])
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(color="0.92")
@@ -145,12 +146,18 @@ def draw(record, path):
             xs = [x for x in POINTS[panel] if x in found]
             style = {"color": color, "marker": marker, "markersize": 5, "linewidth": 1.6}
             rates.plot(xs, [found[x][key] for x in xs], label=line, **style)
-            memory.plot(xs, [found[x]["peak_rss_growth_bytes"] / 1024 for x in xs], **style)
+            memory.plot(xs, [found[x]["peak_rss_growth_bytes"] / 2**20 for x in xs], **style)
+        xs = POINTS[panel]
+        memory.plot(xs, [x * TENSOR_BYTES[panel] / 2**20 for x in xs], color="0.45", linestyle="--", linewidth=1.2)
+        memory.annotate("f32 tensors", (xs[-3], xs[-3] * TENSOR_BYTES[panel] / 2**20), xytext=(-8, 4), ha="right",
+                        textcoords="offset points", fontsize=9, color="0.35")
+        memory.set_yscale("log")
+        memory.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         rates.set_title(title, fontsize=11)
         label_axes(rates, POINTS[panel], "", y_label)
-        label_axes(memory, POINTS[panel], x_label, "KiB beyond the tensors")
+        rates.set_ylim(bottom=0)
+        label_axes(memory, POINTS[panel], x_label, "peak beyond the tensors, MiB")
         rates.legend(loc="lower center", bbox_to_anchor=(0.5, -0.28), ncols=2, frameon=False, fontsize=9)
-        memory.set_ylim(top=1.25 * memory.get_ylim()[1])
     figure.suptitle("flashc: rate and memory as work grows", fontsize=12, fontweight="bold")
     figure.savefig(path)
 
