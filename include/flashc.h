@@ -479,8 +479,8 @@ FLASHC_API flashc_status flashc_attention_state_init(flashc_attention_state *sta
 /* No keys seen. */
 FLASHC_API flashc_status flashc_attention_state_clear(flashc_attention_state *state);
 /* Takes a chunk of seqlen_k keys. o, lse, row_max, sinks and workspace are not looked at (scratch is one internal
- * allocation); alignment BOTTOM_RIGHT, leftpad_k, scores and key_mass are refused. At most a thread for each block of
- * query rows works. Errors as flashc_attention_fwd(), and more keys than levels; after FLASHC_ERR_CANCELLED the state
+ * allocation); alignment BOTTOM_RIGHT, leftpad_k, scores and key_mass are refused. Threads share the blocks of query
+ * rows and, where these are few, the pieces (piece_n) of the chunk's keys. Errors as flashc_attention_fwd(), and more keys than levels; after FLASHC_ERR_CANCELLED the state
  * can only be cleared. */
 FLASHC_API flashc_status flashc_attention_accumulate(flashc_attention_state *state,
                                                      const flashc_attention_params *params);

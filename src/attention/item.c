@@ -113,31 +113,24 @@ static float *run_pieces(flashc_item *it, const flashc_row_block *blocks, flashc
     return flashc_fold_finish(fold);
 }
 
-/* All pieces of the problem's chunk, also those that its rows do not see, on top of the state's nodes. An item that
- * was told to end leaves the state as it was. */
-static void run_chunk(flashc_item *it, const flashc_row_block *blocks, flashc_fold *fold, flashc_keep_going_fn keep_going,
-                      void *context)
+/* The part of a piece that the item's rows may see. */
+static bool run_part(flashc_item *it, const flashc_row_block *blocks, int64_t node, int64_t begin, int64_t end,
+                     flashc_keep_going_fn keep_going, void *context)
 {
-    const flashc_attention_state *state = it->p->state;
-    const int64_t chunk_end = state->next_key + it->p->seqlen_k;
-    flashc_stream_step step;
-    for (fold->open = 0; fold->open < state->n_nodes; fold->open++) {
+    return run_piece(it, blocks, node, flashc_max(begin, it->span.keys.begin), flashc_min(end, it->span.keys.end),
+                     it->span.keys.end, keep_going, context);
+}
+
+static void load_nodes(flashc_item *it, const flashc_row_block *blocks, flashc_fold *fold)
+{
+    for (fold->open = 0; fold->open < it->plan->pass.nodes; fold->open++) {
         it->partial = flashc_fold_next(fold);
         load_node(it, blocks, fold->open);
     }
-    for (int64_t begin = state->next_key; begin < chunk_end; begin = step.end) {
-        step = flashc_stream_next(state, begin, chunk_end, fold->open);
-        fold->open -= step.continues;
-        fold->next_piece = step.index;
-        it->partial = flashc_fold_next(fold);
-        if (!run_piece(it, blocks, step.continues ? fold->open : -1, flashc_max(begin, it->span.keys.begin),
-                       flashc_min(step.end, it->span.keys.end), it->span.keys.end, keep_going, context))
-            return;
-        if (step.completes)
-            flashc_fold_add(fold);
-        else
-            fold->open++;
-    }
+}
+
+static void store_nodes(flashc_item *it, const flashc_row_block *blocks, flashc_fold *fold)
+{
     for (int64_t nodes = fold->open, node = 0; node < nodes; node++) {
         fold->open = node;
         it->partial = flashc_fold_next(fold);
@@ -148,20 +141,66 @@ static void run_chunk(flashc_item *it, const flashc_row_block *blocks, flashc_fo
     }
 }
 
-/* Hands in the result of one of several runs. The last to do so gets their union, the others NULL. */
-static float *join_runs(const flashc_item *it, const flashc_fold *fold, const float *partial, int64_t index, char *workspace)
+/* All pieces of the pass, also those that its rows do not see, on top of the state's nodes. An item that was told to
+ * end leaves the state as it was. */
+static void run_chunk(flashc_item *it, const flashc_row_block *blocks, flashc_fold *fold,
+                      flashc_keep_going_fn keep_going, void *context)
 {
-    const flashc_plan *plan = it->plan;
-    const flashc_span *span = &it->span;
+    const flashc_chunk_pass *pass = &it->plan->pass;
+    flashc_stream_step step;
+    load_nodes(it, blocks, fold);
+    for (int64_t begin = pass->begin; begin < pass->end; begin = step.end) {
+        step = flashc_stream_next(it->p->state, begin, pass->end, fold->open);
+        fold->open -= step.continues;
+        fold->next_piece = step.index;
+        it->partial = flashc_fold_next(fold);
+        if (!run_part(it, blocks, step.continues ? fold->open : -1, begin, step.end, keep_going, context))
+            return;
+        if (step.completes)
+            flashc_fold_add(fold);
+        else
+            fold->open++;
+    }
+    store_nodes(it, blocks, fold);
+}
+
+/* Hands in the result of one of n_runs runs. The last to do so gets all of them, one after the other, the others
+ * NULL. */
+static float *hand_in(const flashc_plan *plan, const float *partial, int64_t index, int64_t n_runs, char *workspace)
+{
     const int64_t row_index = index / plan->runs;
     float *all = (float *)(void *)(workspace + plan->shared_partials);
     all += row_index * plan->runs * plan->partial_floats;
     atomic_int *count = (atomic_int *)(void *)(workspace + plan->shared_counts) + row_index;
-    memcpy(all + span->run * plan->partial_floats, partial, (size_t)plan->partial_floats * sizeof(float));
-    if (atomic_fetch_add(count, 1) + 1 < span->n_runs)
-        return NULL;
-    flashc_fold_runs(fold, all, span->first_run, span->n_runs);
-    return all;
+    memcpy(all + index % plan->runs * plan->partial_floats, partial, (size_t)plan->partial_floats * sizeof(float));
+    return atomic_fetch_add(count, 1) + 1 < n_runs ? NULL : all;
+}
+
+/* One of the pass's runs; the last to end puts all of them on top of the state's nodes. A run is a node: what remains
+ * is the tree over the runs. */
+static void run_part_of_chunk(flashc_item *it, const flashc_row_block *blocks, flashc_fold *fold, int64_t index,
+                              char *workspace, flashc_keep_going_fn keep_going, void *context)
+{
+    const flashc_chunk_pass *pass = &it->plan->pass;
+    const int64_t run = index % it->plan->runs, floats = it->plan->partial_floats;
+    const int64_t first = pass->begin + run * pass->run_keys;
+    fold->next_piece = first / it->span.piece_keys;
+    for (int64_t begin = first; begin < first + pass->run_keys; begin += it->span.piece_keys) {
+        it->partial = flashc_fold_next(fold);
+        if (!run_part(it, blocks, -1, begin, begin + it->span.piece_keys, keep_going, context))
+            return;
+        flashc_fold_add(fold);
+    }
+    const float *all = hand_in(it->plan, flashc_fold_finish(fold), index, pass->n_runs, workspace);
+    if (!all)
+        return;
+    load_nodes(it, blocks, fold);
+    fold->next_piece = pass->begin / pass->run_keys;
+    for (int64_t i = 0; i < pass->n_runs; i++) {
+        memcpy(flashc_fold_next(fold), all + i * floats, (size_t)floats * sizeof(float));
+        flashc_fold_add(fold);
+    }
+    store_nodes(it, blocks, fold);
 }
 
 static void store_block(const flashc_item *it, int64_t i, const flashc_row_block *block)
@@ -220,7 +259,7 @@ void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int
     flashc_fold fold = {.plan = plan,
                         .head_dim_v = problem->head_dim_v,
                         .stack = (float *)(void *)(scratch + plan->scratch.partials)};
-    if (it.span.run >= it.span.n_runs)
+    if (it.span.run >= it.span.n_runs || (problem->state && index % plan->runs >= flashc_max(1, plan->pass.n_runs)))
         return;
     if (it.span.run == 0 && !problem->state)
         store_padding(&it);
@@ -231,13 +270,20 @@ void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int
         flashc_item_load_queries(&it, i, &blocks[i]);
         fold.n_rows += blocks[i].n_rows;
     }
+    if (problem->state && plan->pass.n_runs > 0) {
+        run_part_of_chunk(&it, blocks, &fold, index, workspace, keep_going, context);
+        return;
+    }
     if (problem->state) {
         run_chunk(&it, blocks, &fold, keep_going, context);
         return;
     }
     it.partial = run_pieces(&it, blocks, &fold, keep_going, context);
-    if (it.partial && it.span.n_runs > 1)
-        it.partial = join_runs(&it, &fold, it.partial, index, workspace);
+    if (it.partial && it.span.n_runs > 1) {
+        it.partial = hand_in(plan, it.partial, index, it.span.n_runs, workspace);
+        if (it.partial)
+            flashc_fold_runs(&fold, it.partial, it.span.first_run, it.span.n_runs);
+    }
     for (int64_t i = 0; it.partial && i < it.span.n_blocks; i++)
         store_block(&it, i, &blocks[i]);
 }

@@ -205,7 +205,8 @@ static int64_t choose_blocks_per_item(const flashc_plan *plan, const flashc_prob
 static void choose_runs(flashc_plan *plan, const flashc_problem *p, int64_t threads, int64_t *most_runs)
 {
     const int64_t row_items = plan->row_items * p->batch * p->num_heads_k;
-    const int64_t pieces = p->state ? 1 : most_pieces(plan, p); /* a state takes its pieces one after the other */
+    const int64_t pieces = p->state ? flashc_max(1, p->seqlen_k / flashc_stream_piece_keys(p->state)) /* whole ones */
+                                    : most_pieces(plan, p);
     /* Row items are divided by, not multiplied with the pieces: there may be any number of them. */
     if (flashc_ceil_div(threads, pieces) > row_items)
         threads = pieces * row_items;
@@ -214,7 +215,9 @@ static void choose_runs(flashc_plan *plan, const flashc_problem *p, int64_t thre
     const int64_t wanted = flashc_ceil_div(RUNS_PER_THREAD * (int64_t)plan->num_threads, flashc_max(1, row_items));
     plan->run_pieces = FLASHC_MAX_PIECES; /* all of them, wherever they begin */
     plan->runs = 1;
-    if (plan->num_threads > 1 && wanted > 1 && !p->state) {
+    if (p->state && plan->num_threads > 1 && wanted > 1) {
+        plan->runs = flashc_min(pieces, wanted);
+    } else if (plan->num_threads > 1 && wanted > 1) {
         for (plan->run_pieces = 1; plan->run_pieces * 2 <= pieces / wanted; plan->run_pieces *= 2)
             ;
         /* A window's pieces may begin within a run. */

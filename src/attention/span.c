@@ -36,7 +36,7 @@ flashc_span flashc_span_of(const flashc_problem *p, const flashc_plan *plan, int
         .head_k = head % p->num_heads_k,
         .sequence = flashc_problem_sequence(p, head / p->num_heads_k),
         .first_block = row_item * plan->blocks_per_item,
-        .run = index % plan->runs,
+        .run = p->state ? 0 : index % plan->runs, /* a chunk's runs are those of its pass */
     };
     const int64_t row_blocks = flashc_ceil_div(span.sequence.n_queries * p->group, plan->block.block_m);
     span.n_blocks = flashc_max(0, flashc_min(plan->blocks_per_item, row_blocks - span.first_block));

@@ -13,22 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-int64_t flashc_stream_piece_keys(const flashc_attention_state *state)
-{
-    return state->piece_n > 0 ? state->piece_n : FLASHC_SIZE_LIMIT;
-}
-
-flashc_stream_step flashc_stream_next(const flashc_attention_state *state, int64_t begin, int64_t end, int64_t nodes)
-{
-    const int64_t keys = flashc_stream_piece_keys(state), left = keys - begin % keys;
-    return (flashc_stream_step){
-        .index = begin / keys,
-        .end = end - begin > left ? begin + left : end,
-        .continues = begin % keys != 0 && nodes > 0,
-        .completes = end - begin >= left,
-    };
-}
-
 /* All rows of a node. */
 static flashc_softmax_state node_of(const flashc_attention_state *s, int64_t node)
 {
@@ -209,20 +193,6 @@ flashc_status flashc_attention_state_clear(flashc_attention_state *state)
     return status;
 }
 
-/* What execute leaves in every row: the chunk counted through. */
-static int64_t nodes_after(const flashc_attention_state *s, int64_t end)
-{
-    int64_t nodes = s->n_nodes;
-    for (int64_t begin = s->next_key; begin < end;) {
-        const flashc_stream_step step = flashc_stream_next(s, begin, end, nodes);
-        nodes += !step.continues;
-        if (step.completes)
-            nodes -= flashc_min(flashc_softmax_tree_carries(step.index), nodes - 1);
-        begin = step.end;
-    }
-    return nodes;
-}
-
 /* Scores take all of LSE, and so all keys, in one call. */
 static flashc_status check_outputs(const flashc_attention_params *p)
 {
@@ -260,10 +230,15 @@ static flashc_status accumulate(flashc_attention_state *state, flashc_attention_
         status = flashc_plan_init(&plan, &problem, NULL, 0);
     if (status != FLASHC_OK)
         return status;
-    status = flashc_execute_plan(&problem, &plan);
     const int64_t end = state->next_key + problem.seqlen_k;
+    plan.pass = (flashc_chunk_pass){.end = state->next_key, .nodes = state->n_nodes};
+    do {
+        flashc_stream_next_pass(state, &plan, end);
+        status = flashc_execute_plan(&problem, &plan);
+        plan.pass.nodes = flashc_stream_nodes_after(state, plan.pass.begin, plan.pass.end, plan.pass.nodes);
+    } while (status == FLASHC_OK && plan.pass.end < end);
     if (status == FLASHC_OK) {
-        state->n_nodes = nodes_after(state, end);
+        state->n_nodes = plan.pass.nodes;
         state->next_key = end;
     } else if (status == FLASHC_ERR_CANCELLED) {
         state->next_key = -1; /* some rows have the chunk, others do not */

@@ -7,6 +7,7 @@
 #define FLASHC_STREAM_H
 
 #include "attention/mask.h"
+#include "attention/plan.h"
 #include "attention/problem.h"
 
 /* Keys of a piece; more than there can be if they are not cut. */
@@ -21,6 +22,13 @@ typedef struct flashc_stream_step {
 
 /* The step from key begin on of a chunk that ends at `end`, with so many nodes before it. */
 flashc_stream_step flashc_stream_next(const flashc_attention_state *state, int64_t begin, int64_t end, int64_t nodes);
+
+/* What execute leaves in every row of so many nodes when it takes the keys begin .. end - 1. */
+int64_t flashc_stream_nodes_after(const flashc_attention_state *state, int64_t begin, int64_t end, int64_t nodes);
+
+/* Sets plan->pass to what of a chunk's keys, up to `end`, comes after the pass that was. Threads get runs of equal
+ * length where whole pieces are left; the bits are those of piece after piece. */
+void flashc_stream_next_pass(const flashc_attention_state *state, flashc_plan *plan, int64_t end);
 
 /* Copies a row block of one of the state's nodes to an item's partial state, or back. */
 void flashc_stream_load(const flashc_problem *problem, const flashc_row_block *block, int64_t node,
