@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import statistics
-from .cases import Case
+from .cases import Case, all_cases
 from .machine import best_of
 from .measure import Outcome
 from .reference import REDUCED, RIGHT
@@ -104,13 +104,15 @@ def make(context: dict[str, Any], outcomes: Sequence[Outcome]) -> dict[str, Any]
 
 
 def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """new, and of old the cases that new does not have, on the same machine; limits are the best of both."""
+    """new, and of old the cases that new does not have, in the cases' order; of both, limits are the best."""
     context = new["context"]
     for key in ("cpu_name", "num_cpus", "rounds", "seed"):
         if old["context"][key] != context[key]:
             raise ValueError(f"{key} was {old['context'][key]} in the record, and is {context[key]}")
     kept = {name: case for name, case in old["context"]["cases"].items() if name not in context["cases"]}
     entries = [entry for entry in old["benchmarks"] if entry["case"] in kept] + new["benchmarks"]
+    order = {case.name: index for index, case in enumerate(all_cases())}
+    entries.sort(key=lambda entry: order.get(entry["case"], len(order)))
     families: dict[str, int] = {}
     for entry in entries:
         entry["family_index"] = families.setdefault(entry["run_name"], len(families))

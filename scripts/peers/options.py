@@ -16,7 +16,8 @@ bench_peers.md and one plot for each of seqlen, head_dim, batch and cache.
 
 Other software (ggml, say) takes part as an executable that you build yourself: started as EXECUTABLE FOLDER,
 it reads FOLDER/case.json and the raw arrays q.bin, k.bin, v.bin, bias.bin, ... ([batch, heads, seqlen, dim],
-little-endian; scripts/peers/reference.py has all), says 'ok {}', and answers commands on standard input; scripts/peers/worker.py has them.
+little-endian; scripts/peers/reference.py has all), says 'ok {}', and answers commands on standard input;
+scripts/peers/worker.py has them.
 
 Who lacks a feature gets the same result asked for in its own terms: windows, ALiBi and lengths as a mask or bias,
 sinks as one more key, pages copied together, what int8 and q8_0 codes stand for in f32 or bf16. None of the four
