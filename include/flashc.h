@@ -161,7 +161,7 @@ typedef enum flashc_compute {
 /* What the output `scores` holds, as ONNX's qk_matmul_output_mode counts it. It, and key_mass, are made in a pass over
  * all keys after the others, which costs another Q K^T and exp: a call takes 1.4 to 1.8 times as long (head_dim 64). In
  * its rows and columns that are no queries and no keys of a batch element (seqlens_q, seqlens_k, leftpad_k) stands what
- * a hidden key has. */
+ * a hidden key has. Of queries and keys that are packed both, the blocks on the diagonal alone are written. */
 typedef enum flashc_score_stage {
     FLASHC_SCORES_SCALED = 0, /* softmax_scale * (q . k), of hidden keys too */
     FLASHC_SCORES_CAPPED = 1, /* after softcap, of hidden keys too */

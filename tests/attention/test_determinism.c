@@ -73,21 +73,15 @@ static void batches(const char *kernel)
         for (flashc_dtype dtype = FLASHC_F32; dtype <= FLASHC_BF16; dtype++) {
             static problem all, single; /* too large for the stack */
             make(&all, kernel, shape, dtype);
-            problem_shape alone = shape_for(kernel, shapes[shape]);
-            alone.batch = 1;
             all.params.num_threads = 3;
             bool ran = run_problem(&all);
             for (int64_t b = 0; b < shapes[shape].batch && ran; b++) {
-                problem_plain(&single, &alone, dtype, 1);
-                flashc_tensor o = single.params.o, lse = single.params.lse;
-                single.params = all.params;
+                single = problem_twin(&all);
                 single.params.batch = 1;
                 single.params.num_threads = 8;
                 single.params.q.data = test_at(&all.params.q, b, 0, 0, 0);
                 single.params.k.data = test_at(&all.params.k, b, 0, 0, 0);
                 single.params.v.data = test_at(&all.params.v, b, 0, 0, 0);
-                single.params.o = o;
-                single.params.lse = lse;
                 run_problem(&single);
                 flashc_tensor whole_o = all.params.o, whole_lse = all.params.lse;
                 all.params.o.data = test_at(&whole_o, b, 0, 0, 0);
@@ -95,7 +89,7 @@ static void batches(const char *kernel)
                 assert_same_bits(&single, &all, "a batch element alone");
                 all.params.o = whole_o;
                 all.params.lse = whole_lse;
-                problem_free(&single);
+                problem_free_twin(&single);
             }
             problem_free(&all);
         }
@@ -130,19 +124,12 @@ static void padding(const char *kernel)
                 all.params.window_left = keys / 3;
             bool ran = run_problem(&all);
             for (int64_t b = 0; b < batch && ran; b++) {
-                const problem_shape alone = {1, all.params.num_heads, all.params.num_heads_k, seqlens_q[b],
-                                             seqlens_k[b] - leftpad_k[b], all.params.head_dim,
-                                             all.params.head_dim_v};
-                problem_plain(&single, &alone, FLASHC_F32, 1);
+                single = problem_twin(&all);
                 flashc_attention_params *s = &single.params;
-                const flashc_tensor o = s->o, lse = s->lse;
-                *s = all.params;
                 s->batch = 1;
-                s->seqlen_q = alone.seqlen_q;
-                s->seqlen_k = alone.seqlen_k;
+                s->seqlen_q = seqlens_q[b];
+                s->seqlen_k = seqlens_k[b] - leftpad_k[b];
                 s->seqlens_q = s->seqlens_k = s->leftpad_k = NULL;
-                s->o = o;
-                s->lse = lse;
                 s->q = from_row(&all.params.q, b, 0);
                 s->k = from_row(&all.params.k, b, leftpad_k[b]);
                 s->v = from_row(&all.params.v, b, leftpad_k[b]);
@@ -153,7 +140,7 @@ static void padding(const char *kernel)
                 assert_same_bits(&single, &all, "a padded batch element alone");
                 all.params.o = whole_o;
                 all.params.lse = whole_lse;
-                problem_free(&single);
+                problem_free_twin(&single);
             }
             problem_free(&all);
         }

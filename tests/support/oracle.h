@@ -26,8 +26,7 @@ typedef struct oracle {
 } oracle;
 
 /* Reads all inputs of params, which must be valid, and of its outputs whether there are scores, and their stage. A
- * score_mod must be test_score_mod_apply()
- * with a test_score_mod. */
+ * score_mod must be test_score_mod_apply() with a test_score_mod. */
 void oracle_attention(const flashc_attention_params *params, oracle *result);
 void oracle_free(oracle *result);
 
