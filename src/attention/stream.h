@@ -30,6 +30,13 @@ int64_t flashc_stream_nodes_after(const flashc_attention_state *state, int64_t b
  * length where whole pieces are left; the bits are those of piece after piece. */
 void flashc_stream_next_pass(const flashc_attention_state *state, flashc_plan *plan, int64_t end);
 
+/* All rows of a node. */
+flashc_softmax_state flashc_stream_node(const flashc_attention_state *state, int64_t node);
+
+/* Which of them is that of a query. */
+int64_t flashc_stream_row(const flashc_attention_state *state, const flashc_sequence *sequence, int64_t head,
+                          int64_t query);
+
 /* Copies a row block of one of the state's nodes to an item's partial state, or back. */
 void flashc_stream_load(const flashc_problem *problem, const flashc_row_block *block, int64_t node,
                         const flashc_softmax_state *to);

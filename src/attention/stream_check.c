@@ -1,0 +1,85 @@
+#include "attention/stream_check.h"
+
+#include "attention/plan.h"
+#include "params.h"
+#include "tensor.h"
+
+#include <inttypes.h>
+
+flashc_status flashc_stream_read_params(flashc_attention_params *ours, const flashc_attention_params *params)
+{
+    flashc_attention_params_init(ours, sizeof *ours);
+    return flashc_params_read(ours, sizeof *ours, params, sizeof *ours, "flashc_attention_params_init");
+}
+
+int64_t flashc_stream_capacity(const flashc_attention_state *s)
+{
+    if (s->piece_n == 0)
+        return FLASHC_SIZE_LIMIT - 1;
+    const int64_t pieces = s->levels < FLASHC_TREE_LEVELS ? (INT64_C(1) << s->levels) - 1 : FLASHC_MAX_PIECES;
+    return pieces * s->piece_n;
+}
+
+flashc_status flashc_stream_check_state(const char *name, const flashc_attention_state *s)
+{
+    if (!s)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected a pointer, found NULL", name);
+    if (s->struct_size != sizeof *s)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "%s->struct_size: expected %zu (flashc_attention_state_init sets it), found %zu", name,
+                           sizeof *s, s->struct_size);
+    const struct {
+        const char *name;
+        int64_t value, low, high;
+    } sizes[] = {
+        {"rows", s->rows, 0, FLASHC_SIZE_LIMIT},
+        {"head_dim_v", s->head_dim_v, 0, FLASHC_SIZE_LIMIT},
+        {"piece_n", s->piece_n, 0, FLASHC_SIZE_LIMIT / FLASHC_MAX_PIECES},
+        {"levels", s->levels, 1, FLASHC_TREE_LEVELS},
+        {"n_nodes", s->n_nodes, 0, s->levels},
+        {"next_key", s->next_key, 0, flashc_stream_capacity(s)},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        if (sizes[i].value < sizes[i].low || sizes[i].value > sizes[i].high)
+            return flashc_fail(FLASHC_ERR_ARGUMENT, "%s->%s: expected %" PRId64 " to %" PRId64 ", found %" PRId64, name,
+                               sizes[i].name, sizes[i].low, sizes[i].high, sizes[i].value);
+    if (s->rows > 0 && (!s->row_max || !s->row_sum || (!s->acc && s->head_dim_v > 0)))
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s->%s: expected a pointer, found NULL", name,
+                           !s->row_max ? "row_max" : !s->row_sum ? "row_sum" : "acc");
+    return FLASHC_OK;
+}
+
+flashc_status flashc_stream_check_rows(const flashc_attention_state *s, const flashc_attention_params *p)
+{
+    const int64_t size[3] = {p->cu_seqlens_q ? 1 : p->batch, p->num_heads, p->seqlen_q};
+    if (s->rows != size[0] * size[1] * size[2])
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "state->rows: expected the %" PRId64 " * %" PRId64 " * %" PRId64
+                           " queries of the call, found %" PRId64, size[0], size[1], size[2], s->rows);
+    if (s->head_dim_v != p->head_dim_v)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "state->head_dim_v: expected that of the call, %" PRId64
+                           ", found %" PRId64, p->head_dim_v, s->head_dim_v);
+    int64_t last = 0;
+    bool fits = true;
+    for (int i = 0; i < 3 && s->rows > 0; i++) {
+        fits = fits && s->row_stride[i] >= 0 && (size[i] == 1 || s->row_stride[i] < s->rows);
+        last += fits && size[i] > 1 ? (size[i] - 1) * s->row_stride[i] : 0;
+        fits = fits && last < s->rows;
+    }
+    if (!fits)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "state->row_stride: expected rows 0 to %" PRId64 ", found strides %" PRId64 ", %" PRId64
+                           ", %" PRId64, s->rows - 1, s->row_stride[0], s->row_stride[1], s->row_stride[2]);
+    const flashc_tensor rows = {s->row_max, FLASHC_F32, {s->row_stride[0], s->row_stride[1], s->row_stride[2], 0}};
+    return flashc_tensor_check(&(flashc_tensor_argument){
+        .name = "state->rows", .tensor = &rows, .size = {size[0], size[1], size[2], 1}, .direction = FLASHC_OUTPUT,
+        .types = FLASHC_TYPES_F32});
+}
+
+flashc_status flashc_stream_check_outputs(const flashc_attention_params *p)
+{
+    if (p->scores.data || p->key_mass.data)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected NULL with a state, which does not keep scores, found %p",
+                           p->scores.data ? "scores" : "key_mass", p->scores.data ? p->scores.data : p->key_mass.data);
+    return FLASHC_OK;
+}

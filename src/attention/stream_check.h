@@ -1,0 +1,22 @@
+/* What is asked of a state and of a call that comes with one, before any work. */
+#ifndef FLASHC_STREAM_CHECK_H
+#define FLASHC_STREAM_CHECK_H
+
+#include "common.h"
+
+/* A copy of the caller's params. */
+flashc_status flashc_stream_read_params(flashc_attention_params *ours, const flashc_attention_params *params);
+
+/* The most keys that the levels hold: each node stands for twice as many pieces as the one after it. */
+int64_t flashc_stream_capacity(const flashc_attention_state *state);
+
+/* Sizes and arrays. */
+flashc_status flashc_stream_check_state(const char *name, const flashc_attention_state *state);
+
+/* Does the state have a row of its own for each query of the call? */
+flashc_status flashc_stream_check_rows(const flashc_attention_state *state, const flashc_attention_params *params);
+
+/* Scores take all of LSE, and so all keys, in one call. */
+flashc_status flashc_stream_check_outputs(const flashc_attention_params *params);
+
+#endif
