@@ -172,20 +172,19 @@ V_INLINE void prefetch_step_rows(row_prefetcher *p)
     p->left -= n;
 }
 
-/* sum[r][j] += p[r][key] * V[key] */
+/* sum[r*vecs + j] += p[r][key] * V[key]; weight is room for the p. */
 V_INLINE void pv_key(int rows, int vecs, flashc_dtype dtype, const void *v, int64_t column, const float *p, int64_t ld,
-                     vec sum[4][8])
+                     vec weight[4], vec *sum)
 {
     /* Strips are of whole blocks, or divide one. */
     const int64_t in_block = vecs * VL % flashc_dtype_columns(dtype) ? column % flashc_dtype_columns(dtype) : 0;
     const char *row = at_column(dtype, v, column);
-    vec pr[4];
     for (int r = 0; r < rows; r++)
-        pr[r] = v_set1(p[r * ld]);
+        weight[r] = v_set1(p[r * ld]);
     for (int j = 0; j < vecs; j++) {
         const vec x = load_vector(row, dtype, in_block + j * VL);
         for (int r = 0; r < rows; r++)
-            sum[r][j] = v_fma(pr[r], x, sum[r][j]);
+            sum[r * vecs + j] = v_fma(weight[r], x, sum[r * vecs + j]);
     }
 }
 
@@ -194,23 +193,22 @@ V_INLINE void pv_key(int rows, int vecs, flashc_dtype dtype, const void *v, int6
 V_INLINE void pv_registers(int rows, int vecs, flashc_dtype dtype, const void *const *v, int64_t column, int64_t n,
                            const float *p, int64_t ld, float *acc, const float *factor, row_prefetcher *coming)
 {
-    vec sum[4][8];
-    for (int r = 0; r < rows; r++)
-        for (int j = 0; j < vecs; j++)
-            sum[r][j] = v_set1(0.0f);
+    vec sum[ROW_ACCUMULATORS], weight[4];
+    for (int i = 0; i < rows * vecs; i++)
+        sum[i] = v_set1(0.0f);
     int64_t key = 0;
     for (; key + PV_STEP <= n; key += PV_STEP) {
         if (coming)
             prefetch_step_rows(coming);
         for (int i = 0; i < PV_STEP; i++)
-            pv_key(rows, vecs, dtype, v[key + i], column, p + key + i, ld, sum);
+            pv_key(rows, vecs, dtype, v[key + i], column, p + key + i, ld, weight, sum);
     }
     for (; key < n; key++)
-        pv_key(rows, vecs, dtype, v[key], column, p + key, ld, sum);
+        pv_key(rows, vecs, dtype, v[key], column, p + key, ld, weight, sum);
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < vecs; j++) {
             float *a = acc + r * ld + column + j * VL;
-            v_store(a, v_fma(v_load(a), v_set1(factor[r]), sum[r][j]));
+            v_store(a, v_fma(v_load(a), v_set1(factor[r]), sum[r * vecs + j]));
         }
 }
 
