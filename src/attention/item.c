@@ -203,6 +203,13 @@ static void run_part_of_chunk(flashc_item *it, const flashc_row_block *blocks, f
     store_nodes(it, blocks, fold);
 }
 
+/* Of lse or row_max the number of a block's row; NULL if they are not wanted. */
+static float *number_of(const flashc_problem *p, const flashc_row_block *block, const flashc_tensor *output,
+                        int64_t row)
+{
+    return output->data ? (float *)(void *)flashc_row_element(p, block, output, row) : NULL;
+}
+
 static void store_block(const flashc_item *it, int64_t i, const flashc_row_block *block)
 {
     const flashc_problem *p = it->p;
@@ -210,12 +217,9 @@ static void store_block(const flashc_item *it, int64_t i, const flashc_row_block
     void *row[FLASHC_MAX_BLOCK_M];
     float factor[FLASHC_MAX_BLOCK_M] = {0};
     for (int64_t r = 0; r < block->n_rows; r++) {
-        float *lse = p->lse.data ? (float *)(void *)flashc_row_element(p, block, &p->lse, r) : NULL;
         row[r] = flashc_row_element(p, block, &p->o, r);
-        if (p->row_max.data)
-            *(float *)(void *)flashc_row_element(p, block, &p->row_max, r) =
-                isnan(state.row_sum[r]) ? NAN : state.row_max[r];
-        flashc_stages_finish_row(p, flashc_row_head(p, block, r), state.row_max[r], state.row_sum[r], &factor[r], lse);
+        flashc_stages_finish_row(p, flashc_row_head(p, block, r), state.row_max[r], state.row_sum[r], &factor[r],
+                                 number_of(p, block, &p->lse, r), number_of(p, block, &p->row_max, r));
     }
     it->vector->store_rows(row, p->o.dtype, p->o.stride[3], state.acc, it->plan->ld, block->n_rows, p->head_dim_v,
                            factor);
@@ -233,10 +237,11 @@ static void store_padding(const flashc_item *it)
     for (int64_t row = flashc_max(first_row, it->span.sequence.n_queries * p->group); row < end; row++) {
         for (int64_t d = 0; d < p->head_dim_v; d++)
             flashc_store_f32(flashc_row_element(p, &block, &p->o, row), p->o.dtype, d * p->o.stride[3], 0.0f);
-        if (p->lse.data)
-            *(float *)(void *)flashc_row_element(p, &block, &p->lse, row) = -INFINITY;
-        if (p->row_max.data)
-            *(float *)(void *)flashc_row_element(p, &block, &p->row_max, row) = -INFINITY;
+        float *lse = number_of(p, &block, &p->lse, row), *row_max = number_of(p, &block, &p->row_max, row);
+        if (lse)
+            *lse = -INFINITY;
+        if (row_max)
+            *row_max = -INFINITY;
     }
 }
 

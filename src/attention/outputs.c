@@ -1,6 +1,5 @@
 #include "attention/outputs.h"
 
-#include "attention/stages.h"
 #include "attention/tiles.h"
 #include "numerics.h"
 
@@ -44,24 +43,14 @@ static void fill_padding(const flashc_problem *p, const flashc_sequence *s, int6
             *mass_of(p, s, head, column - s->first_key) = 0.0f;
 }
 
-/* The scores of a tile up to the stage that is asked for; weights and key_mass need the last. */
-static void make_scores(const flashc_item *it, const flashc_row_block *block, flashc_kv_tile k, int64_t first_key,
-                        int64_t n_keys, flashc_score_stage stage)
+/* The scores of a tile at a stage before the masks. */
+static void make_early_scores(const flashc_item *it, const flashc_row_block *block, flashc_kv_tile k, int64_t n_keys)
 {
     const flashc_problem *p = it->p;
-    const flashc_vector_ops *vector = it->vector;
-    const flashc_gemm_ops *gemm = it->plan->kernel->gemm;
-    const int64_t ld = it->plan->ld, lanes = flashc_round_up(block->n_rows, vector->row_multiple);
-    gemm->qk(it->scores, k, flashc_tiles_queries(it, 0), ld, n_keys, lanes, p->head_dim,
-             gemm->scales_scores ? p->softmax_scale : 1.0f);
-    if (k.scale)
-        vector->scale_keys(it->scores, ld, n_keys, lanes, k.scale);
-    if (stage == FLASHC_SCORES_CAPPED && p->softcap > 0.0f)
-        vector->softcap(it->scores, ld, n_keys, lanes, p->softcap);
-    if (stage < FLASHC_SCORES_MASKED)
-        return;
-    flashc_stages_run(p, block, vector, ld, lanes, first_key, n_keys, it->scores, it->hidden);
-    flashc_mask_hide(p, block, vector, ld, lanes, first_key, n_keys, it->scores);
+    flashc_tiles_multiply(it, 0, block, k, n_keys);
+    if (p->scores_stage == FLASHC_SCORES_CAPPED && p->softcap > 0.0f)
+        it->vector->softcap(it->scores, it->plan->ld, n_keys, flashc_round_up(block->n_rows, it->vector->row_multiple),
+                            p->softcap);
 }
 
 /* exp(score - LSE): what softmax makes of scores that have LSE for their max so far. */
@@ -125,7 +114,7 @@ static void run_block(const flashc_item *it, const flashc_row_block *block, flas
     const bool wants_scores = p->scores.data != NULL, before_masks = wants_scores && stage < FLASHC_SCORES_MASKED;
     flashc_item_load_queries(it, 0, block);
     if (before_masks) {
-        make_scores(it, block, k, first_key, n_keys, stage);
+        make_early_scores(it, block, k, n_keys);
         store_scores(it, block, first_key, n_keys);
     }
     if (!flashc_mask_reaches(p, block, first_key, n_keys)) {
@@ -136,7 +125,7 @@ static void run_block(const flashc_item *it, const flashc_row_block *block, flas
     }
     if (before_masks && !p->key_mass.data)
         return;
-    make_scores(it, block, k, first_key, n_keys, FLASHC_SCORES_MASKED);
+    flashc_tiles_score(it, 0, block, k, first_key, n_keys);
     if (wants_scores && stage == FLASHC_SCORES_MASKED)
         store_scores(it, block, first_key, n_keys);
     if (!p->key_mass.data && stage != FLASHC_SCORES_WEIGHTS)

@@ -1,5 +1,6 @@
 /* A shared prefix through an attention state: the queries of all sequences as one sequence against the prefix, then
  * each sequence's against its own keys. Both walks meet in the same rows of the state. */
+#include "attention/problem.h"
 #include "common.h"
 #include "numerics.h"
 #include "params.h"
@@ -71,11 +72,6 @@ static flashc_attention_params of_prefix(const flashc_attention_params *p, const
     return all;
 }
 
-static int64_t length_of(const int64_t *cu_seqlens, const int64_t *seqlens, int64_t seqlen, int64_t b)
-{
-    return cu_seqlens ? cu_seqlens[b + 1] - cu_seqlens[b] : seqlens ? seqlens[b] : seqlen;
-}
-
 /* Positions count from the prefix on. */
 static void set_offsets(flashc_attention_params *own, int64_t *offsets, int64_t seqlen_prefix)
 {
@@ -84,8 +80,8 @@ static void set_offsets(flashc_attention_params *own, int64_t *offsets, int64_t 
         if (own->alignment == FLASHC_ALIGN_EXPLICIT)
             offset = own->offsets[b];
         else if (own->alignment == FLASHC_ALIGN_BOTTOM_RIGHT)
-            offset = length_of(own->cu_seqlens_k, own->seqlens_k, own->seqlen_k, b) -
-                     length_of(own->cu_seqlens_q, NULL, own->seqlen_q, b);
+            offset = flashc_sequence_rows(own->seqlens_k, own->cu_seqlens_k, b, own->seqlen_k) -
+                     flashc_sequence_rows(NULL, own->cu_seqlens_q, b, own->seqlen_q);
         offsets[b] = seqlen_prefix + offset;
     }
     own->alignment = FLASHC_ALIGN_EXPLICIT;

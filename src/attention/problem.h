@@ -58,6 +58,9 @@ flashc_sequence flashc_problem_sequence(const flashc_problem *problem, int64_t b
 /* Are all batch elements alike? */
 bool flashc_problem_is_uniform(const flashc_problem *problem);
 
+/* Rows of sequence b: of an array of lengths, or packed, or (both NULL) `otherwise`. */
+int64_t flashc_sequence_rows(const int64_t *lengths, const int64_t *cu_seqlens, int64_t b, int64_t otherwise);
+
 /* Checks everything in params that is per sequence: alignment, window, lengths and pages. */
 flashc_status flashc_sequences_check(const flashc_attention_params *params);
 

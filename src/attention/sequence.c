@@ -30,8 +30,7 @@ static flashc_status check_alignment(const flashc_attention_params *p)
     return FLASHC_OK;
 }
 
-/* Rows of sequence b: of an array of lengths, or packed, or all. */
-static int64_t rows_of(const int64_t *lengths, const int64_t *cu_seqlens, int64_t b, int64_t otherwise)
+int64_t flashc_sequence_rows(const int64_t *lengths, const int64_t *cu_seqlens, int64_t b, int64_t otherwise)
 {
     if (cu_seqlens)
         return cu_seqlens[b + 1] - cu_seqlens[b];
@@ -48,7 +47,7 @@ static flashc_status check_lengths(const flashc_attention_params *p)
         } lengths[] = {
             {"seqlens_q", p->seqlens_q, p->seqlen_q},
             {"seqlens_k", p->seqlens_k, p->seqlen_k},
-            {"leftpad_k", p->leftpad_k, rows_of(p->seqlens_k, p->cu_seqlens_k, b, p->seqlen_k)},
+            {"leftpad_k", p->leftpad_k, flashc_sequence_rows(p->seqlens_k, p->cu_seqlens_k, b, p->seqlen_k)},
         };
         for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++)
             if (lengths[i].array && (lengths[i].array[b] < 0 || lengths[i].array[b] > lengths[i].most))
@@ -92,7 +91,7 @@ static flashc_status check_table(const flashc_attention_params *p, const char *n
     flashc_status status = flashc_cache_check_table(name, t, p->batch);
     const int64_t capacity = flashc_cache_capacity(t);
     for (int64_t b = 0; b < p->batch && status == FLASHC_OK; b++) {
-        const int64_t end = rows_of(p->seqlens_k, NULL, b, p->seqlen_k);
+        const int64_t end = flashc_sequence_rows(p->seqlens_k, NULL, b, p->seqlen_k);
         if (end > capacity && p->seqlens_k)
             return flashc_fail(FLASHC_ERR_ARGUMENT,
                                "seqlens_k[%" PRId64 "]: expected at most the %" PRId64 " rows of %s, found %" PRId64, b,
@@ -129,8 +128,8 @@ flashc_status flashc_sequences_check(const flashc_attention_params *params)
 flashc_sequence flashc_problem_sequence(const flashc_problem *p, int64_t batch)
 {
     flashc_sequence s = {
-        .n_queries = rows_of(p->seqlens_q, p->cu_seqlens_q, batch, p->seqlen_q),
-        .n_keys = rows_of(p->seqlens_k, p->cu_seqlens_k, batch, p->seqlen_k),
+        .n_queries = flashc_sequence_rows(p->seqlens_q, p->cu_seqlens_q, batch, p->seqlen_q),
+        .n_keys = flashc_sequence_rows(p->seqlens_k, p->cu_seqlens_k, batch, p->seqlen_k),
         .q_element = p->cu_seqlens_q ? 0 : batch,
         .first_query = p->cu_seqlens_q ? p->cu_seqlens_q[batch] : 0,
         .k_element = p->cu_seqlens_k ? 0 : batch,

@@ -91,7 +91,7 @@ void flashc_stages_run(const flashc_problem *p, const flashc_row_block *block, c
 }
 
 void flashc_stages_finish_row(const flashc_problem *p, int64_t head, float row_max, float row_sum, float *factor,
-                              float *lse)
+                              float *lse, float *max_out)
 {
     *factor = row_sum == 0.0f ? 0.0f : 1.0f / row_sum; /* 0: no visible key; NaN stays */
     const float sink = p->sinks ? p->sinks[head] : -INFINITY;
@@ -104,4 +104,6 @@ void flashc_stages_finish_row(const flashc_problem *p, int64_t head, float row_m
     }
     if (lse)
         *lse = row_sum == 0.0f ? sink : (float)(max + log(sum));
+    if (max_out)
+        *max_out = isnan(row_sum) ? NAN : row_max;
 }

@@ -15,8 +15,9 @@ flashc_status flashc_stages_check(const flashc_attention_params *params);
 void flashc_stages_run(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
                        int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores, uint8_t *noted);
 
-/* A finished row: what its acc is to be multiplied by, and its LSE if lse is not NULL; the head's sink included. */
+/* A finished row: what its acc is to be multiplied by, and its LSE, the head's sink included, and the largest score that
+ * it saw, where the pointers are not NULL. */
 void flashc_stages_finish_row(const flashc_problem *p, int64_t head, float row_max, float row_sum, float *factor,
-                              float *lse);
+                              float *lse, float *max_out);
 
 #endif

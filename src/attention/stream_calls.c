@@ -178,24 +178,29 @@ static void fold_row(const flashc_attention_state *s, int64_t index, const flash
     }
 }
 
+/* Of lse or row_max the number of row i; NULL if they are not wanted. */
+static float *number_of(const flashc_tensor *output, const flashc_sequence *sequence, int64_t head, int64_t i)
+{
+    return output->data ? (float *)(void *)flashc_element(output, sequence->q_element, head, i, 0) : NULL;
+}
+
 static void finish_row(const flashc_problem *p, const flashc_attention_state *s, const flashc_sequence *sequence,
                        int64_t head, int64_t query, const flashc_softmax_state *row)
 {
     const int64_t i = sequence->first_query + query;
     const bool padding = query >= sequence->n_queries;
-    float *lse = p->lse.data ? (float *)(void *)flashc_element(&p->lse, sequence->q_element, head, i, 0) : NULL;
+    float *lse = number_of(&p->lse, sequence, head, i), *row_max = number_of(&p->row_max, sequence, head, i);
     float factor = 0.0f;
     if (padding) {
         flashc_state_init(row);
         if (lse)
             *lse = -INFINITY;
+        if (row_max)
+            *row_max = -INFINITY;
     } else {
         fold_row(s, flashc_stream_row(s, sequence, head, query), row);
-        flashc_stages_finish_row(p, head, *row->row_max, *row->row_sum, &factor, lse);
+        flashc_stages_finish_row(p, head, *row->row_max, *row->row_sum, &factor, lse, row_max);
     }
-    if (p->row_max.data)
-        *(float *)(void *)flashc_element(&p->row_max, sequence->q_element, head, i, 0) =
-            isnan(*row->row_sum) ? NAN : *row->row_max;
     for (int64_t d = 0; d < p->head_dim_v; d++)
         flashc_store_f32(flashc_element(&p->o, sequence->q_element, head, i, 0), p->o.dtype, d * p->o.stride[3],
                          row->acc[d] * factor + 0.0f);

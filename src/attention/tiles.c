@@ -10,32 +10,46 @@ static int64_t finite_v_ld(const flashc_item *it)
     return flashc_round_up(it->p->head_dim_v, it->plan->kernel->gemm->v.col_multiple);
 }
 
+void flashc_tiles_multiply(const flashc_item *it, int64_t i, const flashc_row_block *block, flashc_kv_tile k,
+                           int64_t n_keys)
+{
+    const flashc_problem *p = it->p;
+    const flashc_gemm_ops *gemm = it->plan->kernel->gemm;
+    const int64_t ld = it->plan->ld, lanes = flashc_round_up(block->n_rows, it->vector->row_multiple);
+    gemm->qk(it->scores, k, flashc_tiles_queries(it, i), ld, n_keys, lanes, p->head_dim,
+             gemm->scales_scores ? p->softmax_scale : 1.0f);
+    if (k.scale)
+        it->vector->scale_keys(it->scores, ld, n_keys, lanes, k.scale);
+}
+
+void flashc_tiles_score(const flashc_item *it, int64_t i, const flashc_row_block *block, flashc_kv_tile k,
+                        int64_t first_key, int64_t n_keys)
+{
+    const int64_t ld = it->plan->ld, lanes = flashc_round_up(block->n_rows, it->vector->row_multiple);
+    flashc_tiles_multiply(it, i, block, k, n_keys);
+    flashc_stages_run(it->p, block, it->vector, ld, lanes, first_key, n_keys, it->scores, it->hidden);
+    flashc_mask_hide(it->p, block, it->vector, ld, lanes, first_key, n_keys, it->scores);
+}
+
 /* One key tile against one row block. */
 static void run_tile(const flashc_item *it, int64_t i, const flashc_row_block *block, flashc_kv_tile k, flashc_kv_tile v,
                      int64_t first_key, int64_t n_keys, bool v_has_non_finite)
 {
     const flashc_problem *p = it->p;
     const flashc_vector_ops *vector = it->vector;
-    const flashc_gemm_ops *gemm = it->plan->kernel->gemm;
-    const int64_t ld = it->plan->ld;
-    const int64_t lanes = flashc_round_up(block->n_rows, vector->row_multiple);
+    const int64_t ld = it->plan->ld, lanes = flashc_round_up(block->n_rows, vector->row_multiple);
     const flashc_softmax_state state = flashc_tiles_state(it, i);
 
     if (flashc_mask_hides_tile(p, block, first_key, n_keys))
         return;
-    gemm->qk(it->scores, k, flashc_tiles_queries(it, i), ld, n_keys, lanes, p->head_dim,
-             gemm->scales_scores ? p->softmax_scale : 1.0f);
-    if (k.scale)
-        vector->scale_keys(it->scores, ld, n_keys, lanes, k.scale);
-    flashc_stages_run(p, block, vector, ld, lanes, first_key, n_keys, it->scores, it->hidden);
-    flashc_mask_hide(p, block, vector, ld, lanes, first_key, n_keys, it->scores);
+    flashc_tiles_score(it, i, block, k, first_key, n_keys);
     if (v_has_non_finite)
         flashc_careful_note_hidden(it->scores, flashc_plan_tile_floats(it->plan, n_keys), it->hidden);
     vector->softmax(it->scores, ld, n_keys, lanes, state.row_max, state.row_sum, it->correction);
     if (v.scale)
         vector->scale_keys(it->scores, ld, n_keys, lanes, v.scale);
     if (p->head_dim_v > 0)
-        gemm->pv(state.acc, v, it->scores, ld, n_keys, lanes, p->head_dim_v, it->correction);
+        it->plan->kernel->gemm->pv(state.acc, v, it->scores, ld, n_keys, lanes, p->head_dim_v, it->correction);
     if (v_has_non_finite) {
         const flashc_softmax_state rows =
             flashc_fold_block(it->plan, p->head_dim_v, it->partial, i, block->n_rows);

@@ -39,6 +39,14 @@ static inline float *flashc_tiles_queries(const flashc_item *it, int64_t i)
     return it->qt + i * flashc_plan_query_floats(it->plan, it->p->head_dim);
 }
 
+/* Q K^T of row block i and a key tile into it->scores, in natural units. */
+void flashc_tiles_multiply(const flashc_item *it, int64_t i, const flashc_row_block *block, flashc_kv_tile k,
+                           int64_t n_keys);
+
+/* The scores as softmax takes them: the same through all stages, hidden keys being -inf. */
+void flashc_tiles_score(const flashc_item *it, int64_t i, const flashc_row_block *block, flashc_kv_tile k,
+                        int64_t first_key, int64_t n_keys);
+
 /* The key tiles begin .. end of an item whose keys go on until run_end. Returns false if told to end. */
 bool flashc_tiles_run(const flashc_item *it, const flashc_row_block *blocks, int64_t begin, int64_t end,
                       int64_t run_end, flashc_keep_going_fn keep_going, void *context);

@@ -1,12 +1,5 @@
 #include "cli/choice.h"
-
-#include <stdlib.h>
-
-static int compare_doubles(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
+#include "cli/bench.h"
 
 /* Quartiles and not means: a round that something disturbed counts once, however long it took. */
 flashc_choice_verdict flashc_choice_judge(int rounds, const double *chosen, const double *rival)
@@ -14,10 +7,10 @@ flashc_choice_verdict flashc_choice_judge(int rounds, const double *chosen, cons
     double speed[FLASHC_MOST_ROUNDS];
     for (int i = 0; i < rounds; i++)
         speed[i] = chosen[i] / rival[i];
-    qsort(speed, (size_t)rounds, sizeof *speed, compare_doubles);
+    const double median = flashc_bench_statistic_of(rounds, speed, FLASHC_BENCH_MEDIAN); /* and speed is sorted */
     const int quarter = rounds / 4;
     flashc_choice_verdict verdict = {
-        .speed = 0.5 * (speed[(rounds - 1) / 2] + speed[rounds / 2]),
+        .speed = median,
         .low = speed[quarter],
         .high = speed[rounds - 1 - quarter],
     };

@@ -16,7 +16,7 @@ except ImportError as error:
                       "(https://pytorch.org/get-started/locally)") from error
 
 import math
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from flashc import _core
 from flashc._arrays import refuse_gradients
@@ -246,13 +246,19 @@ def _autocast(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False,
 
 # Library.define, not custom_op: one hop from the dispatcher into Python, without custom_op's wrappers.
 _library = torch.library.Library("flashc", "DEF")
-_library.define(f"{_NAME}(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, "
+
+
+def _register(name: str, schema: str, kernel: Any, autograd: Any, autocast: Any, fake: Any) -> Any:
+    """Makes an operator of torch.ops.flashc, and returns it."""
+    _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    # All backends, so that a tensor on another device gets this library's message.
+    _library.impl(name, kernel, "CompositeExplicitAutograd")
+    _library.impl(name, autograd, "Autograd")
+    _library.impl(name, autocast, "AutocastCPU")
+    torch.library.register_fake(f"flashc::{name}", fake, lib=_library)
+    return getattr(torch.ops.flashc, name).default
+
+
+_op = _register(_NAME, "(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, "
                 "float dropout_p=0.0, bool is_causal=False, *, float? scale=None, bool enable_gqa=False) "
-                "-> Tensor",
-                tags=(torch.Tag.pt2_compliant_tag,))
-# All backends, so that a tensor on another device gets this library's message.
-_library.impl(_NAME, _kernel, "CompositeExplicitAutograd")
-_library.impl(_NAME, _autograd, "Autograd")
-_library.impl(_NAME, _autocast, "AutocastCPU")
-torch.library.register_fake(f"flashc::{_NAME}", _fake, lib=_library)
-_op = torch.ops.flashc.scaled_dot_product_attention.default
+                "-> Tensor", _kernel, _autograd, _autocast, _fake)

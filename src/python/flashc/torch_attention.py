@@ -15,7 +15,7 @@ import torch
 
 import flashc
 from flashc._arrays import refuse_gradients
-from flashc.torch import _DTYPES, _check_devices, _is_plain, _library, _new_output
+from flashc.torch import _DTYPES, _check_devices, _is_plain, _new_output, _register
 
 __all__ = ["attention"]
 
@@ -117,12 +117,7 @@ def _autocast(query, key, value, attn_mask=None, is_causal=False, **options):
         return _op(query, key, value, attn_mask, is_causal, **options)
 
 
-_library.define(f"{_NAME}(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, bool is_causal=False, *, "
-                "float? scale=None, float? softcap=None, Tensor? sinks=None, SymInt window_left=-1, SymInt window_right=-1, "
-                "SymInt[]? positions=None, SymInt[]? leftpad=None) -> Tensor",
-                tags=(torch.Tag.pt2_compliant_tag,))
-_library.impl(_NAME, _compute, "CompositeExplicitAutograd")
-_library.impl(_NAME, _autograd, "Autograd")
-_library.impl(_NAME, _autocast, "AutocastCPU")
-torch.library.register_fake(f"flashc::{_NAME}", _fake, lib=_library)
-_op = torch.ops.flashc.attention.default
+_op = _register(_NAME, "(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, bool is_causal=False, *, "
+                "float? scale=None, float? softcap=None, Tensor? sinks=None, SymInt window_left=-1, "
+                "SymInt window_right=-1, SymInt[]? positions=None, SymInt[]? leftpad=None) -> Tensor",
+                _compute, _autograd, _autocast, _fake)
