@@ -447,15 +447,19 @@ FLASHC_API flashc_status flashc_kernel_get(int index, flashc_kernel *out);
  *     for each chunk: p.k, p.v, p.seqlen_k = its rows; flashc_attention_accumulate(&s, &p);
  *     flashc_attention_finish(&s, &p);                             now, or after any chunk
  *
- * p is that of the one call on all keys. In a chunk row 0 of k and v is the key at position next_key, from which all
- * positions count; k, v, k_scale, v_scale, mask and bias hold the chunk alone, and seqlens_k says which of its rows are
- * keys, while block_mask has the tiles of all keys. next_key then moves on by seqlen_k (packed: by the longest
- * sequence): a batch element that had fewer keys has none at the positions left out.
+ * p is that of the one call on all keys. In a chunk row 0 of k and v is row next_key of those of the one call (packed:
+ * of each sequence), and all positions are those of the one call; k, v, k_scale, v_scale, mask and bias hold the chunk
+ * alone, and seqlens_k (or cu_seqlens_k) says which of its rows are keys, while leftpad_k counts rows of the one call,
+ * and block_mask has the tiles of all keys. next_key then moves on by seqlen_k (packed: by the longest sequence): a
+ * batch element that had fewer keys has none at the positions left out. FLASHC_ALIGN_BOTTOM_RIGHT takes the rows that
+ * there will be in all from the state: seqlen_k, or seqlens_k, which must be set where chunks have seqlens_k or
+ * cu_seqlens_k.
  *
  * The result is that of the one call on the same kernel, bit for bit, where the chunks end at multiples of the keys
  * of a tile (flashc_explanation.block_n) and piece_n is that of the one call (where seqlens_q differ, of each
  * sequence): so also for any number of threads. Chunks that end elsewhere cut a tile in two, so that T of the stated
- * bound counts the chunks too. States that were merged are within that bound with one more u per merge in T.
+ * bound counts the chunks too; so do the ends of tiles and pieces where leftpad_k is no multiple of their keys, since
+ * pieces are cut by rows. States that were merged are within that bound with one more u per merge in T.
  *
  * A state is plain: its numbers and arrays may be written to a file and read back, by a machine of the same byte order. */
 typedef struct flashc_attention_state {
@@ -464,6 +468,9 @@ typedef struct flashc_attention_state {
     int64_t row_stride[3]; /* the row of (batch element, head, query); after init {num_heads * seqlen_q, seqlen_q, 1} */
     int64_t head_dim_v;
     int64_t piece_n;       /* as flashc_explanation.piece_n of the one call; 0: one partial result */
+    int64_t seqlen_k;      /* rows of keys that there will be in all, or at most (packed: of the longest sequence) */
+    const int64_t *seqlens_k; /* [batch], the caller's: the same of each batch element, where it is not seqlen_k; NULL
+                                 after init */
     int64_t levels;        /* partial results that the arrays have room for: init says how many so many keys need */
     int64_t n_nodes;       /* how many of them hold keys; 0 after clear */
     int64_t next_key;      /* position of the next chunk's first key; 0 after clear, and may then be set, for a state of
@@ -479,9 +486,9 @@ FLASHC_API flashc_status flashc_attention_state_init(flashc_attention_state *sta
 /* No keys seen. */
 FLASHC_API flashc_status flashc_attention_state_clear(flashc_attention_state *state);
 /* Takes a chunk of seqlen_k keys. o, lse, row_max, sinks and workspace are not looked at (scratch is one internal
- * allocation); alignment BOTTOM_RIGHT, leftpad_k, scores and key_mass are refused. Threads share the blocks of query
- * rows and, where these are few, the pieces (piece_n) of the chunk's keys. Errors as flashc_attention_fwd(), and more keys than levels; after FLASHC_ERR_CANCELLED the state
- * can only be cleared. */
+ * allocation); scores and key_mass are refused. Threads share the blocks of query rows and, where these are few, the
+ * pieces (piece_n) of the chunk's keys. Errors as flashc_attention_fwd(), and more keys than levels; after
+ * FLASHC_ERR_CANCELLED the state can only be cleared. */
 FLASHC_API flashc_status flashc_attention_accumulate(flashc_attention_state *state,
                                                      const flashc_attention_params *params);
 /* into = the state over the union of both (disjoint) key sets, one partial result; its next_key becomes the larger of

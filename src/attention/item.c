@@ -113,12 +113,14 @@ static float *run_pieces(flashc_item *it, const flashc_row_block *blocks, flashc
     return flashc_fold_finish(fold);
 }
 
-/* The part of a piece that the item's rows may see. */
+/* The part of a piece, of these rows of the one call, that the item's rows may see. */
 static bool run_part(flashc_item *it, const flashc_row_block *blocks, int64_t node, int64_t begin, int64_t end,
                      flashc_keep_going_fn keep_going, void *context)
 {
-    return run_piece(it, blocks, node, flashc_max(begin, it->span.keys.begin), flashc_min(end, it->span.keys.end),
-                     it->span.keys.end, keep_going, context);
+    const flashc_key_range keys = it->span.keys;
+    const int64_t leftpad = it->span.sequence.leftpad;
+    return run_piece(it, blocks, node, flashc_max(begin - leftpad, keys.begin), flashc_min(end - leftpad, keys.end),
+                     keys.end, keep_going, context);
 }
 
 static void load_nodes(flashc_item *it, const flashc_row_block *blocks, flashc_fold *fold)

@@ -151,6 +151,11 @@ int64_t flashc_plan_piece_keys(const flashc_plan *plan, const flashc_problem *p,
 
 static void find_longest_piece(flashc_plan *plan, const flashc_problem *p)
 {
+    if (p->state) { /* its pieces are of rows, whichever of them are keys */
+        const int64_t piece_keys = flashc_stream_piece_keys(p->state);
+        plan->longest_piece = piece_keys < p->state->next_key + p->seqlen_k ? piece_keys : 0;
+        return;
+    }
     for (int64_t b = 0; b < distinct_sequences(p); b++) {
         const flashc_sequence s = flashc_problem_sequence(p, b);
         const int64_t piece_keys = flashc_plan_piece_keys(plan, p, &s);

@@ -149,9 +149,9 @@ void flashc_attention_params_init(flashc_attention_params *params, size_t struct
     flashc_params_fill(params, struct_size, &defaults, sizeof defaults);
 }
 
-/* state: NULL, or what a chunk goes to. */
+/* state: NULL, or what a chunk goes to. outputs: are o and the others there? */
 static flashc_status init(flashc_problem *problem, const flashc_attention_params *params,
-                          const flashc_attention_state *state)
+                          const flashc_attention_state *state, bool outputs)
 {
     flashc_attention_params p;
     flashc_attention_params_init(&p, sizeof p);
@@ -160,11 +160,11 @@ static flashc_status init(flashc_problem *problem, const flashc_attention_params
     if (status == FLASHC_OK)
         status = check_sizes(&p);
     if (status == FLASHC_OK)
-        status = flashc_sequences_check(&p);
+        status = flashc_sequences_check(&p, state);
     if (status == FLASHC_OK)
         status = check_options(&p);
     if (status == FLASHC_OK)
-        status = check_tensors(&p, !state, state ? state->next_key : 0);
+        status = check_tensors(&p, outputs, state ? state->next_key : 0);
     if (status == FLASHC_OK)
         status = flashc_scales_check_given(&p);
     if (status != FLASHC_OK)
@@ -183,8 +183,8 @@ static flashc_status init(flashc_problem *problem, const flashc_attention_params
         .v = {.tensor = p.v,
               .table = *flashc_cache_table_v(&p.block_table, &p.block_table_v),
               .scale = p.v_scale},
-        .o = state ? (flashc_tensor){.dtype = FLASHC_F32} : p.o,
-        .lse = state ? (flashc_tensor){.dtype = FLASHC_F32} : p.lse,
+        .o = outputs ? p.o : (flashc_tensor){.dtype = FLASHC_F32},
+        .lse = outputs ? p.lse : (flashc_tensor){.dtype = FLASHC_F32},
         .row_max = p.row_max,
         .scores = p.scores,
         .scores_stage = p.scores_stage,
@@ -235,11 +235,11 @@ static flashc_status init(flashc_problem *problem, const flashc_attention_params
 
 flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attention_params *params)
 {
-    return init(problem, params, NULL);
+    return init(problem, params, NULL, true);
 }
 
 flashc_status flashc_problem_init_chunk(flashc_problem *problem, const flashc_attention_params *params,
                                         const flashc_attention_state *state)
 {
-    return init(problem, params, state);
+    return init(problem, params, state, false);
 }

@@ -39,7 +39,8 @@ typedef struct flashc_problem {
 /* Checks params (argument by argument, see flashc.h) and resolves them. */
 flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attention_params *params);
 
-/* The same for a chunk of keys that goes to a valid state; o and lse are not looked at. */
+/* The same for a chunk of keys that goes to a valid state, or (NULL) for one call whose outputs do not matter; o and lse
+ * are not looked at. */
 flashc_status flashc_problem_init_chunk(flashc_problem *problem, const flashc_attention_params *params,
                                         const flashc_attention_state *state);
 
@@ -50,6 +51,7 @@ typedef struct flashc_sequence {
     int64_t k_element, first_key;   /* of k and v the same (the element is the block table's if there is one);
                                        first_key is a column of mask and bias too */
     int64_t begin_key; /* keys before it are not in this call: 0, but for chunks */
+    int64_t leftpad;   /* row of the one call that is key 0 */
     int64_t offset;    /* position of query 0, where key j is at j */
 } flashc_sequence;
 
@@ -61,8 +63,9 @@ bool flashc_problem_is_uniform(const flashc_problem *problem);
 /* Rows of sequence b: of an array of lengths, or packed, or (both NULL) `otherwise`. */
 int64_t flashc_sequence_rows(const int64_t *lengths, const int64_t *cu_seqlens, int64_t b, int64_t otherwise);
 
-/* Checks everything in params that is per sequence: alignment, window, lengths and pages. */
-flashc_status flashc_sequences_check(const flashc_attention_params *params);
+/* Checks everything in params that is per sequence: alignment, window, lengths and pages. state: as
+ * flashc_problem_init_chunk() has it. */
+flashc_status flashc_sequences_check(const flashc_attention_params *params, const flashc_attention_state *state);
 
 /* k_scale and v_scale: are they given where the types want them, and only there? */
 flashc_status flashc_scales_check_given(const flashc_attention_params *params);

@@ -37,7 +37,13 @@ int64_t flashc_sequence_rows(const int64_t *lengths, const int64_t *cu_seqlens, 
     return lengths ? lengths[b] : otherwise;
 }
 
-static flashc_status check_lengths(const flashc_attention_params *p)
+/* Rows of the one call that a state's sequence b has. */
+static int64_t rows_in_all(const flashc_attention_state *state, int64_t b)
+{
+    return state->seqlens_k ? state->seqlens_k[b] : state->seqlen_k;
+}
+
+static flashc_status check_lengths(const flashc_attention_params *p, const flashc_attention_state *state)
 {
     for (int64_t b = 0; (p->seqlens_q || p->seqlens_k || p->leftpad_k) && b < p->batch; b++) {
         const struct {
@@ -47,12 +53,48 @@ static flashc_status check_lengths(const flashc_attention_params *p)
         } lengths[] = {
             {"seqlens_q", p->seqlens_q, p->seqlen_q},
             {"seqlens_k", p->seqlens_k, p->seqlen_k},
-            {"leftpad_k", p->leftpad_k, flashc_sequence_rows(p->seqlens_k, p->cu_seqlens_k, b, p->seqlen_k)},
+            {"leftpad_k", p->leftpad_k,
+             state ? rows_in_all(state, b) : flashc_sequence_rows(p->seqlens_k, p->cu_seqlens_k, b, p->seqlen_k)},
         };
         for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++)
             if (lengths[i].array && (lengths[i].array[b] < 0 || lengths[i].array[b] > lengths[i].most))
                 return flashc_fail(FLASHC_ERR_ARGUMENT, "%s[%" PRId64 "]: expected 0 to %" PRId64 ", found %" PRId64,
                                    lengths[i].name, b, lengths[i].most, lengths[i].array[b]);
+    }
+    return FLASHC_OK;
+}
+
+/* What a state says of rows in all, where a position depends on it. */
+static flashc_status check_rows_in_all(const flashc_attention_params *p, const flashc_attention_state *state)
+{
+    const bool aligned = p->alignment == FLASHC_ALIGN_BOTTOM_RIGHT;
+    if (aligned && !state->seqlens_k && (p->seqlens_k || p->cu_seqlens_k))
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "state->seqlens_k: expected the keys that each sequence will have in all, from which "
+                           "FLASHC_ALIGN_BOTTOM_RIGHT counts, beside %s of a chunk, found NULL",
+                           p->seqlens_k ? "seqlens_k" : "cu_seqlens_k");
+    for (int64_t b = 0; (aligned || p->leftpad_k) && b < p->batch; b++) {
+        const int64_t all = rows_in_all(state, b);
+        if (all < 0 || all > state->seqlen_k)
+            return flashc_fail(FLASHC_ERR_ARGUMENT,
+                               "state->seqlens_k[%" PRId64 "]: expected 0 to state->seqlen_k = %" PRId64
+                               ", found %" PRId64, b, state->seqlen_k, all);
+    }
+    return FLASHC_OK;
+}
+
+/* No more of them than that; the chunk's lengths are valid. */
+static flashc_status check_rows_left(const flashc_attention_params *p, const flashc_attention_state *state)
+{
+    for (int64_t b = 0; p->alignment == FLASHC_ALIGN_BOTTOM_RIGHT && b < p->batch; b++) {
+        const int64_t all = rows_in_all(state, b);
+        const int64_t rows = flashc_sequence_rows(p->seqlens_k, p->cu_seqlens_k, b, p->seqlen_k);
+        if (rows > 0 && rows > all - state->next_key)
+            return flashc_fail(FLASHC_ERR_ARGUMENT,
+                               "state->%s: expected all keys of batch element %" PRId64
+                               ", from which FLASHC_ALIGN_BOTTOM_RIGHT counts, found %" PRId64
+                               ", and keys up to %" PRId64 " in the chunk",
+                               state->seqlens_k ? "seqlens_k" : "seqlen_k", b, all, state->next_key + rows);
     }
     return FLASHC_OK;
 }
@@ -86,8 +128,10 @@ static flashc_status check_packed(const flashc_attention_params *p)
 }
 
 /* The pages that hold each sequence's keys. */
-static flashc_status check_table(const flashc_attention_params *p, const char *name, const flashc_block_table *t)
+static flashc_status check_table(const flashc_attention_params *p, const flashc_attention_state *state,
+                                 const char *name, const flashc_block_table *t)
 {
+    const int64_t next_key = state ? state->next_key : 0;
     flashc_status status = flashc_cache_check_table(name, t, p->batch);
     const int64_t capacity = flashc_cache_capacity(t);
     for (int64_t b = 0; b < p->batch && status == FLASHC_OK; b++) {
@@ -100,54 +144,57 @@ static flashc_status check_table(const flashc_attention_params *p, const char *n
             return flashc_fail(FLASHC_ERR_ARGUMENT,
                                "seqlen_k: expected at most the %" PRId64 " rows of %s, found %" PRId64, capacity, name,
                                end);
-        status = flashc_cache_check_pages(name, t, b, p->leftpad_k ? p->leftpad_k[b] : 0, end);
+        const int64_t begin = p->leftpad_k ? flashc_max(0, p->leftpad_k[b] - next_key) : 0;
+        status = flashc_cache_check_pages(name, t, b, begin, end);
     }
     return status;
 }
 
-static flashc_status check_pages(const flashc_attention_params *p)
+static flashc_status check_pages(const flashc_attention_params *p, const flashc_attention_state *state)
 {
     flashc_status status = flashc_cache_check_tables_given(&p->block_table, &p->block_table_v);
     if (status == FLASHC_OK && p->block_table.pages)
-        status = check_table(p, "block_table", &p->block_table);
+        status = check_table(p, state, "block_table", &p->block_table);
     if (status == FLASHC_OK && p->block_table_v.pages)
-        status = check_table(p, "block_table_v", &p->block_table_v);
+        status = check_table(p, state, "block_table_v", &p->block_table_v);
     return status;
 }
 
-flashc_status flashc_sequences_check(const flashc_attention_params *params)
+flashc_status flashc_sequences_check(const flashc_attention_params *params, const flashc_attention_state *state)
 {
     flashc_status status = check_alignment(params);
     if (status == FLASHC_OK)
         status = check_packed(params);
+    if (status == FLASHC_OK && state)
+        status = check_rows_in_all(params, state);
     if (status == FLASHC_OK)
-        status = check_lengths(params);
-    return status == FLASHC_OK ? check_pages(params) : status;
+        status = check_lengths(params, state);
+    if (status == FLASHC_OK && state)
+        status = check_rows_left(params, state);
+    return status == FLASHC_OK ? check_pages(params, state) : status;
 }
 
 flashc_sequence flashc_problem_sequence(const flashc_problem *p, int64_t batch)
 {
+    const int64_t rows = flashc_sequence_rows(p->seqlens_k, p->cu_seqlens_k, batch, p->seqlen_k);
+    const int64_t leftpad = p->leftpad_k ? p->leftpad_k[batch] : 0;
+    const int64_t begin = (p->state ? p->state->next_key : 0) - leftpad; /* key that row 0 is, or would be */
     flashc_sequence s = {
         .n_queries = flashc_sequence_rows(p->seqlens_q, p->cu_seqlens_q, batch, p->seqlen_q),
-        .n_keys = flashc_sequence_rows(p->seqlens_k, p->cu_seqlens_k, batch, p->seqlen_k),
+        .n_keys = flashc_max(0, begin + rows),
         .q_element = p->cu_seqlens_q ? 0 : batch,
         .first_query = p->cu_seqlens_q ? p->cu_seqlens_q[batch] : 0,
         .k_element = p->cu_seqlens_k ? 0 : batch,
-        .first_key = p->cu_seqlens_k ? p->cu_seqlens_k[batch] : 0,
+        .first_key = (p->cu_seqlens_k ? p->cu_seqlens_k[batch] : 0) - begin,
+        .begin_key = flashc_max(0, begin),
+        .leftpad = leftpad,
     };
-    if (p->leftpad_k) {
-        s.n_keys -= p->leftpad_k[batch];
-        s.first_key += p->leftpad_k[batch];
-    }
-    if (p->state) { /* row 0 of a chunk is a later key */
-        s.begin_key = p->state->next_key;
-        s.n_keys += s.begin_key;
-        s.first_key -= s.begin_key;
-    }
     switch (p->alignment) {
     case FLASHC_ALIGN_UNSET:
     case FLASHC_ALIGN_TOP_LEFT: break;
-    case FLASHC_ALIGN_BOTTOM_RIGHT: s.offset = s.n_keys - s.n_queries; break;
+    case FLASHC_ALIGN_BOTTOM_RIGHT:
+        s.offset = (p->state ? rows_in_all(p->state, batch) : rows) - leftpad - s.n_queries;
+        break;
     case FLASHC_ALIGN_EXPLICIT: s.offset = p->offsets[batch]; break;
     }
     return s;

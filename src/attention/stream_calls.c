@@ -27,7 +27,6 @@ flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t 
     flashc_status status = flashc_stream_read_params(&p, params);
     if (status != FLASHC_OK)
         return status;
-    const flashc_attention_state none = {.struct_size = 0};
     const flashc_tensor absent = {.data = NULL};
     p.k = (flashc_tensor){.data = (void *)(uintptr_t)nothing, .dtype = p.k.dtype, .stride = {0, 0, 0, 1}};
     p.v = (flashc_tensor){.data = (void *)(uintptr_t)nothing, .dtype = p.v.dtype, .stride = {0, 0, 0, 1}};
@@ -39,8 +38,7 @@ flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t 
     if (p.v.dtype == FLASHC_I8)
         p.v_scale = (flashc_tensor){.data = (void *)(uintptr_t)nothing, .dtype = FLASHC_F32};
     p.block_table = p.block_table_v = (flashc_block_table){.pages = NULL};
-    status = flashc_problem_init_chunk(&problem, &p, &none);
-    problem.state = NULL; /* the plan of the one call */
+    status = flashc_problem_init_chunk(&problem, &p, NULL);
     if (status == FLASHC_OK)
         status = flashc_plan_init(&plan, &problem, NULL, 0);
     if (status != FLASHC_OK)
@@ -52,6 +50,7 @@ flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t 
         .row_stride = {p.num_heads * queries, queries, 1},
         .head_dim_v = p.head_dim_v,
         .piece_n = plan.longest_piece,
+        .seqlen_k = problem.seqlen_k,
         .levels = 1,
     };
     while (flashc_stream_capacity(state) < problem.seqlen_k)
@@ -82,12 +81,6 @@ static flashc_status accumulate(flashc_attention_state *state, flashc_attention_
         status = flashc_problem_init_chunk(&problem, p, state);
     if (status == FLASHC_OK)
         status = flashc_stream_check_rows(state, p);
-    if (status == FLASHC_OK && p->alignment == FLASHC_ALIGN_BOTTOM_RIGHT)
-        status = flashc_fail(FLASHC_ERR_ARGUMENT, "alignment: expected TOP_LEFT or EXPLICIT with a chunk of the keys, "
-                                                  "whose number it does not know, found BOTTOM_RIGHT");
-    if (status == FLASHC_OK && p->leftpad_k)
-        status = flashc_fail(FLASHC_ERR_ARGUMENT, "leftpad_k: expected NULL with a chunk of the keys, found %p",
-                             (const void *)p->leftpad_k);
     if (status == FLASHC_OK && problem.seqlen_k > flashc_stream_capacity(state) - state->next_key)
         status = flashc_fail(FLASHC_ERR_ARGUMENT,
                              "seqlen_k: expected at most %" PRId64 " more keys, for which the state has %" PRId64

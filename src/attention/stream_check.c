@@ -35,6 +35,7 @@ flashc_status flashc_stream_check_state(const char *name, const flashc_attention
         {"rows", s->rows, 0, FLASHC_SIZE_LIMIT},
         {"head_dim_v", s->head_dim_v, 0, FLASHC_SIZE_LIMIT},
         {"piece_n", s->piece_n, 0, FLASHC_SIZE_LIMIT / FLASHC_MAX_PIECES},
+        {"seqlen_k", s->seqlen_k, 0, FLASHC_SIZE_LIMIT},
         {"levels", s->levels, 1, FLASHC_TREE_LEVELS},
         {"n_nodes", s->n_nodes, 0, s->levels},
         {"next_key", s->next_key, 0, flashc_stream_capacity(s)},

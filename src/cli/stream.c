@@ -15,8 +15,7 @@ int flashc_cli_stream_check(const flashc_cli_attention_args *args)
     const struct {
         const char *option, *value;
     } refused[] = {{"--cu-seqlens-k", args->cu_seqlens_k}, {"--block-table", args->block_table},
-                   {"--leftpad-k", args->leftpad_k},         {"--scores", args->scores},
-                   {"--key-mass", args->key_mass}};
+                   {"--scores", args->scores},               {"--key-mass", args->key_mass}};
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
         if (refused[i].value)
             return flashc_cli_usage_error("--stream-kv and %s do not go together", refused[i].option);
@@ -83,7 +82,7 @@ typedef struct stream {
     stream_file k, v;
     flashc_attention_state state;
     flashc_attention_params params; /* of the chunk */
-    int64_t *offsets, *seqlens_k;   /* [batch] */
+    int64_t *seqlens_k;             /* [batch] */
 } stream;
 
 static int allocate(stream *s)
@@ -92,26 +91,11 @@ static int allocate(stream *s)
     s->state.row_max = calloc(rows, sizeof(float));
     s->state.row_sum = calloc(rows, sizeof(float));
     s->state.acc = calloc(rows, (size_t)s->state.head_dim_v * sizeof(float) + 1);
-    s->offsets = calloc(batch, sizeof *s->offsets);
     s->seqlens_k = calloc(batch, sizeof *s->seqlens_k);
-    if (!s->state.row_max || !s->state.row_sum || !s->state.acc || !s->offsets || !s->seqlens_k)
+    if (!s->state.row_max || !s->state.row_sum || !s->state.acc || !s->seqlens_k)
         return flashc_cli_error("no memory for a state of %lld x %lld rows of %lld columns", (long long)s->state.levels,
                                 (long long)s->state.rows, (long long)s->state.head_dim_v);
     return FLASHC_CLI_OK;
-}
-
-/* The state does not know how many keys there will be; we do. */
-static void resolve_positions(stream *s, const flashc_attention_params *whole)
-{
-    if (whole->alignment != FLASHC_ALIGN_BOTTOM_RIGHT)
-        return;
-    for (int64_t b = 0; b < whole->batch; b++) {
-        const int64_t *cu = whole->cu_seqlens_q;
-        const int64_t queries = cu ? cu[b + 1] - cu[b] : whole->seqlens_q ? whole->seqlens_q[b] : whole->seqlen_q;
-        s->offsets[b] = (whole->seqlens_k ? whole->seqlens_k[b] : whole->seqlen_k) - queries;
-    }
-    s->params.alignment = FLASHC_ALIGN_EXPLICIT;
-    s->params.offsets = s->offsets;
 }
 
 /* The chunk's part of what is in memory whole. */
@@ -169,12 +153,12 @@ static int run(stream *s, const flashc_cli_attention_args *args, const flashc_cl
     if (status != FLASHC_OK)
         return flashc_cli_library_error(status);
     s->params = *whole;
+    s->state.seqlens_k = whole->seqlens_k;
     if (allocate(s))
         return FLASHC_CLI_FAILED;
     status = flashc_attention_state_clear(&s->state);
     if (status != FLASHC_OK)
         return flashc_cli_library_error(status);
-    resolve_positions(s, whole);
     return run_chunks(s, args, whole, progress);
 }
 
@@ -193,7 +177,6 @@ int flashc_cli_stream_run(const flashc_cli_attention_args *args, const flashc_cl
     free(s.state.row_max);
     free(s.state.row_sum);
     free(s.state.acc);
-    free(s.offsets);
     free(s.seqlens_k);
     return exit_code;
 }

@@ -43,6 +43,7 @@ static flashc_status call_by_state(const flashc_attention_params *params, const 
                                    const form_kind *kind, bool merge, test_rng *rng)
 {
     test_stream s = test_stream_begin(params);
+    s.state.seqlens_k = padded->seqlens_k;
     flashc_status status = FLASHC_OK;
     for (int64_t first = 0, n; first < padded->seqlen_k && status == FLASHC_OK; first += n) {
         n = test_rng_int(rng, 1, 1 + padded->seqlen_k / 2);
@@ -53,6 +54,7 @@ static flashc_status call_by_state(const flashc_attention_params *params, const 
         }
         test_stream part = test_stream_begin(params);
         part.state.next_key = first;
+        part.state.seqlens_k = padded->seqlens_k;
         status = test_stream_form(&part, padded, first, n, kind, rng);
         if (status == FLASHC_OK)
             status = flashc_attention_state_merge(&s.state, &part.state);

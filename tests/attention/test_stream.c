@@ -11,20 +11,6 @@
 
 static const int64_t RANDOM_COUNT = 25;
 
-/* Without scores and key_mass, and with the offsets that FLASHC_ALIGN_BOTTOM_RIGHT would have, said one by one. */
-static void make_streamable(problem *p)
-{
-    flashc_attention_params *s = &p->params;
-    s->scores.data = s->key_mass.data = NULL;
-    if (s->alignment != FLASHC_ALIGN_BOTTOM_RIGHT)
-        return;
-    int64_t *offsets = problem_add_array(p, ARRAY_OFFSETS, 0);
-    for (int64_t b = 0; b < s->batch; b++)
-        offsets[b] = (s->seqlens_k != NULL ? s->seqlens_k[b] : s->seqlen_k) -
-                     (s->seqlens_q != NULL ? s->seqlens_q[b] : s->seqlen_q);
-    s->alignment = FLASHC_ALIGN_EXPLICIT;
-}
-
 /* Chunk lengths: multiples of unit. */
 static void stream_in_chunks(problem *p, int64_t unit, test_rng *rng)
 {
@@ -47,12 +33,12 @@ static void stream_in_chunks(problem *p, int64_t unit, test_rng *rng)
 
 static void random_problems(const char *kernel)
 {
-    int64_t split = 0, several = 0;
+    int64_t split = 0, several = 0, left_padded = 0, bottom_right = 0;
     for (int64_t i = 0; i < RANDOM_COUNT; i++) {
         problem p;
         problem_random(&p, 7000 + (uint64_t)i, kernel);
-        make_streamable(&p);
-        if (p.params.leftpad_k != NULL || !run_problem(&p)) {
+        p.params.scores.data = p.params.key_mass.data = NULL;
+        if (!run_problem(&p)) {
             problem_free(&p);
             continue;
         }
@@ -61,8 +47,10 @@ static void random_problems(const char *kernel)
         test_rng rng = {(uint64_t)i};
         split += plan.piece_n > 0 && p.params.seqlen_k > plan.piece_n;
         several += p.params.seqlen_k > plan.block_n;
-        /* Where lengths of queries differ, so may the pieces. */
-        if (p.params.seqlens_q == NULL) {
+        left_padded += p.params.leftpad_k != NULL;
+        bottom_right += p.params.alignment == FLASHC_ALIGN_BOTTOM_RIGHT;
+        /* Where lengths of queries differ, so may the pieces; where padding does, tiles end elsewhere. */
+        if (p.params.seqlens_q == NULL && p.params.leftpad_k == NULL) {
             stream_in_chunks(&streamed, plan.block_n, &rng);
             assert_same_bits(&p, &streamed, "one call and chunks of tiles");
         }
@@ -74,10 +62,11 @@ static void random_problems(const char *kernel)
         problem_free_twin(&streamed);
         problem_free(&p);
     }
-    printf("%s: %lld random problems, %lld with split keys, %lld longer than a tile\n", kernel,
-           (long long)RANDOM_COUNT, (long long)split, (long long)several);
-    if (split == 0 || several == 0)
-        fail_msg("%s: no problem had split keys, or none was longer than a tile", kernel);
+    printf("%s: %lld random problems, %lld with split keys, %lld longer than a tile, %lld padded on the left, %lld "
+           "aligned at the bottom right\n", kernel, (long long)RANDOM_COUNT, (long long)split, (long long)several,
+           (long long)left_padded, (long long)bottom_right);
+    if (split == 0 || several == 0 || left_padded == 0 || bottom_right == 0)
+        fail_msg("%s: no problem of one of these kinds", kernel);
 }
 
 /* Many pieces, in chunks of a few and of parts of one, with the state moved in between. */
@@ -202,6 +191,107 @@ static void shared_prefix(const char *kernel)
     problem_free(&p);
 }
 
+/* Each sequence's last query sees its last key, wherever chunks end and however many keys the others have: the bits of
+ * one call, also packed. Packed chunks end where sequences do, each at its own row. */
+static void bottom_right(const char *kernel)
+{
+    const problem_shape shape = shape_for(kernel, (problem_shape){3, 2, 1, 2, 700, 24, 20});
+    problem p;
+    problem_plain(&p, &shape, FLASHC_F32, 31);
+    p.params.kernel = kernel;
+    p.params.causal = 1;
+    p.params.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
+    p.params.window_left = 450;
+    int64_t *lengths = problem_add_array(&p, ARRAY_SEQLENS_K, 700);
+    lengths[1] = 0;
+    lengths[2] = 333;
+    assert_true(run_problem(&p));
+    problem streamed = problem_twin(&p);
+    test_rng rng = {32};
+    stream_in_chunks(&streamed, plan_of(&p).block_n, &rng);
+    assert_same_bits(&p, &streamed, "one call and chunks, aligned at the bottom right");
+    test_stream s = test_stream_begin(&p.params);
+    const int64_t block_n = plan_of(&p).block_n;
+    for (int64_t first = 0; first < 700; first += 2 * block_n) {
+        const int64_t n = 2 * block_n < 700 - first ? 2 * block_n : 700 - first;
+        expect_ok(test_stream_form(&s, &p.params, first, n, &(form_kind){.packed_k = true}, &rng));
+    }
+    problem_snapshot(&streamed);
+    expect_ok(flashc_attention_finish(&s.state, &streamed.params));
+    assert_same_bits(&p, &streamed, "one call and packed chunks, aligned at the bottom right");
+    test_stream_free(&s);
+    problem_free_twin(&streamed);
+    problem_free(&p);
+}
+
+/* Chunks of several pieces' rows of which few are keys: those at the beginning, or at the end. */
+static void few_keys_in_long_chunks(const char *kernel)
+{
+    const int64_t keys = 6 * kernel_piece(kernel, 24, 20);
+    const problem_shape shape = shape_for(kernel, (problem_shape){1, 2, 1, 2, keys, 24, 20});
+    for (int round = 0; round < 4; round++) {
+        problem p;
+        problem_plain(&p, &shape, FLASHC_F32, 35);
+        p.params.kernel = kernel;
+        test_stream s = test_stream_begin(&p.params); /* which knows nothing of lengths */
+        assert_int_equal(s.state.piece_n, keys / 6);
+        if (round % 2 == 0)
+            problem_add_array(&p, ARRAY_SEQLENS_K, 10);
+        else
+            problem_add_array(&p, ARRAY_LEFTPAD_K, keys - 7);
+        problem_snapshot(&p);
+        const int64_t first = round < 2 ? keys : keys / 2 + 1;
+        test_stream_chunk(&s, &p.params, 0, first);
+        if (first < keys)
+            test_stream_chunk(&s, &p.params, first, keys - first);
+        expect_ok(flashc_attention_finish(&s.state, &p.params));
+        oracle exact;
+        oracle_attention(&p.params, &exact);
+        check_against(&p, &exact, true);
+        oracle_free(&exact);
+        test_stream_free(&s);
+        problem_free(&p);
+    }
+}
+
+/* Padding of whole tiles on the left, in chunks of whole tiles: the bits of one call where it does not cut the keys.
+ * Anything else is in the random problems, within the bound. */
+static void left_padding(const char *kernel)
+{
+    problem p;
+    problem_shape shape = shape_for(kernel, (problem_shape){3, 2, 2, 300, 0, 16, 16});
+    problem_plain(&p, &shape, FLASHC_F32, 33);
+    p.params.kernel = kernel;
+    const int64_t block_n = plan_of(&p).block_n;
+    problem_free(&p);
+    shape.seqlen_k = 3 * block_n + 5;
+    problem_plain(&p, &shape, FLASHC_F32, 33);
+    p.params.kernel = kernel;
+    p.params.window_left = 2 * block_n;
+    p.params.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
+    int64_t *padding = problem_add_array(&p, ARRAY_LEFTPAD_K, 0);
+    padding[1] = 2 * block_n;
+    padding[2] = shape.seqlen_k;
+    for (int64_t j = 0; j < shape.seqlen_k; j++)
+        test_set(&p.params.k, 2, 1, j, 3, (double)NAN), test_set(&p.params.v, 1, 0, j < padding[1] ? j : 0, 7, (double)NAN);
+    test_set(&p.params.v, 1, 0, 0, 7, (double)INFINITY);
+    assert_true(run_problem(&p));
+    problem streamed = problem_twin(&p);
+    test_rng rng = {34};
+    const int64_t unit = plan_of(&p).piece_n > 0 ? 1 : block_n;
+    for (int round = 0; round < 3; round++) {
+        stream_in_chunks(&streamed, unit, &rng);
+        if (unit > 1)
+            assert_same_bits(&p, &streamed, "one call and chunks, padded on the left");
+        oracle exact;
+        oracle_attention(&p.params, &exact);
+        check_against(&streamed, &exact, true);
+        oracle_free(&exact);
+    }
+    problem_free_twin(&streamed);
+    problem_free(&p);
+}
+
 static int cancel(void *user_data, int64_t done, int64_t total)
 {
     (void)user_data, (void)done, (void)total;
@@ -218,7 +308,7 @@ static void errors(void **unused)
     flashc_attention_state bad, none;
     expect_argument_error(flashc_attention_state_init(NULL, sizeof bad, &p.params),
                           "state: expected a pointer, found NULL");
-    expect_argument_error(flashc_attention_state_init(&bad, 8, &p.params), "struct_size: expected 104, found 8");
+    expect_argument_error(flashc_attention_state_init(&bad, 8, &p.params), "struct_size: expected 120, found 8");
     expect_ok(flashc_attention_state_init(&none, sizeof none, &p.params));
     expect_argument_error(flashc_attention_accumulate(&none, &chunk), "state->row_max: expected a pointer, found NULL");
 
@@ -226,11 +316,6 @@ static void errors(void **unused)
     assert_int_equal(s.state.rows, 6);
     assert_int_equal(s.state.piece_n, plan_of(&p).piece_n);
     assert_int_equal(s.state.levels, 4); /* of 8 to 15 pieces */
-    chunk.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
-    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
-                          "alignment: expected TOP_LEFT or EXPLICIT with a chunk of the keys, whose number it does not "
-                          "know, found BOTTOM_RIGHT");
-    chunk.alignment = FLASHC_ALIGN_UNSET;
     chunk.seqlen_q = 2;
     expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
                           "state->rows: expected the 1 * 2 * 2 queries of the call, found 6");
@@ -267,16 +352,66 @@ static void errors(void **unused)
     problem_free(&p);
 }
 
+/* What rows in all there are is checked before any work. */
+static void errors_of_positions(void **unused)
+{
+    (void)unused;
+    problem p;
+    const problem_shape shape = {2, 1, 1, 3, 100, 8, 8};
+    problem_plain(&p, &shape, FLASHC_F32, 1);
+    p.params.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
+    test_stream s = test_stream_begin(&p.params);
+    flashc_attention_params chunk = p.params;
+    const int64_t some[2] = {60, 100}, beyond[2] = {60, 101}, padding[2] = {60, 61}, negative[2] = {0, -1};
+    assert_int_equal(s.state.seqlen_k, 100);
+    s.state.next_key = 1;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->seqlen_k: expected all keys of batch element 0, from which FLASHC_ALIGN_BOTTOM_RIGHT "
+                          "counts, found 100, and keys up to 101 in the chunk");
+    s.state.next_key = 0;
+    chunk.seqlens_k = some;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->seqlens_k: expected the keys that each sequence will have in all, from which "
+                          "FLASHC_ALIGN_BOTTOM_RIGHT counts, beside seqlens_k of a chunk, found NULL");
+    s.state.seqlens_k = beyond;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->seqlens_k[1]: expected 0 to state->seqlen_k = 100, found 101");
+    s.state.seqlens_k = some;
+    chunk.seqlens_k = beyond;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk), "seqlens_k[1]: expected 0 to 100, found 101");
+    chunk.seqlens_k = NULL;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->seqlens_k: expected all keys of batch element 0, from which FLASHC_ALIGN_BOTTOM_RIGHT "
+                          "counts, found 60, and keys up to 100 in the chunk");
+    s.state.seqlens_k = (int64_t[]){60, 60};
+    chunk.alignment = FLASHC_ALIGN_TOP_LEFT;
+    chunk.leftpad_k = padding;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk), "leftpad_k[1]: expected 0 to 60, found 61");
+    chunk.leftpad_k = negative;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk), "leftpad_k[1]: expected 0 to 60, found -1");
+    s.state.seqlen_k = -1;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->seqlen_k: expected 0 to 281474976710656, found -1");
+    assert_int_equal(s.state.n_nodes, 0);
+    test_stream_free(&s);
+    problem_free(&p);
+}
+
 int main(void)
 {
     static kernel_check random = {random_problems}, decode = {decode_over_pieces}, special = {special_values},
-                        merge = {parts_merge}, prefix = {shared_prefix};
+                        merge = {parts_merge}, prefix = {shared_prefix}, aligned = {bottom_right},
+                        padded = {left_padding}, few = {few_keys_in_long_chunks};
     const struct CMUnitTest tests[] = {
         {"random_problems_in_chunks", test_on_kernels, NULL, NULL, &random},
         {"decode_over_pieces", test_on_kernels, NULL, NULL, &decode},
         {"nan_and_infinity_in_v", test_on_kernels, NULL, NULL, &special},
         {"states_of_parts_merge", test_on_kernels, NULL, NULL, &merge},
         {"shared_prefix", test_on_kernels, NULL, NULL, &prefix},
+        {"aligned_at_the_bottom_right", test_on_kernels, NULL, NULL, &aligned},
+        {"padded_on_the_left", test_on_kernels, NULL, NULL, &padded},
+        {"few_keys_in_long_chunks", test_on_kernels, NULL, NULL, &few},
+        cmocka_unit_test(errors_of_positions),
         cmocka_unit_test(errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -21,6 +21,7 @@ test_stream test_stream_begin(const flashc_attention_params *whole)
 {
     test_stream s;
     expect_ok(flashc_attention_state_init(&s.state, sizeof s.state, whole));
+    s.state.seqlens_k = whole->seqlens_k;
     allocate(&s);
     expect_ok(flashc_attention_state_clear(&s.state));
     return s;
@@ -30,6 +31,11 @@ static void skip(flashc_tensor *t, int axis, int64_t first)
 {
     if (t->data != NULL)
         t->data = axis == 2 ? test_at(t, 0, 0, first, 0) : test_at(t, 0, 0, 0, first);
+}
+
+static int64_t within(int64_t x, int64_t most)
+{
+    return x < 0 ? 0 : x < most ? x : most;
 }
 
 void test_stream_chunk(test_stream *s, const flashc_attention_params *whole, int64_t first, int64_t n)
@@ -47,10 +53,10 @@ flashc_status test_stream_form(test_stream *s, const flashc_attention_params *wh
     skip(&chunk.mask, 3, first);
     skip(&chunk.bias, 3, first);
     chunk.seqlen_k = n;
-    int64_t *lengths = calloc((size_t)chunk.batch + 1, sizeof *lengths);
-    for (int64_t b = 0; whole->seqlens_k != NULL && b < chunk.batch; b++) {
-        const int64_t left = whole->seqlens_k[b] - first;
-        lengths[b] = left < 0 ? 0 : left < n ? left : n;
+    int64_t *lengths = calloc(2 * (size_t)chunk.batch + 1, sizeof *lengths), *padding = lengths + chunk.batch;
+    for (int64_t b = 0; b < chunk.batch; b++) {
+        lengths[b] = within(whole->seqlens_k != NULL ? whole->seqlens_k[b] - first : n, n);
+        padding[b] = within(whole->leftpad_k != NULL ? whole->leftpad_k[b] - first : 0, lengths[b]);
     }
     chunk.seqlens_k = whole->seqlens_k != NULL ? lengths : NULL;
     chunk.o = chunk.lse = (flashc_tensor){.data = NULL};
@@ -59,7 +65,9 @@ flashc_status test_stream_form(test_stream *s, const flashc_attention_params *wh
         status = flashc_attention_accumulate(&s->state, &chunk);
     } else {
         test_form f;
+        chunk.leftpad_k = whole->leftpad_k != NULL ? padding : NULL;
         form_make(&f, &chunk, kind, rng);
+        f.params.leftpad_k = whole->leftpad_k;
         status = flashc_attention_accumulate(&s->state, &f.params);
         form_free(&f);
     }

@@ -11,7 +11,7 @@ typedef struct test_stream {
     guarded_buffer array[3]; /* row_max, row_sum, acc */
 } test_stream;
 
-/* Cleared, for the whole call. */
+/* Cleared, for the whole call; packed, state.seqlens_k is to be set. */
 test_stream test_stream_begin(const flashc_attention_params *whole);
 /* Takes the keys first .. first + n - 1 of the whole call, where they lie. */
 void test_stream_chunk(test_stream *s, const flashc_attention_params *whole, int64_t first, int64_t n);
