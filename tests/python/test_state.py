@@ -35,6 +35,37 @@ def test_chunks_give_the_bits_of_one_call(layout: str) -> None:
     np.testing.assert_array_equal(got_lse, lse)
 
 
+def test_chunks_aligned_at_the_bottom_right() -> None:
+    """Of sequences of several lengths, padded or packed, each one's last query sees its last key: the bits of one call."""
+    lengths = [1300, 0, 777]
+    q, k, v = arrays((3, 2, 4, 16), (3, 1, 1300, 16), (3, 1, 1300, 16))
+    options: dict[str, Any] = {"causal": True, "align": "bottom-right", "window": (600, None)}
+    expected = flashc.attention(q, k, v, seqlens_k=lengths, **options)
+    padded = flashc.AttentionState(q, seqlen_k=1300, seqlens_k=lengths, **options)
+    packed = flashc.AttentionState(q, seqlen_k=1300, seqlens_k=np.array(lengths), **options)
+    for first in range(0, 1300, 512):
+        rows = [max(0, min(512, n - first)) for n in lengths]
+        padded.accumulate(k[:, :, first:first + 512], v[:, :, first:first + 512], seqlens_k=rows)
+        parts = [np.concatenate([x[b, :, first:first + n] for b, n in enumerate(rows)], 1) for x in (k, v)]
+        packed.accumulate(*parts, cu_seqlens_k=np.cumsum([0, *rows]))
+    np.testing.assert_array_equal(padded.finish(), expected)
+    np.testing.assert_array_equal(packed.finish(), expected)
+
+
+def test_chunks_padded_on_the_left() -> None:
+    q, k, v = arrays((3, 2, 4, 16), (3, 1, 700, 16), (3, 1, 700, 16))
+    options: dict[str, Any] = {"causal": True, "align": "bottom-right", "leftpad_k": [0, 333, 700],
+                               "alibi_slopes": np.array([0.5, 0.01], np.float32)}
+    k[1, :, :333] = np.nan
+    state = flashc.AttentionState(q, seqlen_k=700, **options)
+    for first in range(0, 700, 100):
+        state.accumulate(k[:, :, first:first + 100], v[:, :, first:first + 100])
+    o, lse = state.finish(return_lse=True)
+    expected_o, expected_lse = flashc.attention(q, k, v, return_lse=True, **options)
+    np.testing.assert_allclose(o, expected_o, atol=2e-6)
+    np.testing.assert_allclose(lse, expected_lse, atol=2e-6)
+
+
 def test_mask_and_bias_of_chunks() -> None:
     q, k, v, bias = arrays((4, 30, 16), (2, 300, 16), (2, 300, 16), (30, 300))
     mask = RNG.random((30, 300)) < 0.8
@@ -112,8 +143,17 @@ def test_errors() -> None:
     q, k, v = arrays((2, 3, 16), (2, 40, 16), (2, 40, 16))
     with pytest.raises(ValueError, match="finish: expected a chunk"):
         flashc.AttentionState(q, seqlen_k=40).finish()
-    with pytest.raises(ValueError, match="BOTTOM_RIGHT"):
-        flashc.AttentionState(q, seqlen_k=40, causal=True, align="bottom-right").accumulate(k, v)
+    state = flashc.AttentionState(q, seqlen_k=40, causal=True, align="bottom-right")
+    with pytest.raises(ValueError, match=r"state->seqlens_k: expected the keys .*BOTTOM_RIGHT.* found NULL"):
+        state.accumulate(k, v, seqlens_k=[40])
+    state.accumulate(k, v)
+    with pytest.raises(ValueError, match=r"state->seqlen_k: expected all keys .* found 40, and keys up to 80"):
+        state.accumulate(k, v)
+    for wrong in ([40, 40], [41]):
+        with pytest.raises(ValueError, match="seqlens_k"):
+            flashc.AttentionState(q, seqlen_k=40, seqlens_k=wrong).accumulate(k, v)
+    with pytest.raises(ValueError, match=r"leftpad_k\[0\]: expected 0 to 80, found 81"):
+        flashc.AttentionState(q, seqlen_k=80, leftpad_k=[81]).accumulate(k, v)
     state = flashc.AttentionState(q, seqlen_k=40)
     state.accumulate(k, v)
     with pytest.raises(ValueError, match="head_dim"):

@@ -1,18 +1,21 @@
 /* Attention states: what AttentionState of the package calls. A state is the tuple (row_max, row_sum, acc, piece_n,
- * n_nodes, next_key), its arrays [levels, rows], [levels, rows] and [levels, rows, head_dim_v]. */
+ * n_nodes, next_key, seqlen_k, seqlens_k), its arrays [levels, rows], [levels, rows] and [levels, rows, head_dim_v];
+ * seqlens_k may be None. */
 #include "python/core/call.h"
 
-enum { ROW_MAX_ARRAY, ROW_SUM_ARRAY, ACC_ARRAY, STATE_ARRAYS, STATE_ITEMS = 6 };
+enum { ROW_MAX_ARRAY, ROW_SUM_ARRAY, ACC_ARRAY, STATE_ARRAYS, SEQLENS_K_ITEM = 7, STATE_ITEMS };
 
 typedef struct {
     flashc_attention_state state;
     flashc_py_view view[STATE_ARRAYS];
+    flashc_py_integers seqlens_k;
 } state_argument;
 
 static void release(state_argument *s)
 {
     for (int i = 0; i < STATE_ARRAYS; i++)
         flashc_py_view_release(&s->view[i]);
+    flashc_py_integers_free(&s->seqlens_k);
 }
 
 /* 0, or -1 with an exception; to be released in any case. */
@@ -22,7 +25,7 @@ static int acquire(state_argument *s, PyObject *tuple)
     int64_t n;
     *s = (state_argument){.state = {.struct_size = sizeof s->state}};
     if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != STATE_ITEMS)
-        return flashc_py_wrong_argument("state", "a tuple of six", tuple);
+        return flashc_py_wrong_argument("state", "a tuple of eight", tuple);
     for (int i = 0; i < STATE_ARRAYS; i++)
         if (flashc_py_view_acquire_output(&s->view[i], PyTuple_GetItem(tuple, i), name[i]) != 0 ||
             flashc_py_view_expect_dtype(&s->view[i], FLASHC_F32) != 0 || flashc_py_view_as_flat(&s->view[i], &n) != 0)
@@ -44,7 +47,13 @@ static int acquire(state_argument *s, PyObject *tuple)
     s->state.piece_n = PyLong_AsLongLong(PyTuple_GetItem(tuple, 3));
     s->state.n_nodes = PyLong_AsLongLong(PyTuple_GetItem(tuple, 4));
     s->state.next_key = PyLong_AsLongLong(PyTuple_GetItem(tuple, 5));
-    return PyErr_Occurred() ? flashc_py_wrong_argument("state", "ints after the arrays", tuple) : 0;
+    s->state.seqlen_k = PyLong_AsLongLong(PyTuple_GetItem(tuple, 6));
+    if (PyErr_Occurred())
+        return flashc_py_wrong_argument("state", "ints after the arrays", tuple);
+    if (flashc_py_integers_take(PyTuple_GetItem(tuple, SEQLENS_K_ITEM), "seqlens_k", 1, &s->seqlens_k) != 0)
+        return -1;
+    s->state.seqlens_k = s->seqlens_k.values;
+    return 0;
 }
 
 static void set_row_strides(flashc_attention_state *s, const flashc_attention_params *p)
@@ -54,25 +63,39 @@ static void set_row_strides(flashc_attention_state *s, const flashc_attention_pa
     s->row_stride[2] = 1;
 }
 
-/* attention_state_init(the arguments of explain, seqlen_k) */
+/* The call is built of a chunk: this is what the one call has in its place. */
+static int set_whole(flashc_attention_params *p, PyObject *seqlen_k, PyObject *seqlens_k, flashc_py_integers *lengths)
+{
+    p->seqlen_k = PyLong_AsLongLong(seqlen_k);
+    if (PyErr_Occurred())
+        return flashc_py_wrong_argument("seqlen_k", "an int", seqlen_k);
+    if (flashc_py_integers_take(seqlens_k, "seqlens_k", 1, lengths) != 0 ||
+        flashc_py_integers_expect(lengths, "seqlens_k", p->batch) != 0)
+        return -1;
+    p->seqlens_k = lengths->values;
+    p->cu_seqlens_k = NULL;
+    return 0;
+}
+
+/* attention_state_init(the arguments of explain, seqlen_k, seqlens_k) */
 PyObject *flashc_py_attention_state_init(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    if (flashc_py_check_count("attention_state_init", count, N_EXPLAIN + 1) != 0)
+    if (flashc_py_check_count("attention_state_init", count, N_EXPLAIN + 2) != 0)
         return NULL;
     flashc_py_call c;
+    flashc_py_integers lengths = {.values = NULL};
     flashc_attention_state s;
     flashc_status status = FLASHC_OK;
     int built = flashc_py_call_build(&c, args, true);
-    if (built == 0) {
-        c.params.seqlen_k = PyLong_AsLongLong(args[N_EXPLAIN]);
-        built = PyErr_Occurred() ? flashc_py_wrong_argument("seqlen_k", "an int", args[N_EXPLAIN]) : 0;
-    }
+    if (built == 0)
+        built = set_whole(&c.params, args[N_EXPLAIN], args[N_EXPLAIN + 1], &lengths);
     if (built == 0)
         status = flashc_attention_state_init(&s, sizeof s, &c.params);
     if (status != FLASHC_OK)
         flashc_py_raise(status);
     flashc_py_call_release(&c);
+    flashc_py_integers_free(&lengths);
     if (built != 0 || status != FLASHC_OK)
         return NULL;
     return Py_BuildValue("(LLLL)", (long long)s.levels, (long long)s.rows, (long long)s.head_dim_v,
@@ -105,14 +128,15 @@ static PyObject *run(const char *name, state_function function, PyObject *const 
     if (failed)
         return finish(&s, true, FLASHC_OK);
     const bool built = flashc_py_call_build(&c, args, true) == 0;
-    if (built) {
+    const bool fits = built && flashc_py_integers_expect(&s.seqlens_k, "seqlens_k", c.params.batch) == 0;
+    if (fits) {
         set_row_strides(&s.state, &c.params);
         Py_BEGIN_ALLOW_THREADS
         status = function(&s.state, &c.params);
         Py_END_ALLOW_THREADS
     }
-    const bool raised = built && flashc_py_call_raise_of_score_mod(&c);
-    PyObject *result = finish(&s, !built || raised, status);
+    const bool raised = fits && flashc_py_call_raise_of_score_mod(&c);
+    PyObject *result = finish(&s, !fits || raised, status);
     flashc_py_call_release(&c);
     return result;
 }

@@ -17,7 +17,7 @@ def explain(
 def attention_state_init(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
-    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, seqlen_k: int, /,
+    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, seqlen_k: int, seqlens_k: Any, /,
 ) -> tuple[int, int, int, int]: ...
 def attention_accumulate(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,

@@ -22,12 +22,13 @@ class AttentionState:
         o = state.finish()
 
     The result is that of attention() on all keys: the same bits where chunks end at multiples of the keys of a tile
-    (flashc.explain(...).block_n), within the stated bound elsewhere. Key 0 of a chunk is at position `next_key`, from
-    which causal, window and ALiBi count.
+    (flashc.explain(...).block_n), within the stated bound elsewhere. Row 0 of a chunk is row `next_key` of all; causal,
+    window and ALiBi count positions among all.
 
-    q, scale, causal, align, softcap, window, alibi_slopes, score_mod, sinks, seqlens_q, cu_seqlens_q, layout, num_threads,
-    kernel, compute: as in attention(), but align is not "bottom-right", since the number of keys is not known: give the
-    position of query 0. A score_mod that raises spoils the state.
+    q, scale, causal, align, softcap, window, alibi_slopes, score_mod, sinks, seqlens_q, leftpad_k, cu_seqlens_q, layout,
+    num_threads, kernel, compute: as in attention() on all keys. A score_mod that raises spoils the state.
+    seqlens_k: how many keys each batch element will have in all, if not seqlen_k; align "bottom-right" needs it where
+    chunks have seqlens_k or cu_seqlens_k.
 
     To save a state write `arrays()` and the ints `n_nodes` and `next_key` somewhere; to restore it, give them to
     `restore()` of a state made with the same arguments.
@@ -35,15 +36,15 @@ class AttentionState:
 
     def __init__(self, q: Any, *, seqlen_k: int, scale: float | None = None, causal: bool = False, align: Any = None,
                  softcap: float | None = None, window: Any = None, alibi_slopes: Any = None,
-                 score_mod: ScoreMod | None = None, sinks: Any = None, seqlens_q: Any = None, cu_seqlens_q: Any = None,
-                 layout: str = "bhsd", num_threads: int = 0, kernel: str | None = None,
-                 compute: str | None = None) -> None:
+                 score_mod: ScoreMod | None = None, sinks: Any = None, seqlens_q: Any = None, seqlens_k: Any = None,
+                 leftpad_k: Any = None, cu_seqlens_q: Any = None, layout: str = "bhsd", num_threads: int = 0,
+                 kernel: str | None = None, compute: str | None = None) -> None:
         refuse_gradients(q=q, alibi_slopes=alibi_slopes, sinks=sinks)
         self._bshd = _is_bshd(layout)
         self._q, self._kind = kind_of(q, "q")
-        self._seqlen_k = seqlen_k
+        self._in_all = (seqlen_k, seqlens_k)
         self._options = (scale, causal, align, self._bshd, num_threads, kernel, compute)
-        self._of_scores = (softcap, window, score_mod, alibi_slopes, sinks, seqlens_q)
+        self._of_scores = (softcap, window, score_mod, alibi_slopes, sinks, seqlens_q, leftpad_k)
         self._cu_seqlens_q = cu_seqlens_q
         self._arrays: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._no_keys: Any = None
@@ -51,19 +52,19 @@ class AttentionState:
         self.next_key = 0
         """position of the next chunk's first key; may be set before the first chunk"""
 
-    def _call(self, k: Any, v: Any, o: Any, lse: Any, last: Any, *, mask: Any = None, bias: Any = None, k_scale: Any = None,
+    def _call(self, k: Any, v: Any, o: Any, lse: Any, last: tuple[Any, ...], *, mask: Any = None, bias: Any = None, k_scale: Any = None,
               v_scale: Any = None, seqlens_k: Any = None, cu_seqlens_k: Any = None, block_table: Any = None,
               block_table_v: Any = None) -> tuple[Any, ...]:
         """The arguments of a function of _core: those of explain(), then `last`."""
-        softcap, window, score_mod, alibi_slopes, sinks, seqlens_q = self._of_scores
+        softcap, window, score_mod, alibi_slopes, sinks, seqlens_q, leftpad_k = self._of_scores
         features = _features(softcap, window, None, score_mod, alibi_slopes, sinks, None, k_scale, v_scale, seqlens_q,
-                             seqlens_k, None, None, None, None, None)
+                             seqlens_k, leftpad_k, None, None, None, None)
         sequences = _sequences(self._cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
-        return (self._q, k, v, o, lse, mask, bias, *self._options, sequences, features, last)
+        return (self._q, k, v, o, lse, mask, bias, *self._options, sequences, features, *last)
 
     def _state(self) -> tuple[Any, ...]:
         assert self._arrays is not None
-        return (*self._arrays, self._piece_n, self.n_nodes, self.next_key)
+        return (*self._arrays, self._piece_n, self.n_nodes, self.next_key, *self._in_all)
 
     def _begin(self, k: Any, v: Any, **options: Any) -> None:
         """Types and head counts of k and v are known with the first chunk."""
@@ -73,7 +74,7 @@ class AttentionState:
 
         out = _SHORT[dtype_name(self._q.dtype, "q")]
         levels, rows, width, self._piece_n = _core.attention_state_init(
-            *self._call(k, v, out, None, self._seqlen_k, **options))
+            *self._call(k, v, out, None, self._in_all, **options))
         self._arrays = (np.full((levels, rows), -np.inf, np.float32), np.zeros((levels, rows), np.float32),
                         np.zeros((levels, rows, width), np.float32))
         rank = len(self._q.shape) if self._cu_seqlens_q is None else 4
@@ -94,7 +95,7 @@ class AttentionState:
                 "block_table": block_table, "block_table_v": block_table_v}
         self._begin(k, v, **lies)
         out = _SHORT[dtype_name(self._q.dtype, "q")]
-        arguments = self._call(k, v, out, None, self._state(), mask=mask, bias=bias, **lies)
+        arguments = self._call(k, v, out, None, (self._state(),), mask=mask, bias=bias, **lies)
         if self._of_scores[2] is not None:
             self.next_key = -1  # should score_mod raise
         self.n_nodes, self.next_key = _core.attention_accumulate(*arguments)
@@ -117,7 +118,7 @@ class AttentionState:
         k, v = self._no_keys
         o = _new_output(self._q, v, self._kind, out_dtype) if out is None else out
         lse = self._kind.empty(self._q, _lse_shape(self._q.shape, self._bshd), "float32") if return_lse else None
-        _core.attention_finish(*self._call(k, v, o, lse, self._state()))
+        _core.attention_finish(*self._call(k, v, o, lse, (self._state(),)))
         if out is None:
             o = self._kind.result(self._q, o)
         return (o, self._kind.result(self._q, lse)) if return_lse else o
