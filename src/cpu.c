@@ -31,6 +31,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static unsigned features;
 static char feature_text[64];
 static int quota_cpus; /* 0: no quota */
+static bool zen4;
 
 static unsigned detect_features(void)
 {
@@ -148,9 +149,27 @@ int flashc_cpu_quota(const char *groups, const char *mount)
     return tightest;
 }
 
+static bool detect_zen4(void)
+{
+#if defined(__x86_64__)
+    /* gcc 12 does not know Zen 4 by name: it is what has AVX-512 of AMD's family 25 (Zen 3 and 4; Zen 5 is 26). CPUID
+     * leaf 1, EAX: 4 bits of family, and 8 more to add where they are all set. */
+    enum { FAMILY = 25 };
+    __builtin_cpu_init();
+    unsigned eax = 1, ebx, ecx = 0, edx;
+    __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+    return __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512f") &&
+           ((eax >> 8) & 0xf) + ((eax >> 20) & 0xff) == FAMILY;
+#else
+    return false;
+#endif
+}
+
+/* Once: in a virtual machine each CPUID traps to the host (2 microseconds). */
 static void detect(void)
 {
     features = detect_features();
+    zen4 = detect_zen4();
     const char *disabled = getenv("FLASHC_DISABLE_CPU_FEATURES");
     size_t used = 0;
     for (size_t i = 0; i < NUM_FEATURES; i++) {
@@ -171,18 +190,8 @@ unsigned flashc_cpu_features(void)
 
 bool flashc_cpu_is_zen4(void)
 {
-#if defined(__x86_64__)
-    /* gcc 12 does not know Zen 4 by name: it is what has AVX-512 of AMD's family 25 (Zen 3 and 4; Zen 5 is 26). CPUID
-     * leaf 1, EAX: 4 bits of family, and 8 more to add where they are all set. */
-    enum { FAMILY = 25 };
-    __builtin_cpu_init();
-    unsigned eax = 1, ebx, ecx = 0, edx;
-    __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-    return __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512f") &&
-           ((eax >> 8) & 0xf) + ((eax >> 20) & 0xff) == FAMILY;
-#else
-    return false;
-#endif
+    pthread_once(&once, detect);
+    return zen4;
 }
 
 const char *flashc_cpu_feature_names(void)

@@ -260,8 +260,8 @@ void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int
     char *scratch = workspace + (size_t)slot * plan->scratch.size;
     flashc_item it = flashc_item_open(problem, plan, scratch);
     it.span = flashc_span_of(problem, plan, index);
-    it.likely_next_row =
-        plan->runs > 1 ? -1 : (it.span.first_block - plan->num_threads * plan->blocks_per_item) * plan->block.block_m;
+    if (!plan->kernel->vector->rows_along && index + plan->num_threads < plan->num_items)
+        it.next = flashc_span_of(problem, plan, index + plan->num_threads);
     flashc_row_block blocks[FLASHC_MAX_BLOCKS_PER_ITEM];
     flashc_fold fold = {.plan = plan,
                         .head_dim_v = problem->head_dim_v,

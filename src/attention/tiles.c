@@ -59,28 +59,44 @@ static void run_tile(const flashc_item *it, int64_t i, const flashc_row_block *b
     }
 }
 
+/* Hints at row block i's last key tile: where it will be stored, and what the next item reads first. */
+static void name_next(const flashc_item *it, int64_t i, const flashc_row_block *block, flashc_upcoming *k,
+                      flashc_upcoming *v)
+{
+    const flashc_problem *p = it->p;
+    const flashc_span *next = &it->next;
+    const int64_t m = it->plan->block.block_m, block_n = it->plan->block.block_n, parts = it->span.n_blocks;
+    v[0] = flashc_upcoming_rows(p, &p->o, p->head_dim_v, &block->sequence, it->span.head_k, block->first_row,
+                                block->n_rows);
+    if (next->n_blocks == 0)
+        return;
+    k[0] = flashc_upcoming_rows(p, &p->q, p->head_dim, &next->sequence, next->head_k, (next->first_block + i) * m, m);
+    if (next->head_k != it->span.head_k || next->batch != it->span.batch) {
+        k[1] = flashc_upcoming_head(&p->k, next, block_n, p->head_dim, i, parts);
+        v[1] = flashc_upcoming_head(&p->v, next, block_n, p->head_dim_v, i, parts);
+    }
+}
+
 /* Hints for row block i at this key tile, `left` keys from the end; see upcoming.h. */
 static void name_upcoming(const flashc_item *it, int64_t i, const flashc_row_block *block, int64_t key, int64_t left,
                           flashc_kv_tile *k, flashc_kv_tile *v)
 {
     const flashc_problem *p = it->p;
-    const int64_t block_n = it->plan->block.block_n, m = it->plan->block.block_m;
-    k->upcoming = v->upcoming = (flashc_upcoming){.row = NULL};
+    const int64_t block_n = it->plan->block.block_n;
+    for (int list = 0; list < FLASHC_UPCOMING; list++)
+        k->upcoming[list] = v->upcoming[list] = (flashc_upcoming){.row = NULL};
     if (k->row) /* decode: knows the rows to come, and reads nothing else of size */
         return;
     if (block->keys.end <= key + block_n) {
-        k->upcoming = flashc_upcoming_rows(p, &p->q, p->head_dim, &block->sequence, it->span.head_k,
-                                           it->likely_next_row + i * m, m);
-        v->upcoming = flashc_upcoming_rows(p, &p->o, p->head_dim_v, &block->sequence, it->span.head_k,
-                                           block->first_row, block->n_rows);
+        name_next(it, i, block, k->upcoming, v->upcoming);
     } else if (left > 0 && it->plan->prefetch_keys && !it->careful) { /* with care, V is a copy of one tile */
-        k->upcoming = flashc_upcoming_keys(*k, block_n, left, p->head_dim, i, it->span.n_blocks);
-        v->upcoming = flashc_upcoming_keys(*v, block_n, left, p->head_dim_v, i, it->span.n_blocks);
+        k->upcoming[0] = flashc_upcoming_keys(*k, block_n, left, p->head_dim, i, it->span.n_blocks);
+        v->upcoming[0] = flashc_upcoming_keys(*v, block_n, left, p->head_dim_v, i, it->span.n_blocks);
     }
     const flashc_upcoming bias =
         flashc_upcoming_bias(p, block, key, flashc_min(block_n, block->keys.end - key));
     if (bias.n_rows > 0)
-        k->upcoming = bias; /* needed before the next keys, and harder to foresee */
+        k->upcoming[0] = bias; /* needed before the next keys, and harder to foresee */
 }
 
 /* A tile of V: of the careful pass with 0 in place of NaN and infinity, see careful.h. Its scales multiply P; but where

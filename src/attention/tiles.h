@@ -14,7 +14,7 @@ typedef struct flashc_item {
     const flashc_plan *plan;
     const flashc_vector_ops *vector;
     flashc_span span;
-    int64_t likely_next_row; /* first row of the item that this thread takes next, if it is of this head; or < 0 */
+    flashc_span next; /* of the item that this thread will likely take next; without row blocks if there is none */
     bool careful;
     float *partial; /* the state that this piece is made in */
     flashc_tile_scratch k_scratch, v_scratch;

@@ -29,6 +29,23 @@ flashc_upcoming flashc_upcoming_rows(const flashc_problem *p, const flashc_tenso
     };
 }
 
+flashc_upcoming flashc_upcoming_head(const flashc_cache_rows *rows, const flashc_span *span, int64_t n_keys,
+                                     int64_t n_cols, int64_t part, int64_t parts)
+{
+    const flashc_tensor *t = &rows->tensor;
+    const int64_t first_key = span->sequence.first_key + span->keys.begin;
+    const int64_t n = flashc_min(n_keys, span->keys.end - span->keys.begin);
+    const int64_t first = n * part / parts, last = n * (part + 1) / parts;
+    if (first >= last || t->stride[3] != 1 || flashc_cache_run(rows, t, span->sequence.k_element, first_key, n) < n)
+        return (flashc_upcoming){.row = NULL};
+    return (flashc_upcoming){
+        .row = flashc_cache_row(rows, span->sequence.k_element, span->head_k, first_key + first),
+        .n_rows = last - first,
+        .row_stride = t->stride[2] * (int64_t)flashc_dtype_size(t->dtype),
+        .row_bytes = flashc_row_bytes(t->dtype, n_cols),
+    };
+}
+
 flashc_upcoming flashc_upcoming_bias(const flashc_problem *p, const flashc_row_block *block, int64_t first_key,
                                      int64_t n_keys)
 {

@@ -92,10 +92,14 @@ static bool tile_all_finite(const float *acc, int64_t ld, int64_t n_rows, int64_
     /* 0 * x is 0 for finite x and NaN otherwise, and NaN stays in the sum. */
     float found[VL];
     for (int64_t lane = 0; lane < n_rows; lane += VL) {
-        vec sum = v_set1(0.0f);
-        for (int64_t col = 0; col < n_cols; col++)
-            sum = v_fma(v_load(acc + col * ld + lane), v_set1(0.0f), sum);
-        v_store(found, sum);
+        vec chain[4] = {v_set1(0.0f), v_set1(0.0f), v_set1(0.0f), v_set1(0.0f)}; /* hide the latency */
+        int64_t col = 0;
+        for (; col + 4 <= n_cols; col += 4)
+            for (int64_t i = 0; i < 4; i++)
+                chain[i] = v_fma(v_load(acc + (col + i) * ld + lane), v_set1(0.0f), chain[i]);
+        for (; col < n_cols; col++)
+            chain[0] = v_fma(v_load(acc + col * ld + lane), v_set1(0.0f), chain[0]);
+        v_store(found, v_add(v_add(chain[0], chain[1]), v_add(chain[2], chain[3])));
         for (int64_t i = 0; i < flashc_min(VL, n_rows - lane); i++)
             if (found[i] != 0.0f)
                 return false;

@@ -57,6 +57,9 @@ typedef struct flashc_upcoming {
     int64_t n_rows, row_stride, row_bytes; /* bytes */
 } flashc_upcoming;
 
+/* Lists of them a tile may carry; the first is needed first. */
+enum { FLASHC_UPCOMING = 2 };
+
 /* A tile of K or V as the matrix products take it (see flashc_operand). They may spread prefetches of the upcoming
  * rows between their own loads. */
 typedef struct flashc_kv_tile {
@@ -65,7 +68,7 @@ typedef struct flashc_kv_tile {
     int64_t row_stride;     /* elements */
     const void *const *row; /* for operands by_row: where each row is, and FLASHC_ROWS_AHEAD of those to come */
     const float *scale;     /* of each row, see scale_keys; NULL: 1. Not for the products */
-    flashc_upcoming upcoming;
+    flashc_upcoming upcoming[FLASHC_UPCOMING];
 } flashc_kv_tile;
 
 /* Vector functions of one instruction set and layout. [row][col] is an element of a tile in that layout, `lanes` the

@@ -66,25 +66,33 @@ V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, int64_t depth, 
 /* The upcoming rows that are left, and how many to prefetch into L2 before each register block. In one burst they
  * would wait for the dozen or so fill buffers of L1, and the FMAs with them. */
 typedef struct prefetcher {
-    flashc_upcoming left;
-    int64_t rows_per_step;
+    flashc_upcoming left[FLASHC_UPCOMING];
+    int64_t rows_per_step[FLASHC_UPCOMING];
 } prefetcher;
 
 /* Not into L1: tiles fill it. */
 V_INLINE void prefetch_step(prefetcher *p)
 {
-    const int64_t rows = flashc_min(p->rows_per_step, p->left.n_rows);
-    p->left.n_rows -= rows;
-    for (int64_t i = 0; i < rows; i++) {
-        for (int64_t byte = 0; byte < p->left.row_bytes; byte += 64)
-            __builtin_prefetch(p->left.row + byte, 0, 2);
-        p->left.row += p->left.row_stride;
+    for (int list = 0; list < FLASHC_UPCOMING; list++) {
+        flashc_upcoming *left = &p->left[list];
+        const int64_t rows = flashc_min(p->rows_per_step[list], left->n_rows);
+        left->n_rows -= rows;
+        for (int64_t i = 0; i < rows; i++) {
+            for (int64_t byte = 0; byte < left->row_bytes; byte += 64)
+                __builtin_prefetch(left->row + byte, 0, 2);
+            left->row += left->row_stride;
+        }
     }
 }
 
-static prefetcher prefetch_over(flashc_upcoming rows, int64_t steps)
+static prefetcher prefetch_over(const flashc_upcoming *upcoming, int64_t steps)
 {
-    return (prefetcher){rows, flashc_ceil_div(rows.n_rows, flashc_max(1, steps))};
+    prefetcher p;
+    for (int list = 0; list < FLASHC_UPCOMING; list++) {
+        p.left[list] = upcoming[list];
+        p.rows_per_step[list] = flashc_ceil_div(upcoming[list].n_rows, flashc_max(1, steps));
+    }
+    return p;
 }
 
 /* All rows of one panel of `vecs` vectors. */
