@@ -523,7 +523,7 @@ FLASHC_API void flashc_shared_prefix_init(flashc_shared_prefix *prefix, size_t s
  * q.stride[0] is seqlen_q * stride[2] (one query a sequence: any). It is a state to which the prefix is one chunk, for
  * all queries as those of one sequence, and own keys the next, so T of the bound counts one tile more. Memory,
  * allocated here: head_dim_v + 2 floats a query and level of the state; params->workspace is not used. Errors as
- * flashc_attention_fwd(); those about the prefix's tensors speak of k and v, too. */
+ * flashc_attention_fwd(); those about its tensors begin with "prefix->". */
 FLASHC_API flashc_status flashc_attention_shared_prefix(const flashc_attention_params *params,
                                                         const flashc_shared_prefix *prefix);
 

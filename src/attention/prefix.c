@@ -6,12 +6,13 @@
 #include "params.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 /* The struct as it was in the first release: nothing shorter can have been compiled. */
 enum { FIRST_PREFIX_SIZE = sizeof(flashc_shared_prefix) };
 
-static flashc_status check(const flashc_attention_params *p, const flashc_shared_prefix *prefix)
+static flashc_status check_options(const flashc_attention_params *p)
 {
     const struct {
         const char *name;
@@ -28,28 +29,18 @@ static flashc_status check(const flashc_attention_params *p, const flashc_shared
         if (refused[i].given)
             return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected none with a shared prefix, found one",
                                refused[i].name);
-    flashc_status status = flashc_params_check_size("prefix->seqlen", prefix->seqlen, 0);
-    if (status == FLASHC_OK)
-        status = flashc_params_check_size("batch", p->batch, 0);
-    if (status == FLASHC_OK)
-        status = flashc_params_check_size("seqlen_q", p->seqlen_q, 0);
-    if (status == FLASHC_OK)
-        status = flashc_params_check_size("seqlen_k", p->seqlen_k, 0);
-    if (status == FLASHC_OK && p->cu_seqlens_k)
-        status = flashc_params_check_cu_seqlens("cu_seqlens_k", p->cu_seqlens_k, p->batch, p->seqlen_k, "seqlen_k");
-    for (int64_t b = 0; status == FLASHC_OK && p->seqlens_k && b < p->batch; b++)
-        if (p->seqlens_k[b] < 0 || p->seqlens_k[b] > p->seqlen_k)
-            status = flashc_fail(FLASHC_ERR_ARGUMENT,
-                                 "seqlens_k[%" PRId64 "]: expected 0 to seqlen_k = %" PRId64 ", found %" PRId64, b,
-                                 p->seqlen_k, p->seqlens_k[b]);
-    if (status == FLASHC_OK && !p->cu_seqlens_q && p->batch > 1 && p->seqlen_q > 1 &&
-        p->q.stride[0] != p->seqlen_q * p->q.stride[2])
-        status = flashc_fail(FLASHC_ERR_ARGUMENT,
-                             "q.stride[0]: expected seqlen_q * stride[2] = %" PRId64
-                             " with a shared prefix, so that the queries of all sequences are one row after the other, "
-                             "found %" PRId64,
-                             p->seqlen_q * p->q.stride[2], p->q.stride[0]);
-    return status;
+    return FLASHC_OK;
+}
+
+static flashc_status check_rows_of_queries(const flashc_attention_params *p)
+{
+    if (!p->cu_seqlens_q && p->batch > 1 && p->seqlen_q > 1 && p->q.stride[0] != p->seqlen_q * p->q.stride[2])
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "q.stride[0]: expected seqlen_q * stride[2] = %" PRId64
+                           " with a shared prefix, so that the queries of all sequences are one row after the other, "
+                           "found %" PRId64,
+                           p->seqlen_q * p->q.stride[2], p->q.stride[0]);
+    return FLASHC_OK;
 }
 
 /* All queries as those of one sequence. */
@@ -72,20 +63,41 @@ static flashc_attention_params of_prefix(const flashc_attention_params *p, const
     return all;
 }
 
-/* Positions count from the prefix on. */
-static void set_offsets(flashc_attention_params *own, int64_t *offsets, int64_t seqlen_prefix)
+/* Everything, before any work. *own: the call on each sequence's own keys; what is wrong with the other one then is the
+ * prefix's. */
+static flashc_status check(const flashc_attention_params *p, const flashc_shared_prefix *prefix, flashc_problem *own)
 {
-    for (int64_t b = 0; b < own->batch; b++) {
-        int64_t offset = 0;
-        if (own->alignment == FLASHC_ALIGN_EXPLICIT)
-            offset = own->offsets[b];
-        else if (own->alignment == FLASHC_ALIGN_BOTTOM_RIGHT)
-            offset = flashc_sequence_rows(own->seqlens_k, own->cu_seqlens_k, b, own->seqlen_k) -
-                     flashc_sequence_rows(NULL, own->cu_seqlens_q, b, own->seqlen_q);
-        offsets[b] = seqlen_prefix + offset;
-    }
-    own->alignment = FLASHC_ALIGN_EXPLICIT;
-    own->offsets = offsets;
+    char message[512];
+    flashc_problem shared;
+    flashc_status status = check_options(p);
+    if (status == FLASHC_OK)
+        status = flashc_params_check_size("prefix->seqlen", prefix->seqlen, 0);
+    if (status == FLASHC_OK)
+        status = flashc_problem_init(own, p);
+    if (status == FLASHC_OK)
+        status = check_rows_of_queries(p);
+    if (status == FLASHC_OK)
+        status = flashc_scales_check(own);
+    if (status != FLASHC_OK)
+        return status;
+    const flashc_attention_params all = of_prefix(p, prefix);
+    status = flashc_problem_init_chunk(&shared, &all, NULL);
+    if (status == FLASHC_OK)
+        status = flashc_scales_check(&shared);
+    if (status == FLASHC_OK)
+        return FLASHC_OK;
+    snprintf(message, sizeof message, "prefix->%s", flashc_last_error());
+    return flashc_fail(status, "%s", message);
+}
+
+/* Positions count from the prefix on; a sum beyond 64 bits is beyond all keys. */
+static void set_offsets(flashc_attention_params *p, const flashc_problem *own, int64_t *offsets, int64_t seqlen_prefix)
+{
+    for (int64_t b = 0; b < p->batch; b++)
+        if (__builtin_add_overflow(flashc_problem_sequence(own, b).offset, seqlen_prefix, &offsets[b]))
+            offsets[b] = INT64_MAX;
+    p->alignment = FLASHC_ALIGN_EXPLICIT;
+    p->offsets = offsets;
 }
 
 /* The arrays of a state and offsets, one allocation; NULL if there is no memory. */
@@ -105,7 +117,7 @@ static void *allocate(flashc_attention_state *s, int64_t batch, int64_t **offset
     return memory;
 }
 
-static flashc_status run(flashc_attention_params *p, const flashc_shared_prefix *prefix)
+static flashc_status run(flashc_attention_params *p, const flashc_shared_prefix *prefix, const flashc_problem *own)
 {
     const flashc_attention_params all = of_prefix(p, prefix);
     flashc_attention_params whole = *p; /* as far as a state is about it */
@@ -129,10 +141,7 @@ static flashc_status run(flashc_attention_params *p, const flashc_shared_prefix 
     if (status == FLASHC_OK && prefix->seqlen > 0)
         status = flashc_attention_accumulate(&state, &all);
     state.next_key = status == FLASHC_OK ? prefix->seqlen : 0;
-    if (status == FLASHC_OK && p->causal && p->alignment == FLASHC_ALIGN_EXPLICIT && !p->offsets)
-        status = flashc_fail(FLASHC_ERR_ARGUMENT, "offsets: expected one per batch element, found NULL");
-    if (status == FLASHC_OK && p->causal && p->alignment != FLASHC_ALIGN_UNSET)
-        set_offsets(p, offsets, prefix->seqlen);
+    set_offsets(p, own, offsets, prefix->seqlen);
     if (status == FLASHC_OK)
         status = flashc_attention_accumulate(&state, p);
     if (status == FLASHC_OK)
@@ -150,6 +159,7 @@ void flashc_shared_prefix_init(flashc_shared_prefix *prefix, size_t struct_size)
 flashc_status flashc_attention_shared_prefix(const flashc_attention_params *params, const flashc_shared_prefix *prefix)
 {
     flashc_attention_params p;
+    flashc_problem own;
     flashc_shared_prefix shared;
     flashc_attention_params_init(&p, sizeof p);
     flashc_shared_prefix_init(&shared, sizeof shared);
@@ -157,6 +167,6 @@ flashc_status flashc_attention_shared_prefix(const flashc_attention_params *para
     if (status == FLASHC_OK)
         status = flashc_params_read(&shared, sizeof shared, prefix, FIRST_PREFIX_SIZE, "flashc_shared_prefix_init");
     if (status == FLASHC_OK)
-        status = check(&p, &shared);
-    return status == FLASHC_OK ? run(&p, &shared) : status;
+        status = check(&p, &shared, &own);
+    return status == FLASHC_OK ? run(&p, &shared, &own) : status;
 }

@@ -121,7 +121,8 @@ static void errors(void **state)
     expect_argument_error(flashc_attention_shared_prefix(&own, &wrong), "prefix->seqlen: expected 0 to 2^48, found -1");
     wrong = shared;
     wrong.k.data = NULL;
-    expect_argument_error(flashc_attention_shared_prefix(&own, &wrong), "k.data: expected a pointer to [1, 1, 10, 16] elements, found NULL");
+    expect_argument_error(flashc_attention_shared_prefix(&own, &wrong), 
+                          "prefix->k.data: expected a pointer to [1, 1, 10, 16] elements, found NULL");
     wrong.struct_size = 0;
     assert_int_equal(flashc_attention_shared_prefix(&own, &wrong), FLASHC_ERR_ARGUMENT);
     expect_argument_error(flashc_attention_shared_prefix(NULL, &shared), "params: expected a pointer, found NULL");
@@ -129,10 +130,91 @@ static void errors(void **state)
     expect_argument_error(flashc_attention_shared_prefix(&own, &shared),
                           "window: expected none with a shared prefix, found one");
     own.window_left = -1;
+    problem_free(&p);
+}
+
+static int no_work(void *user_data, int64_t done, int64_t total)
+{
+    (void)user_data, (void)done, (void)total;
+    fail_msg("there was work before a check");
+    return 1;
+}
+
+/* What is per sequence has flashc_attention_fwd()'s checks and words, and all of it before any work. */
+static void errors_of_sequences(void **state)
+{
+    (void)state;
+    problem p;
+    flashc_attention_params good;
+    problem_typed(&p, &(problem_shape){2, 2, 1, 1, 40, 16, 16}, FLASHC_F32, FLASHC_I8, FLASHC_F32, FLASHC_F32, 1);
+    share_prefix(&p, 10);
+    const flashc_shared_prefix shared = split(&p.params, 10, &good);
+    good.progress = no_work;
+    const int64_t lengths[2] = {3, 31}, cu[3] = {0, 31, 30};
+    flashc_attention_params own = good;
+    own.seqlens_k = lengths;
+    expect_argument_error(flashc_attention_shared_prefix(&own, &shared), "seqlens_k[1]: expected 0 to 30, found 31");
+    own = good;
+    own.cu_seqlens_k = cu;
+    expect_argument_error(flashc_attention_shared_prefix(&own, &shared),
+                          "cu_seqlens_k[2]: expected at least 31 (the entry before), found 30");
+    own = good;
     own.causal = 1;
-    assert_int_equal(flashc_attention_shared_prefix(&own, &shared), FLASHC_ERR_ARGUMENT); /* UNSET */
+    expect_argument_error(flashc_attention_shared_prefix(&own, &shared),
+                          "alignment: causal needs FLASHC_ALIGN_TOP_LEFT, _BOTTOM_RIGHT or _EXPLICIT, found UNSET");
     own.alignment = FLASHC_ALIGN_EXPLICIT;
-    expect_argument_error(flashc_attention_shared_prefix(&own, &shared), "offsets: expected one per batch element, found NULL");
+    expect_argument_error(flashc_attention_shared_prefix(&own, &shared),
+                          "offsets: FLASHC_ALIGN_EXPLICIT needs one per batch element, found NULL");
+    own = good;
+    own.o.data = NULL;
+    expect_argument_error(flashc_attention_shared_prefix(&own, &shared),
+                          "o.data: expected a pointer to [2, 2, 1, 16] elements, found NULL");
+    own = good;
+    own.sinks = (float[2]){0.0f, NAN};
+    expect_argument_error(flashc_attention_shared_prefix(&own, &shared),
+                          "sinks[1]: expected a finite value, or -inf for none, found nan");
+    test_set(&p.params.k_scale, 1, 0, 12, 0, -1.0);
+    expect_argument_error(flashc_attention_shared_prefix(&good, &shared),
+                          "k_scale[1][0][2]: expected a finite value, 0 or more, found -1");
+    test_set(&p.params.k_scale, 1, 0, 12, 0, 1.0);
+    test_set(&p.params.k_scale, 0, 0, 9, 0, (double)INFINITY);
+    expect_argument_error(flashc_attention_shared_prefix(&good, &shared),
+                          "prefix->k_scale[0][0][9]: expected a finite value, 0 or more, found inf");
+    test_set(&p.params.k_scale, 0, 0, 9, 0, 1.0);
+    flashc_shared_prefix wrong = shared;
+    wrong.k_scale.data = NULL;
+    expect_argument_error(flashc_attention_shared_prefix(&good, &wrong),
+                          "prefix->k_scale.data: expected a scale for each row with k of type i8, found NULL");
+    good.progress = NULL;
+    expect_ok(flashc_attention_shared_prefix(&good, &shared));
+    problem_free(&p);
+}
+
+/* Offsets whose sum with the prefix is beyond 64 bits. */
+static void far_offsets(void **state)
+{
+    (void)state;
+    problem p;
+    flashc_attention_params own;
+    problem_plain(&p, &(problem_shape){1, 1, 1, 2, 40, 16, 16}, FLASHC_F32, 1);
+    const flashc_shared_prefix shared = split(&p.params, 10, &own);
+    problem_snapshot(&p);
+    own.causal = 1;
+    own.alignment = FLASHC_ALIGN_EXPLICIT;
+    const int64_t far[] = {INT64_MAX, INT64_MIN};
+    for (int i = 0; i < 2; i++) { /* all own keys, or none */
+        own.offsets = &far[i];
+        expect_ok(flashc_attention_shared_prefix(&own, &shared));
+        flashc_attention_params plain = p.params;
+        plain.seqlen_k = i == 0 ? 40 : 10;
+        oracle expected;
+        oracle_attention(&plain, &expected);
+        char message[1024];
+        const flashc_explanation plan = plan_of(&p);
+        if (!bound_check(&plain, &expected, &plan, true, message, sizeof message))
+            fail_msg("%s", message);
+        oracle_free(&expected);
+    }
     problem_free(&p);
 }
 
@@ -141,6 +223,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_a_prefix_of_ones_own),
         cmocka_unit_test(errors),
+        cmocka_unit_test(errors_of_sequences),
+        cmocka_unit_test(far_offsets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
