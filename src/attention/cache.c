@@ -68,6 +68,25 @@ static flashc_tile gather(const flashc_cache_rows *rows, const flashc_tile_rows 
     return (flashc_tile){.data = gathered, .dtype = dtype, .row_stride = elements, .col_stride = 1};
 }
 
+/* Where each of the tile's first n rows, or of those that follow, is. */
+static void point_at(const flashc_cache_rows *rows, const flashc_vector_ops *vector, const flashc_tile_rows *tile,
+                     int64_t n, const void **row)
+{
+    const flashc_block_table *t = &rows->table;
+    const int64_t stride = rows->tensor.stride[2] * (int64_t)flashc_element_size(rows->tensor.dtype);
+    if (!t->pages) {
+        vector->point(row, flashc_cache_row(rows, tile->sequence, tile->head, tile->first), stride, n);
+        return;
+    }
+    int64_t entry = tile->first / t->page_size, begin = tile->first - entry * t->page_size;
+    for (int64_t done = 0; done < n; begin = 0) {
+        const int64_t here = flashc_min(t->page_size - begin, n - done);
+        const int64_t page = flashc_cache_page(t, tile->sequence, entry++);
+        vector->point(row + done, flashc_element(&rows->tensor, page, tile->head, begin, 0), stride, here);
+        done += here;
+    }
+}
+
 /* The addresses beyond the `known` ones, for a tile of n rows. */
 static const void **point_ahead(const flashc_operand *operand, int64_t n, int64_t known, const void **row)
 {
@@ -94,7 +113,7 @@ flashc_kv_tile flashc_cache_load(const flashc_cache_rows *rows, const flashc_ker
     const bool in_place = reads_in_place(&rows->tensor, operand, n_cols);
     if (in_place && operand->by_row) {
         const int64_t known = tile->n + flashc_min(tile->next, FLASHC_ROWS_AHEAD);
-        flashc_cache_point(rows, tile->sequence, tile->head, tile->first, known, scratch->row);
+        point_at(rows, kernel->vector, tile, known, scratch->row);
         return (flashc_kv_tile){.row = point_ahead(operand, tile->n, known, scratch->row), .dtype = rows->tensor.dtype};
     }
     const bool evenly_spaced = flashc_cache_run(rows, &rows->tensor, tile->sequence, tile->first, tile->n) == tile->n;
@@ -126,12 +145,19 @@ const float *flashc_cache_load_scales(const flashc_cache_rows *rows, const flash
 {
     if (!rows->scale.data)
         return NULL;
-    const int64_t stride = rows->scale.stride[2];
-    for (int64_t done = 0, n; done < tile->n; done += n) {
-        n = flashc_cache_run(rows, &rows->scale, tile->sequence, tile->first + done, tile->n - done);
-        const float *from = flashc_cache_scale(rows, tile->sequence, tile->head, tile->first + done);
-        for (int64_t i = 0; i < n; i++)
-            scratch->scale[done + i] = from[i * stride];
+    const flashc_block_table *t = &rows->table;
+    const int64_t page_size = t->pages ? t->page_size : tile->first + tile->n, stride = rows->scale.stride[2];
+    int64_t entry = tile->first / page_size, begin = tile->first - entry * page_size;
+    for (int64_t done = 0; done < tile->n; begin = 0) {
+        const int64_t here = flashc_min(page_size - begin, tile->n - done);
+        const int64_t page = t->pages ? flashc_cache_page(t, tile->sequence, entry++) : tile->sequence;
+        const float *from = (const float *)(const void *)flashc_element(&rows->scale, page, tile->head, begin, 0);
+        if (stride == 1)
+            memcpy(scratch->scale + done, from, (size_t)here * sizeof *from);
+        else
+            for (int64_t i = 0; i < here; i++)
+                scratch->scale[done + i] = from[i * stride];
+        done += here;
     }
     for (int64_t i = tile->n; i % FLASHC_COLUMN_MULTIPLE != 0; i++)
         scratch->scale[i] = 0.0f;

@@ -44,15 +44,26 @@ static flashc_status check_rows(const char *name, const flashc_cache_rows *rows,
     return FLASHC_OK;
 }
 
+/* Are these n scales of all heads contiguous, and all right? Asked for a page at a time: short runs, one a head, took
+ * a tenth of decode's time. */
+static bool all_heads_good(const flashc_cache_rows *rows, int64_t sequence, int64_t num_heads, int64_t row, int64_t n)
+{
+    const int64_t *stride = rows->scale.stride;
+    return stride[2] == 1 && stride[1] == n && !may_be_bad(flashc_cache_scale(rows, sequence, 0, row), n * num_heads);
+}
+
 static flashc_status check_sequence(const char *name, const flashc_cache_rows *rows, const flashc_sequence *s,
                                     int64_t num_heads_k)
 {
     flashc_status status = FLASHC_OK;
-    for (int64_t head = 0; head < num_heads_k; head++)
-        for (int64_t done = s->begin_key, n; done < s->n_keys && status == FLASHC_OK; done += n) {
-            n = flashc_cache_run(rows, &rows->scale, s->k_element, s->first_key + done, s->n_keys - done);
-            status = check_rows(name, rows, s->k_element, head, s->first_key + done, n);
-        }
+    for (int64_t done = s->begin_key, n; done < s->n_keys && status == FLASHC_OK; done += n) {
+        const int64_t row = s->first_key + done;
+        n = flashc_cache_run(rows, &rows->scale, s->k_element, row, s->n_keys - done);
+        if (all_heads_good(rows, s->k_element, num_heads_k, row, n))
+            continue;
+        for (int64_t head = 0; head < num_heads_k && status == FLASHC_OK; head++)
+            status = check_rows(name, rows, s->k_element, head, row, n);
+    }
     return status;
 }
 

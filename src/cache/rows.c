@@ -23,27 +23,6 @@ int64_t flashc_cache_run(const flashc_cache_rows *rows, const flashc_tensor *vie
     return flashc_min(run, n);
 }
 
-void flashc_cache_point(const flashc_cache_rows *rows, int64_t sequence, int64_t head, int64_t first, int64_t n,
-                        const void **row)
-{
-    const flashc_block_table *t = &rows->table;
-    const int64_t stride = rows->tensor.stride[2] * (int64_t)flashc_dtype_size(rows->tensor.dtype);
-    if (!t->pages) {
-        const char *at = flashc_element(&rows->tensor, sequence, head, first, 0);
-        for (int64_t i = 0; i < n; i++)
-            row[i] = at + i * stride;
-        return;
-    }
-    int64_t entry = first / t->page_size, begin = first - entry * t->page_size;
-    for (int64_t done = 0; done < n; begin = 0) {
-        const char *page = flashc_element(&rows->tensor, flashc_cache_page(t, sequence, entry++), head, begin, 0);
-        const int64_t here = flashc_min(t->page_size - begin, n - done);
-        for (int64_t i = 0; i < here; i++)
-            row[done + i] = page + i * stride;
-        done += here;
-    }
-}
-
 flashc_status flashc_cache_check_tables_given(const flashc_block_table *k, const flashc_block_table *v)
 {
     if (v->pages && !k->pages)

@@ -60,10 +60,6 @@ static inline const flashc_block_table *flashc_cache_table_v(const flashc_block_
 /* block_table_v is there only beside block_table. */
 flashc_status flashc_cache_check_tables_given(const flashc_block_table *k, const flashc_block_table *v);
 
-/* Where each of the n rows from first on is. */
-void flashc_cache_point(const flashc_cache_rows *rows, int64_t sequence, int64_t head, int64_t first, int64_t n,
-                        const void **row);
-
 /* scale, called name, of the tensor called of: is it given where the type wants one, and only there? */
 flashc_status flashc_cache_check_scale_given(const char *name, const flashc_tensor *scale, const char *of,
                                              const flashc_tensor *tensor, int64_t cols);

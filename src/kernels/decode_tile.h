@@ -149,6 +149,12 @@ static bool row_all_finite(const float *acc, int64_t ld, int64_t n_rows, int64_t
     return true;
 }
 
+static void row_point(const void **row, const void *first, int64_t stride, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        row[i] = (const char *)first + i * stride;
+}
+
 /* Whole vectors, of rows that lie anywhere. */
 #define DECODE_OPERAND                                                                                                 \
     {                                                                                                                  \
@@ -170,6 +176,7 @@ static bool row_all_finite(const float *acc, int64_t ld, int64_t n_rows, int64_t
                    .alibi = row_alibi,                                                                                 \
                    .hide = row_hide,                                                                                   \
                    .softmax = row_softmax,                                                                             \
+                   .point = row_point,                                                                                 \
                    .all_finite = row_all_finite,                                                                       \
                    .store_rows = row_store_rows},                                                                      \
         .gemm = {.k = DECODE_OPERAND, .v = DECODE_OPERAND, .qk = row_qk, .pv = row_pv},                                \

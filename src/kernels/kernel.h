@@ -109,6 +109,9 @@ typedef struct flashc_vector_ops {
     void (*softmax)(float *scores, int64_t ld, int64_t n_keys, int64_t lanes, float *row_max, float *row_sum,
                     float *correction);
 
+    /* row[i] = first + i * stride, n addresses; of rows along alone. */
+    void (*point)(const void **row, const void *first, int64_t stride, int64_t n);
+
     /* True if rows 0 .. n_rows and columns 0 .. n_cols of acc hold neither NaN nor infinity. */
     bool (*all_finite)(const float *acc, int64_t ld, int64_t n_rows, int64_t n_cols);
 
