@@ -18,6 +18,7 @@ enum {
     OPT_ALIBI, OPT_SINKS, OPT_BLOCK_MASK, OPT_BLOCK_MASK_TILE, OPT_ALIGN,
     OPT_LAYOUT, OPT_DTYPE, OPT_CACHE_DTYPE, OPT_K_SCALE, OPT_V_SCALE,
     OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_STREAM_KV,
+    OPT_PREFIX_K, OPT_PREFIX_V, OPT_PREFIX_K_SCALE, OPT_PREFIX_V_SCALE,
     OPT_SCORES, OPT_SCORES_STAGE, OPT_KEY_MASS, OPT_ROW_MAX, OPT_COMPARE, OPT_RTOL, OPT_ATOL,
     OPT_BATCH, OPT_HEADS,
     OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_PACKED, OPT_PAGE_SIZE, OPT_REPEATS,
@@ -96,6 +97,13 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_STREAM_KV, "stream-kv", 0, "ROWS",
      "Read K and V so many rows at a time, each into the result before the next: for files larger than memory.",
      FLASHC_CLI_FOR_ATTENTION},
+    {OPT_PREFIX_K, "prefix-k", 0, "FILE",
+     "Keys that all batch elements share, in front of each one's own, read once for all: [H,L,D]. Needs --prefix-v.",
+     FLASHC_CLI_FOR_ATTENTION},
+    {OPT_PREFIX_V, "prefix-v", 0, "FILE", "Values of the keys of --prefix-k.", FLASHC_CLI_FOR_ATTENTION},
+    {OPT_PREFIX_K_SCALE, "prefix-k-scale", 0, "FILE", "Factors of the codes of --prefix-k, as --k-scale.",
+     FLASHC_CLI_FOR_ATTENTION},
+    {OPT_PREFIX_V_SCALE, "prefix-v-scale", 0, "FILE", "Factors of the codes of --prefix-v.", FLASHC_CLI_FOR_ATTENTION},
     {OPT_COMPARE, "compare", 0, "REF", "Compare O with this file, after any output was written; a mismatch exits 1.",
      FOR_EACH},
     {OPT_RTOL, "rtol", 0, "X", "Relative tolerance of --compare, times |REF|.", FOR_EACH},
@@ -265,6 +273,10 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_KEY_MASS: args->key_mass = value; return 0;
     case OPT_ROW_MAX: args->row_max = value; return 0;
     case OPT_STREAM_KV: return flashc_cli_parse_int("--stream-kv", value, 1, INT64_MAX / 4, &args->stream_kv);
+    case OPT_PREFIX_K: args->prefix_k = value; return 0;
+    case OPT_PREFIX_V: args->prefix_v = value; return 0;
+    case OPT_PREFIX_K_SCALE: args->prefix_k_scale = value; return 0;
+    case OPT_PREFIX_V_SCALE: args->prefix_v_scale = value; return 0;
     case OPT_COMPARE: args->compare = value; return 0;
     case OPT_RTOL: return flashc_cli_parse_double("--rtol", value, 0, DBL_MAX, &args->rtol);
     case OPT_ATOL: return flashc_cli_parse_double("--atol", value, 0, DBL_MAX, &args->atol);

@@ -2,6 +2,7 @@
 #include "cli/compare.h"
 #include "cli/job.h"
 #include "cli/output.h"
+#include "cli/prefix.h"
 #include "cli/progress.h"
 #include "cli/stream.h"
 
@@ -12,7 +13,7 @@ typedef struct attention_run {
     flashc_cli_attention_args args;
     flashc_cli_job job;
     flashc_cli_comparison comparison;
-    flashc_explanation plan;
+    flashc_explanation plan, prefix_plan; /* of K and V; of the prefix, if there is one */
     double seconds;
 } attention_run;
 
@@ -20,7 +21,7 @@ static int check_args(const flashc_cli_attention_args *args, const flashc_cli_ou
 {
     if (!args->q || !args->k || !args->v)
         return flashc_cli_usage_error("%s FILE is missing", !args->q ? "-q" : !args->k ? "-k" : "-v");
-    if (args->stream_kv && flashc_cli_stream_check(args))
+    if ((args->stream_kv && flashc_cli_stream_check(args)) || flashc_cli_prefix_check(args))
         return FLASHC_CLI_USAGE;
     if (args->dry_run)
         return FLASHC_CLI_OK;
@@ -30,6 +31,11 @@ static int check_args(const flashc_cli_attention_args *args, const flashc_cli_ou
     if (args->json && flashc_cli_outputs_use_stdout(NUM_OUTPUTS, outputs))
         return flashc_cli_usage_error("--json and an output '-' both want standard output");
     return FLASHC_CLI_OK;
+}
+
+static double gflops(const attention_run *run)
+{
+    return 1e-9 * (run->plan.flops + run->prefix_plan.flops) / run->seconds;
 }
 
 static void report_text(const attention_run *run, FILE *out)
@@ -44,8 +50,10 @@ static void report_text(const attention_run *run, FILE *out)
         fprintf(out, "threads    %lld\n", (long long)run->plan.num_threads);
         fprintf(out, "workspace  %zu bytes\n", run->plan.workspace_size);
     }
+    if (run->args.prefix_k)
+        fprintf(out, "prefix     %s\n", run->prefix_plan.kernel);
     fprintf(out, "time       %.3f ms\n", 1e3 * run->seconds);
-    fprintf(out, "speed      %.4g GFLOP/s\n", 1e-9 * run->plan.flops / run->seconds);
+    fprintf(out, "speed      %.4g GFLOP/s\n", gflops(run));
     if (run->args.compare)
         flashc_cli_compare_print(&run->job, &run->comparison, out);
 }
@@ -57,11 +65,19 @@ static void report_json(const attention_run *run)
     flashc_cli_json_object(&json, NULL);
     flashc_cli_job_json_shapes(&run->job, &json);
     flashc_cli_json_plan(&run->plan, &json);
+    if (run->args.prefix_k)
+        flashc_cli_json_string(&json, "prefix_kernel", run->prefix_plan.kernel);
     flashc_cli_json_double(&json, "milliseconds", 1e3 * run->seconds);
-    flashc_cli_json_double(&json, "gflops", 1e-9 * run->plan.flops / run->seconds);
+    flashc_cli_json_double(&json, "gflops", gflops(run));
     if (run->args.compare)
         flashc_cli_compare_json(&run->job, &run->comparison, &json);
     flashc_cli_json_end(&json, '}');
+}
+
+static flashc_status call(const attention_run *run)
+{
+    return run->args.prefix_k ? flashc_attention_shared_prefix(&run->job.params, &run->job.prefix.shared)
+                              : flashc_attention_fwd(&run->job.params);
 }
 
 static int compute(attention_run *run)
@@ -71,12 +87,14 @@ static int compute(attention_run *run)
     flashc_status status = flashc_explain(&run->job.params, &run->plan);
     if (status != FLASHC_OK)
         return flashc_cli_library_error(status);
+    if (run->args.prefix_k && flashc_cli_prefix_explain(&run->job.prefix, &run->job.params, &run->prefix_plan))
+        return FLASHC_CLI_FAILED;
     flashc_cli_progress_begin(&progress, run->args.quiet, &run->job.params);
     const double start = flashc_cli_now();
     int exit_code = FLASHC_CLI_OK;
     if (run->args.stream_kv)
         exit_code = flashc_cli_stream_run(&run->args, &run->job, &progress);
-    else if ((status = flashc_attention_fwd(&run->job.params)) != FLASHC_OK)
+    else if ((status = call(run)) != FLASHC_OK)
         exit_code = flashc_cli_library_error(status);
     run->seconds = flashc_cli_now() - start;
     flashc_cli_progress_end(&progress);
@@ -117,7 +135,8 @@ int flashc_cmd_attention(int argc, char **argv)
             FLASHC_CLI_FOR_ATTENTION, argc, argv,
             "flashc-run attention -q Q.npy -k K.npy -v V.npy -o O.npy [options]",
             "Computes O = softmax(scale * Q K^T + bias) V. A file name '-' means standard input or standard output; "
-            "several inputs '-' follow one another in the order Q, K, V, mask, bias, slopes, sinks, block mask, REF. "
+            "several inputs '-' follow one another in the order Q, K, V, prefix of K, of V, mask, bias, slopes, sinks, block "
+            "mask, REF. "
             "Output files appear all or not at all.",
             flashc_cli_compare_notes, &run.args, &exit_code))
         return exit_code;

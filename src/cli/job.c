@@ -263,7 +263,8 @@ int flashc_cli_job_open(const flashc_cli_attention_args *args, int plan_only, fl
     job->params.num_threads = args->num_threads;
     job->params.kernel = args->kernel;
     job->params.compute = args->compute;
-    if (set_alignment(args, job) || read_mask_and_bias(args, plan_only, job) ||
+    if ((args->prefix_k && flashc_cli_prefix_open(args, &job->prefix, &job->q, &job->params)) ||
+        set_alignment(args, job) || read_mask_and_bias(args, plan_only, job) ||
         flashc_cli_scores_set(args, plan_only, &job->scores, &job->params) || make_outputs(args, plan_only, job))
         return FLASHC_CLI_FAILED;
     return FLASHC_CLI_OK;
@@ -277,6 +278,7 @@ void flashc_cli_job_close(flashc_cli_job *job)
         flashc_cli_array_free(arrays[i]);
     flashc_cli_sequences_free(&job->sequences);
     flashc_cli_scores_free(&job->scores);
+    flashc_cli_prefix_close(&job->prefix);
     flashc_cli_extra_free(&job->extra);
     free(job->offsets);
     *job = (flashc_cli_job){0};

@@ -8,6 +8,7 @@
 #include "cli/attention_options.h"
 #include "cli/extra.h"
 #include "cli/json.h"
+#include "cli/prefix.h"
 #include "cli/scores.h"
 #include "cli/sequences.h"
 
@@ -18,6 +19,7 @@ typedef struct flashc_cli_job {
     flashc_attention_params params; /* ready for flashc_attention_fwd() */
     flashc_cli_array q, k, v, k_scale, v_scale, mask, bias; /* data NULL: none */
     flashc_cli_array o, lse;        /* packed, in Q's rank and layout; always there */
+    flashc_cli_prefix prefix;       /* attention */
     flashc_cli_extra extra;         /* further outputs */
     flashc_cli_sequences sequences; /* what params' lengths and tables point to */
     flashc_cli_scores scores;       /* what params' slopes, sinks and block mask point to */

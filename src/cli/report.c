@@ -9,13 +9,18 @@ typedef struct named_array {
     const flashc_cli_array *array;
 } named_array;
 
-enum { NUM_ARRAYS = 11 };
+enum { NUM_ARRAYS = 15 };
 
 static void list_arrays(const flashc_cli_job *job, named_array list[NUM_ARRAYS])
 {
     const named_array all[NUM_ARRAYS] = {{"Q", "q", &job->q},          {"K", "k", &job->k},
                                          {"V", "v", &job->v},          {"K scale", "k_scale", &job->k_scale},
-                                         {"V scale", "v_scale", &job->v_scale}, {"mask", "mask", &job->mask},
+                                         {"V scale", "v_scale", &job->v_scale},
+                                         {"K prefix", "prefix_k", &job->prefix.k},
+                                         {"V prefix", "prefix_v", &job->prefix.v},
+                                         {"its scale", "prefix_k_scale", &job->prefix.k_scale},
+                                         {"its scale", "prefix_v_scale", &job->prefix.v_scale},
+                                         {"mask", "mask", &job->mask},
                                          {"bias", "bias", &job->bias}, {"alibi", "alibi", &job->scores.alibi},
                                          {"sinks", "sinks", &job->scores.sinks},
                                          {"block mask", "block_mask", &job->scores.block_mask},
