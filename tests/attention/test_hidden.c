@@ -181,10 +181,12 @@ static void check_poison(const char *kernel, flashc_dtype dtype, hiding how, boo
         problem *p = both[n];
         three_tiles(p, kernel, dtype, &block_n);
         int64_t rows = p->params.seqlen_q;
+        if (!shared && dtype == FLASHC_F32)
+            problem_add_outputs(p, FLASHC_SCORES_WEIGHTS, FLASHC_F32);
         if (how == BY_MASK)
             problem_add_mask(p);
         else if (how == BY_BIAS)
-            problem_add_bias(p, FLASHC_F32);
+            problem_add_bias(p, is_of_codes(dtype) ? FLASHC_F32 : dtype);
         else if (how == BY_SCORE_MOD)
             problem_add_score_mod(p, hide_poisoned, 2 * (uint64_t)block_n + shared);
         by_position = hide_by_position(p, how, shared, block_n, &first_row, &poison_begin, &poison_end);
