@@ -48,37 +48,64 @@ static const problem_shape shapes[] = {
 };
 static const int64_t prefixes[] = {1024, 300, 515, 299, 0};
 
-/* Runs own on the prefix, as it is or packed. */
-static void run_form(const flashc_attention_params *own, const flashc_shared_prefix *shared, bool packed, uint64_t seed)
+typedef enum own_form { OWN_PADDED, OWN_PACKED, OWN_LENGTHS, OWN_PAGES, OWN_FORMS } own_form;
+
+/* Runs own on the prefix, as it is or in another form. */
+static void run_form(const flashc_attention_params *own, const flashc_shared_prefix *shared, own_form form, uint64_t seed)
 {
+    const form_kind kind = {.packed_q = form == OWN_PACKED, .packed_k = form == OWN_PACKED,
+                            .page_size = form == OWN_PAGES ? 7 : 0};
     char message[1024];
     test_form f;
     test_rng rng = {seed};
-    if (!packed) {
+    if (form_is_padded(&kind)) {
         expect_ok(flashc_attention_shared_prefix(own, shared));
         return;
     }
-    form_make(&f, own, &(form_kind){.packed_q = true, .packed_k = true}, &rng);
+    form_make(&f, own, &kind, &rng);
+    if (form == OWN_PAGES) /* queries padded: their rows lie as in own */
+        f.params.q = own->q;
     expect_ok(flashc_attention_shared_prefix(&f.params, shared));
     if (!form_collect(&f, own, message, sizeof message))
         fail_msg("%s", message);
     form_free(&f);
 }
 
-static void check_against_oracle(const problem_shape *shape, int64_t prefix, bool causal, bool packed,
+/* Other lengths than the first sequence has, at least so many own keys; what is no key is NaN, or a scale that would be refused. */
+static void set_lengths(problem *p, int64_t prefix, int64_t least, int64_t *own_lengths)
+{
+    int64_t *lengths = problem_add_array(p, ARRAY_SEQLENS_K, p->params.seqlen_k);
+    for (int64_t b = 1; b < p->params.batch; b++)
+        lengths[b] = b == 1 ? prefix + least : (prefix + 3 * p->params.seqlen_k) / 4;
+    for (int64_t b = 0; b < p->params.batch; b++) {
+        own_lengths[b] = lengths[b] - prefix;
+        for (int64_t n = lengths[b] * p->params.num_heads_k; n < p->params.seqlen_k * p->params.num_heads_k; n++)
+            for (problem_tensor which = TENSOR_K; which <= TENSOR_V_SCALE; which++)
+                if (problem_view(p, which)->data != NULL && problem_view(p, which)->dtype != FLASHC_I8)
+                    test_set(problem_view(p, which), b, n % p->params.num_heads_k, n / p->params.num_heads_k, 0,
+                             (double)NAN);
+    }
+}
+
+static void check_against_oracle(const problem_shape *shape, int64_t prefix, bool causal, own_form form,
                                  flashc_dtype cache)
 {
     char message[1024];
     problem p;
     oracle expected;
     flashc_attention_params own;
+    int64_t own_lengths[8];
     problem_typed(&p, shape, FLASHC_F32, cache, cache, FLASHC_F32, 40 + (uint64_t)prefix);
     share_prefix(&p, prefix);
+    if (form >= OWN_LENGTHS)
+        set_lengths(&p, prefix, causal ? shape->seqlen_q : 0, own_lengths); /* all see the prefix, aligned or not */
     const int64_t token = shape->num_heads * shape->head_dim; /* [batch, seqlen, heads, dim] */
     const int64_t strides[4] = {shape->seqlen_q * token, shape->head_dim, token, 1};
     memcpy(p.params.q.stride, strides, sizeof strides);
-    if (causal)
-        problem_add_causal(&p, shape->seqlen_k - shape->seqlen_q);
+    if (causal) {
+        p.params.causal = 1;
+        p.params.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
+    }
     float *sinks = problem_add_sinks(&p);
     for (int64_t h = 0; h < shape->num_heads; h++)
         sinks[h] = (float)h / 2;
@@ -86,12 +113,12 @@ static void check_against_oracle(const problem_shape *shape, int64_t prefix, boo
     p.params.num_threads = 2;
     oracle_attention(&p.params, &expected);
     const flashc_shared_prefix shared = split(&p.params, prefix, &own);
-    if (causal)
-        own.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
-    run_form(&own, &shared, packed, 3);
+    if (form >= OWN_LENGTHS)
+        own.seqlens_k = own_lengths;
+    run_form(&own, &shared, form, 3);
     const flashc_explanation plan = plan_of(&p);
     if (!bound_check(&p.params, &expected, &plan, p.zero_mean, message, sizeof message))
-        fail_msg("prefix %lld, causal %d, packed %d: %s", (long long)prefix, causal, packed, message);
+        fail_msg("prefix %lld, causal %d, form %d: %s", (long long)prefix, causal, (int)form, message);
     oracle_free(&expected);
     problem_free(&p);
 }
@@ -101,8 +128,8 @@ static void equals_a_prefix_of_ones_own(void **state)
     (void)state;
     static const flashc_dtype caches[] = {FLASHC_F32, FLASHC_F16, FLASHC_I8};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
-        for (int form = 0; form < 4; form++)
-            check_against_oracle(&shapes[i], prefixes[i], form % 2, form / 2, caches[i % 3]);
+        for (int n = 0; n < 2 * OWN_FORMS; n++)
+            check_against_oracle(&shapes[i], prefixes[i], n % 2, (own_form)(n / 2), caches[i % 3]);
 }
 
 static void errors(void **state)
