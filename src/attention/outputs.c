@@ -33,13 +33,15 @@ static void fill_padding(const flashc_problem *p, const flashc_sequence *s, int6
     const int64_t first = p->cu_seqlens_k ? p->cu_seqlens_k[batch] : 0;
     const int64_t last = p->cu_seqlens_k ? p->cu_seqlens_k[batch + 1] : p->seqlen_k;
     const int64_t rows = p->cu_seqlens_q ? s->n_queries : p->seqlen_q;
+    const int64_t begin = flashc_min(last, s->first_key + s->begin_key); /* a chunk may have padding alone */
+    const int64_t end = flashc_min(last, s->first_key + s->n_keys);
     for (int64_t query = 0; p->scores.data && query < rows; query++) {
         const bool padding = query >= s->n_queries;
-        fill_row(p, s, head, query, first, padding ? last : s->first_key);
-        fill_row(p, s, head, query, padding ? last : s->first_key + s->n_keys, last);
+        fill_row(p, s, head, query, first, padding ? last : begin);
+        fill_row(p, s, head, query, padding ? last : end, last);
     }
     for (int64_t column = first; p->key_mass.data && column < last; column++)
-        if (column < s->first_key || column >= s->first_key + s->n_keys)
+        if (column < begin || column >= end)
             *mass_of(p, s, head, column - s->first_key) = 0.0f;
 }
 
@@ -145,9 +147,10 @@ void flashc_outputs_run(const flashc_problem *p, const flashc_plan *plan, int64_
     const int64_t batch = head_index / p->num_heads_k, head_k = head_index % p->num_heads_k;
     const flashc_item it = flashc_item_open(p, plan, workspace + (size_t)slot * plan->scratch.size);
     const flashc_sequence s = flashc_problem_sequence(p, batch);
-    const int64_t first_key = index % tiles * block_n, n_keys = flashc_min(block_n, s.n_keys - first_key);
+    const int64_t first_key = s.begin_key + index % tiles * block_n;
+    const int64_t n_keys = flashc_min(block_n, s.n_keys - first_key);
     for (int64_t head = head_k * p->group; head < (head_k + 1) * p->group; head++) {
-        if (first_key == 0)
+        if (index % tiles == 0)
             fill_padding(p, &s, batch, head);
         for (int64_t key = 0; p->key_mass.data && key < n_keys; key++)
             *mass_of(p, &s, head, first_key + key) = 0.0f;

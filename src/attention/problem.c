@@ -87,7 +87,7 @@ static flashc_tensor_argument rows_argument(const char *name, const flashc_tenso
                                     .types = types};
 }
 
-/* first_key: position of the first row of k. */
+/* Are outputs looked at, or, of a chunk, scores alone? first_key: position of the first row of k. */
 static flashc_status check_tensors(const flashc_attention_params *p, bool outputs, int64_t first_key)
 {
     const flashc_block_table *table_v = flashc_cache_table_v(&p->block_table, &p->block_table_v);
@@ -124,7 +124,7 @@ static flashc_status check_tensors(const flashc_attention_params *p, bool output
         bool optional = t == &p->mask || t == &p->bias || t == &p->block_mask || t == &p->lse || t == &p->row_max ||
                         t == &p->scores || t == &p->key_mass || t == &p->k_scale ||
                         t == &p->v_scale;
-        if ((optional && !a->tensor->data) || (a->direction == FLASHC_OUTPUT && !outputs))
+        if ((optional && !a->tensor->data) || (a->direction == FLASHC_OUTPUT && !outputs && t != &p->scores))
             continue;
         flashc_status status = flashc_tensor_check(a);
         if (status != FLASHC_OK)

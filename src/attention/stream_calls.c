@@ -94,8 +94,10 @@ static flashc_status accumulate(flashc_attention_state *state, flashc_attention_
         return status;
     const int64_t end = state->next_key + problem.seqlen_k;
     plan.pass = (flashc_chunk_pass){.end = state->next_key, .nodes = state->n_nodes};
+    const flashc_tensor scores = problem.scores;
     do {
         flashc_stream_next_pass(state, &plan, end);
+        problem.scores.data = plan.pass.end < end ? NULL : scores.data; /* all of the chunk's, once */
         status = flashc_execute_plan(&problem, &plan);
         plan.pass.nodes = flashc_stream_nodes_after(state, plan.pass.begin, plan.pass.end, plan.pass.nodes);
     } while (status == FLASHC_OK && plan.pass.end < end);
@@ -218,6 +220,7 @@ flashc_status flashc_attention_finish(const flashc_attention_state *state, const
     p.alignment = FLASHC_ALIGN_UNSET;
     p.alibi_slopes = NULL;
     status = flashc_stream_check_outputs(&p);
+    p.scores.data = NULL; /* of a chunk */
     if (status == FLASHC_OK)
         status = flashc_problem_init(&problem, &p);
     if (status == FLASHC_OK)

@@ -16,7 +16,7 @@ flashc_status flashc_stream_check_state(const char *name, const flashc_attention
 /* Does the state have a row of its own for each query of the call? */
 flashc_status flashc_stream_check_rows(const flashc_attention_state *state, const flashc_attention_params *params);
 
-/* Scores take all of LSE, and so all keys, in one call. */
+/* Weights take all of LSE, and so all keys, in one call. */
 flashc_status flashc_stream_check_outputs(const flashc_attention_params *params);
 
 #endif

@@ -15,10 +15,12 @@ int flashc_cli_stream_check(const flashc_cli_attention_args *args)
     const struct {
         const char *option, *value;
     } refused[] = {{"--cu-seqlens-k", args->cu_seqlens_k}, {"--block-table", args->block_table},
-                   {"--scores", args->scores},               {"--key-mass", args->key_mass}};
+                   {"--key-mass", args->key_mass}};
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
         if (refused[i].value)
             return flashc_cli_usage_error("--stream-kv and %s do not go together", refused[i].option);
+    if (args->scores && args->scores_stage == FLASHC_SCORES_WEIGHTS)
+        return flashc_cli_usage_error("--stream-kv and --scores-stage weights do not go together: weights need all keys");
     if (strcmp(args->k, "-") == 0 || strcmp(args->v, "-") == 0)
         return flashc_cli_usage_error("--stream-kv expects files for K and V, found standard input");
     if (args->dry_run)
@@ -120,6 +122,7 @@ static int run_chunk(stream *s, const flashc_attention_params *whole, int bshd, 
     p->v_scale = skip(&whole->v_scale, 2, first);
     p->mask = skip(&whole->mask, 3, first);
     p->bias = skip(&whole->bias, 3, first);
+    p->scores = skip(&whole->scores, 3, first);
     for (int64_t b = 0; whole->seqlens_k && b < p->batch; b++) {
         const int64_t left = whole->seqlens_k[b] - first;
         s->seqlens_k[b] = left < 0 ? 0 : left < n ? left : n;

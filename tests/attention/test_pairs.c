@@ -92,6 +92,8 @@ static flashc_status call_row(const problem *p, const form_kind *kind, const int
         f.params.seqlens_q = p->params.seqlens_q;
     if (level[FEATURE_SEQLENS_K] && level[FEATURE_KEY_FORM] == 1)
         f.params.seqlens_k = p->params.seqlens_k;
+    if (how >= CALL_IN_CHUNKS && f.params.scores_stage != FLASHC_SCORES_WEIGHTS)
+        f.params.scores.data = NULL; /* each chunk's come to p */
     flashc_status status = call(&f.params, &p->params, kind, how, &rng);
     if (status == FLASHC_OK && !form_collect(&f, &p->params, message, sizeof message)) {
         features_print(stderr, level);

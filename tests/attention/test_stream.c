@@ -33,11 +33,13 @@ static void stream_in_chunks(problem *p, int64_t unit, test_rng *rng)
 
 static void random_problems(const char *kernel)
 {
-    int64_t split = 0, several = 0, left_padded = 0, bottom_right = 0;
+    int64_t split = 0, several = 0, left_padded = 0, bottom_right = 0, scores = 0;
     for (int64_t i = 0; i < RANDOM_COUNT; i++) {
         problem p;
         problem_random(&p, 7000 + (uint64_t)i, kernel);
-        p.params.scores.data = p.params.key_mass.data = NULL;
+        p.params.key_mass.data = NULL;
+        if (p.params.scores_stage == FLASHC_SCORES_WEIGHTS)
+            p.params.scores.data = NULL;
         if (!run_problem(&p)) {
             problem_free(&p);
             continue;
@@ -48,6 +50,7 @@ static void random_problems(const char *kernel)
         split += plan.piece_n > 0 && p.params.seqlen_k > plan.piece_n;
         several += p.params.seqlen_k > plan.block_n;
         left_padded += p.params.leftpad_k != NULL;
+        scores += p.params.scores.data != NULL;
         bottom_right += p.params.alignment == FLASHC_ALIGN_BOTTOM_RIGHT;
         /* Where lengths of queries differ, so may the pieces; where padding does, tiles end elsewhere. */
         if (p.params.seqlens_q == NULL && p.params.leftpad_k == NULL) {
@@ -63,9 +66,9 @@ static void random_problems(const char *kernel)
         problem_free(&p);
     }
     printf("%s: %lld random problems, %lld with split keys, %lld longer than a tile, %lld padded on the left, %lld "
-           "aligned at the bottom right\n", kernel, (long long)RANDOM_COUNT, (long long)split, (long long)several,
-           (long long)left_padded, (long long)bottom_right);
-    if (split == 0 || several == 0 || left_padded == 0 || bottom_right == 0)
+           "aligned at the bottom right, %lld with scores\n", kernel, (long long)RANDOM_COUNT, (long long)split,
+           (long long)several, (long long)left_padded, (long long)bottom_right, (long long)scores);
+    if (split == 0 || several == 0 || left_padded == 0 || bottom_right == 0 || scores == 0)
         fail_msg("%s: no problem of one of these kinds", kernel);
 }
 

@@ -70,6 +70,15 @@ class StreamTest(CliTest):
             self.write(f'{name}s.npy', shape[:2], [0.01 + 0.01 * self.random.random() for _ in range(1400)])
         self.check('--k-scale', 'ks.npy', '--v-scale', 'vs.npy', rows=(333,))
 
+    def test_scores(self):
+        self.write_inputs()
+        for stage in ('scaled', 'masked'):
+            args = ('--causal', '--align', 'bottom-right', '--scores-stage', stage)
+            self.outputs(*args, '--scores', 'scores.npy')
+            self.outputs(*args, '--scores', 'chunks.npy', '--stream-kv', 300)
+            self.assertEqual(self.read('chunks.npy')[:2], ('<f4', (2, 4, 9, 700)))
+            self.assert_close(self.read('chunks.npy')[2], self.read('scores.npy')[2], 2e-6)
+
     def test_reports(self):
         self.write_inputs()
         self.outputs()
@@ -82,6 +91,9 @@ class StreamTest(CliTest):
         call = ('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '-o', 'o.npy')
         self.fails(2, ['--stream-kv', 'expects', "'0'"], *call, '--stream-kv', '0')
         self.fails(2, ['--stream-kv and --dry-run'], *call, '--stream-kv', '8', '--dry-run')
+        self.fails(2, ['--stream-kv and --key-mass'], *call, '--stream-kv', '8', '--key-mass', 'x.npy')
+        self.fails(2, ['--stream-kv and --scores-stage weights', 'all keys'], *call, '--stream-kv', '8', '--scores', 'x.npy',
+                   '--scores-stage', 'weights')
         self.fails(2, ['--stream-kv and --block-table'], *call, '--stream-kv', '8', '--block-table', 'x.npy')
         self.write('f.npy', SHAPE_K, self.normal(SHAPE_K), fortran=True)
         self.fails(1, ['f.npy', 'expects C order'], *call[:4], 'f.npy', *call[5:], '--stream-kv', '8')

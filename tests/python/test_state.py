@@ -75,6 +75,20 @@ def test_mask_and_bias_of_chunks() -> None:
     np.testing.assert_allclose(state.finish(), flashc.attention(q, k, v, mask=mask, bias=bias), atol=2e-6)
 
 
+@pytest.mark.parametrize("stage", ["scaled", "capped", "masked"])
+def test_scores_of_chunks(stage: str) -> None:
+    q, k, v = arrays((2, 4, 30, 16), (2, 2, 300, 16), (2, 2, 300, 16))
+    options: dict[str, Any] = {"causal": True, "align": "bottom-right", "softcap": 4.0}
+    expected, found = np.empty((2, 4, 30, 300), np.float32), np.full((2, 4, 30, 300), np.nan, np.float32)
+    flashc.attention(q, k, v, scores=expected, scores_stage=stage, **options)
+    state = flashc.AttentionState(q, seqlen_k=300, **options)
+    for part in (slice(0, 77), slice(77, 300)):
+        state.accumulate(k[:, :, part], v[:, :, part], scores=found[..., part], scores_stage=stage)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    with pytest.raises(ValueError, match=r"scores of FLASHC_SCORES_WEIGHTS: .*LSE of all keys"):
+        state.accumulate(k, v, scores=expected, scores_stage="weights")
+
+
 def test_score_mod_and_scales() -> None:
     q, k, v = arrays((2, 4, 3, 32), (2, 2, 1300, 32), (2, 2, 1300, 32))
     codes, scales = [], []

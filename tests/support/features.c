@@ -47,7 +47,7 @@ static const char BOTH_LENGTHS_Q[] = "seqlens_q: expected NULL beside cu_seqlens
 static const char BOTH_LENGTHS_K[] = "seqlens_k: expected NULL beside cu_seqlens_k";
 static const char NO_ALIGNMENT[] = "alignment: ";
 static const char NO_LSE[] = "lse: expected an output beside ";
-static const char NO_SCORES[] = "scores: expected NULL with a state";
+static const char NO_SCORES[] = "scores of FLASHC_SCORES_WEIGHTS: expected NULL with a state";
 static const char NO_MASS[] = "key_mass: expected NULL with a state";
 static const char BLOCKS_K[] = "k: expected rows of whole blocks of 32 columns for q8_0";
 static const char BLOCKS_V[] = "v: expected rows of whole blocks of 32 columns for q8_0";
@@ -69,13 +69,7 @@ const forbidden_pair forbidden_pairs[] = {
     {FEATURE_V_TYPE, 6, FEATURE_DIMS, 3, BLOCKS_V},
     {FEATURE_K_TYPE, 6, FEATURE_K_LAYOUT, LAYOUT_COLUMNS, ROWS_K},
     {FEATURE_V_TYPE, 6, FEATURE_V_LAYOUT, LAYOUT_COLUMNS, ROWS_V},
-    {FEATURE_SCORES, 1, FEATURE_CALL, CALL_IN_CHUNKS, NO_SCORES},
-    {FEATURE_SCORES, 2, FEATURE_CALL, CALL_IN_CHUNKS, NO_SCORES},
-    {FEATURE_SCORES, 3, FEATURE_CALL, CALL_IN_CHUNKS, NO_SCORES},
     {FEATURE_SCORES, 4, FEATURE_CALL, CALL_IN_CHUNKS, NO_SCORES},
-    {FEATURE_SCORES, 1, FEATURE_CALL, CALL_AND_MERGE, NO_SCORES},
-    {FEATURE_SCORES, 2, FEATURE_CALL, CALL_AND_MERGE, NO_SCORES},
-    {FEATURE_SCORES, 3, FEATURE_CALL, CALL_AND_MERGE, NO_SCORES},
     {FEATURE_SCORES, 4, FEATURE_CALL, CALL_AND_MERGE, NO_SCORES},
     {FEATURE_KEY_MASS, 1, FEATURE_CALL, CALL_IN_CHUNKS, NO_MASS},
     {FEATURE_KEY_MASS, 1, FEATURE_CALL, CALL_AND_MERGE, NO_MASS},

@@ -1,5 +1,6 @@
 #include "support/stream.h"
 
+#include "support/cmocka.h"
 #include "support/expect.h"
 #include "support/values.h"
 
@@ -27,7 +28,7 @@ test_stream test_stream_begin(const flashc_attention_params *whole)
     return s;
 }
 
-static void skip(flashc_tensor *t, int axis, int64_t first)
+static void skip_to(flashc_tensor *t, int axis, int64_t first)
 {
     if (t->data != NULL)
         t->data = axis == 2 ? test_at(t, 0, 0, first, 0) : test_at(t, 0, 0, 0, first);
@@ -49,9 +50,10 @@ flashc_status test_stream_form(test_stream *s, const flashc_attention_params *wh
     flashc_attention_params chunk = *whole;
     flashc_tensor *rows[] = {&chunk.k, &chunk.v, &chunk.k_scale, &chunk.v_scale};
     for (int i = 0; i < 4; i++)
-        skip(rows[i], 2, first);
-    skip(&chunk.mask, 3, first);
-    skip(&chunk.bias, 3, first);
+        skip_to(rows[i], 2, first);
+    skip_to(&chunk.mask, 3, first);
+    skip_to(&chunk.bias, 3, first);
+    skip_to(&chunk.scores, 3, first);
     chunk.seqlen_k = n;
     int64_t *lengths = calloc(2 * (size_t)chunk.batch + 1, sizeof *lengths), *padding = lengths + chunk.batch;
     for (int64_t b = 0; b < chunk.batch; b++) {
@@ -65,10 +67,13 @@ flashc_status test_stream_form(test_stream *s, const flashc_attention_params *wh
         status = flashc_attention_accumulate(&s->state, &chunk);
     } else {
         test_form f;
+        char message[256];
         chunk.leftpad_k = whole->leftpad_k != NULL ? padding : NULL;
         form_make(&f, &chunk, kind, rng);
         f.params.leftpad_k = whole->leftpad_k;
         status = flashc_attention_accumulate(&s->state, &f.params);
+        if (status == FLASHC_OK && !form_collect(&f, &chunk, message, sizeof message))
+            fail_msg("%s", message);
         form_free(&f);
     }
     free(lengths);

@@ -52,13 +52,14 @@ class AttentionState:
         self.next_key = 0
         """position of the next chunk's first key; may be set before the first chunk"""
 
-    def _call(self, k: Any, v: Any, o: Any, lse: Any, last: tuple[Any, ...], *, mask: Any = None, bias: Any = None, k_scale: Any = None,
-              v_scale: Any = None, seqlens_k: Any = None, cu_seqlens_k: Any = None, block_table: Any = None,
-              block_table_v: Any = None) -> tuple[Any, ...]:
+    def _call(self, k: Any, v: Any, o: Any, lse: Any, last: tuple[Any, ...], *, mask: Any = None, bias: Any = None,
+              k_scale: Any = None, v_scale: Any = None, seqlens_k: Any = None, cu_seqlens_k: Any = None,
+              block_table: Any = None, block_table_v: Any = None, scores: Any = None,
+              scores_stage: str | None = None) -> tuple[Any, ...]:
         """The arguments of a function of _core: those of explain(), then `last`."""
         softcap, window, score_mod, alibi_slopes, sinks, seqlens_q, leftpad_k = self._of_scores
         features = _features(softcap, window, None, score_mod, alibi_slopes, sinks, None, k_scale, v_scale, seqlens_q,
-                             seqlens_k, leftpad_k, None, None, None, None)
+                             seqlens_k, leftpad_k, scores, None, None, scores_stage)
         sequences = _sequences(self._cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
         return (self._q, k, v, o, lse, mask, bias, *self._options, sequences, features, *last)
 
@@ -85,17 +86,19 @@ class AttentionState:
                               for dim in (self._q.shape[-1], width))
 
     def accumulate(self, k: Any, v: Any, *, mask: Any = None, bias: Any = None, k_scale: Any = None, v_scale: Any = None,
-                   seqlens_k: Any = None, cu_seqlens_k: Any = None, block_table: Any = None,
-                   block_table_v: Any = None) -> None:
+                   seqlens_k: Any = None, cu_seqlens_k: Any = None, block_table: Any = None, block_table_v: Any = None,
+                   scores: Any = None, scores_stage: str = "scaled") -> None:
         """Takes a chunk of keys: k and v as in attention(), of the types of caches too, packed or in pages; the others for the
-        chunk's keys alone: seqlens_k says how many of the chunk's keys each batch element has."""
+        chunk's keys alone: seqlens_k says how many of the chunk's keys each batch element has, and scores are filled with
+        those of its keys (at any stage but "weights", which need all keys)."""
         refuse_gradients(k=k, v=v, bias=bias)
         k, v = kind_of(k, "k")[0], kind_of(v, "v")[0]
         lies = {"k_scale": k_scale, "v_scale": v_scale, "seqlens_k": seqlens_k, "cu_seqlens_k": cu_seqlens_k,
                 "block_table": block_table, "block_table_v": block_table_v}
         self._begin(k, v, **lies)
         out = _SHORT[dtype_name(self._q.dtype, "q")]
-        arguments = self._call(k, v, out, None, (self._state(),), mask=mask, bias=bias, **lies)
+        arguments = self._call(k, v, out, None, (self._state(),), mask=mask, bias=bias, scores=scores,
+                               scores_stage=None if scores is None else scores_stage, **lies)
         if self._of_scores[2] is not None:
             self.next_key = -1  # should score_mod raise
         self.n_nodes, self.next_key = _core.attention_accumulate(*arguments)
