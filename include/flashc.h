@@ -448,9 +448,9 @@ FLASHC_API flashc_status flashc_kernel_get(int index, flashc_kernel *out);
  *     flashc_attention_finish(&s, &p);                             now, or after any chunk
  *
  * p is that of the one call on all keys. In a chunk row 0 of k and v is row next_key of those of the one call (packed:
- * of each sequence), and all positions are those of the one call; k, v, k_scale, v_scale, mask, bias and scores hold the
- * chunk alone, and seqlens_k (or cu_seqlens_k) says which of its rows are keys, while leftpad_k counts rows of the one call,
- * and block_mask has the tiles of all keys. next_key then moves on by seqlen_k (packed: by the longest sequence): a
+ * of each sequence), and all positions are those of the one call; k, v, k_scale, v_scale, mask, bias and scores hold
+ * the chunk alone, and seqlens_k (or cu_seqlens_k) says which of its rows are keys, while leftpad_k counts rows of the
+ * one call, and block_mask has the tiles of all keys. next_key then moves on by seqlen_k (packed: by the longest sequence): a
  * batch element that had fewer keys has none at the positions left out. FLASHC_ALIGN_BOTTOM_RIGHT takes the rows that
  * there will be in all from the state: seqlen_k, or seqlens_k, which must be set where chunks have seqlens_k or
  * cu_seqlens_k.
@@ -487,8 +487,8 @@ FLASHC_API flashc_status flashc_attention_state_init(flashc_attention_state *sta
 FLASHC_API flashc_status flashc_attention_state_clear(flashc_attention_state *state);
 /* Takes a chunk of seqlen_k keys. o, lse, row_max, sinks and workspace are not looked at (scratch is one internal
  * allocation). scores are filled for the chunk's keys, but weights (FLASHC_SCORES_WEIGHTS) and key_mass are refused:
- * they take the LSE of all keys, which is known only when the last chunk has come. Threads share the blocks of query rows and, where these are few, the
- * pieces (piece_n) of the chunk's keys. Errors as flashc_attention_fwd(), and more keys than levels; after
+ * they take the LSE of all keys, which is known only when the last chunk has come. Threads share the blocks of query
+ * rows and, where these are few, the pieces (piece_n) of the chunk's keys. Errors as flashc_attention_fwd(), and more keys than levels; after
  * FLASHC_ERR_CANCELLED the state can only be cleared. */
 FLASHC_API flashc_status flashc_attention_accumulate(flashc_attention_state *state,
                                                      const flashc_attention_params *params);

@@ -43,8 +43,8 @@ static int read(const char *path, const flashc_cli_attention_args *args, const f
         flashc_cli_array_to_cache(array, args->cache_dtype ? args->cache_dtype : args->dtype))
         return FLASHC_CLI_FAILED;
     if (array->rank != rank)
-        return flashc_cli_error("%s: expected rank %d %s, which all batch elements share, found rank %d %s", array->name,
-                                rank, rank == 2 ? "[L,D]" : args->bshd ? "[L,H,D]" : "[H,L,D]", array->rank,
+        return flashc_cli_error("%s: expected rank %d %s, which all batch elements share, found rank %d %s",
+                                array->name, rank, rank == 2 ? "[L,D]" : args->bshd ? "[L,H,D]" : "[H,L,D]", array->rank,
                                 flashc_cli_shape_text(array->rank, array->shape, found));
     *view = flashc_cli_layout_tensor(array, args->bshd, sizes);
     sizes[3] *= flashc_cli_dtype_columns(array->dtype);
@@ -113,7 +113,7 @@ int flashc_cli_prefix_explain(const flashc_cli_prefix *prefix, const flashc_atte
     p.v = prefix->shared.v;
     p.k_scale = prefix->shared.k_scale;
     p.v_scale = prefix->shared.v_scale;
-    p.o = flashc_tensor_bhsd(p.o.data, p.o.dtype, p.num_heads, p.seqlen_q, p.head_dim_v); /* any that does not overlap */
+    p.o = flashc_tensor_bhsd(p.o.data, p.o.dtype, p.num_heads, p.seqlen_q, p.head_dim_v); /* any without overlap */
     p.lse = p.row_max = absent;
     plan->struct_size = sizeof *plan;
     const flashc_status status = flashc_explain(&p, plan);

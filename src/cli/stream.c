@@ -20,7 +20,8 @@ int flashc_cli_stream_check(const flashc_cli_attention_args *args)
         if (refused[i].value)
             return flashc_cli_usage_error("--stream-kv and %s do not go together", refused[i].option);
     if (args->scores && args->scores_stage == FLASHC_SCORES_WEIGHTS)
-        return flashc_cli_usage_error("--stream-kv and --scores-stage weights do not go together: weights need all keys");
+        return flashc_cli_usage_error("--stream-kv and --scores-stage weights do not go together: weights need all "
+                                      "keys");
     if (strcmp(args->k, "-") == 0 || strcmp(args->v, "-") == 0)
         return flashc_cli_usage_error("--stream-kv expects files for K and V, found standard input");
     if (args->dry_run)

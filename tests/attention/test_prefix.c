@@ -51,7 +51,8 @@ static const int64_t prefixes[] = {1024, 300, 515, 299, 0};
 typedef enum own_form { OWN_PADDED, OWN_PACKED, OWN_LENGTHS, OWN_PAGES, OWN_FORMS } own_form;
 
 /* Runs own on the prefix, as it is or in another form. */
-static void run_form(const flashc_attention_params *own, const flashc_shared_prefix *shared, own_form form, uint64_t seed)
+static void run_form(const flashc_attention_params *own, const flashc_shared_prefix *shared, own_form form,
+                     uint64_t seed)
 {
     const form_kind kind = {.packed_q = form == OWN_PACKED, .packed_k = form == OWN_PACKED,
                             .page_size = form == OWN_PAGES ? 7 : 0};
@@ -71,7 +72,8 @@ static void run_form(const flashc_attention_params *own, const flashc_shared_pre
     form_free(&f);
 }
 
-/* Other lengths than the first sequence has, at least so many own keys; what is no key is NaN, or a scale that would be refused. */
+/* Other lengths than the first sequence has, at least so many own keys; what is no key is NaN, or a scale that would be
+ * refused. */
 static void set_lengths(problem *p, int64_t prefix, int64_t least, int64_t *own_lengths)
 {
     int64_t *lengths = problem_add_array(p, ARRAY_SEQLENS_K, p->params.seqlen_k);

@@ -275,9 +275,11 @@ static void left_padding(const char *kernel)
     int64_t *padding = problem_add_array(&p, ARRAY_LEFTPAD_K, 0);
     padding[1] = 2 * block_n;
     padding[2] = shape.seqlen_k;
-    for (int64_t j = 0; j < shape.seqlen_k; j++)
-        test_set(&p.params.k, 2, 1, j, 3, (double)NAN), test_set(&p.params.v, 1, 0, j < padding[1] ? j : 0, 7, (double)NAN);
-    test_set(&p.params.v, 1, 0, 0, 7, (double)INFINITY);
+    for (int64_t b = 1; b < 3; b++)
+        for (int64_t j = 0; j < padding[b]; j++) {
+            test_set(&p.params.k, b, 1, j, 3, (double)NAN);
+            test_set(&p.params.v, b, 0, j, 7, j % 2 == 0 ? (double)NAN : (double)INFINITY);
+        }
     assert_true(run_problem(&p));
     problem streamed = problem_twin(&p);
     test_rng rng = {34};
