@@ -34,12 +34,20 @@ static flashc_status check_options(const flashc_attention_params *p)
 
 static flashc_status check_rows_of_queries(const flashc_attention_params *p)
 {
-    if (!p->cu_seqlens_q && p->batch > 1 && p->seqlen_q > 1 && p->q.stride[0] != p->seqlen_q * p->q.stride[2])
+    int64_t queries, stride;
+    if (p->cu_seqlens_q)
+        return FLASHC_OK;
+    if (__builtin_mul_overflow(p->batch, p->seqlen_q, &queries) || queries > FLASHC_SIZE_LIMIT)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "batch, seqlen_q: expected at most 2^48 queries with a shared prefix, found %" PRId64
+                           " * %" PRId64, p->batch, p->seqlen_q);
+    const bool many = p->batch > 1 && p->seqlen_q > 1 && p->num_heads > 0; /* or q is empty, and its strides anything */
+    if (many && (__builtin_mul_overflow(p->seqlen_q, p->q.stride[2], &stride) || p->q.stride[0] != stride))
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "q.stride[0]: expected seqlen_q * stride[2] = %" PRId64
                            " with a shared prefix, so that the queries of all sequences are one row after the other, "
                            "found %" PRId64,
-                           p->seqlen_q * p->q.stride[2], p->q.stride[0]);
+                           stride, p->q.stride[0]);
     return FLASHC_OK;
 }
 

@@ -152,6 +152,13 @@ static void errors(void **state)
     wrong.k.data = NULL;
     expect_argument_error(flashc_attention_shared_prefix(&own, &wrong), 
                           "prefix->k.data: expected a pointer to [1, 1, 10, 16] elements, found NULL");
+    flashc_attention_params heads = own; /* none, so that any number of queries is no work */
+    heads.num_heads = heads.num_heads_k = 0;
+    heads.seqlen_q = INT64_C(1) << 40;
+    heads.batch = INT64_C(1) << 40;
+    expect_argument_error(flashc_attention_shared_prefix(&heads, &shared),
+                          "batch, seqlen_q: expected at most 2^48 queries with a shared prefix, found 1099511627776 * "
+                          "1099511627776");
     wrong.struct_size = 0;
     assert_int_equal(flashc_attention_shared_prefix(&own, &wrong), FLASHC_ERR_ARGUMENT);
     expect_argument_error(flashc_attention_shared_prefix(NULL, &shared), "params: expected a pointer, found NULL");
