@@ -58,9 +58,37 @@ static void near_the_rounded_exact_result(const char *kernel)
     }
 }
 
+/* 70,000 keys of large numbers: q . k, the sum of the weights, and that of the weighted V, each beyond the largest f16,
+ * and beyond the integers that f16 and bf16 tell apart. */
+static void long_sums_of_16_bit_numbers(const char *kernel)
+{
+    enum { KEYS = 70000, DIM = 64, DIM_V = 16 };
+    for (flashc_dtype dtype = FLASHC_F16; dtype <= FLASHC_BF16; dtype++) {
+        problem p;
+        const problem_shape shape = shape_for(kernel, (problem_shape){1, 1, 1, 1, KEYS, DIM, DIM_V});
+        problem_plain(&p, &shape, dtype, 1);
+        p.params.kernel = kernel;
+        p.params.softmax_scale = 1e-4f; /* the same score for all keys: 23.04 */
+        for (int64_t i = 0; i < shape.seqlen_q * DIM; i++)
+            test_set(&p.params.q, 0, 0, i / DIM, i % DIM, 60.0);
+        for (int64_t j = 0; j < KEYS; j++) {
+            for (int64_t d = 0; d < DIM; d++)
+                test_set(&p.params.k, 0, 0, j, d, 60.0);
+            for (int64_t d = 0; d < DIM_V; d++)
+                test_set(&p.params.v, 0, 0, j, d, (j + d) % 2 == 0 ? 65024.0 : 1.0);
+        }
+        p.zero_mean = false;
+        run_and_check(&p);
+        problem_free(&p);
+    }
+}
+
 int main(void)
 {
-    static kernel_check check = {near_the_rounded_exact_result};
-    const struct CMUnitTest tests[] = {{"near_the_rounded_exact_result", test_on_kernels, NULL, NULL, &check}};
+    static kernel_check checks[] = {{near_the_rounded_exact_result}, {long_sums_of_16_bit_numbers}};
+    const struct CMUnitTest tests[] = {
+        {"near_the_rounded_exact_result", test_on_kernels, NULL, NULL, &checks[0]},
+        {"long_sums_of_16_bit_numbers", test_on_kernels, NULL, NULL, &checks[1]},
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

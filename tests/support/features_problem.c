@@ -141,11 +141,16 @@ static void make_masks(problem *p, const int *level, test_rng *rng)
     }
 }
 
+static int go_on(void *user_data, int64_t done, int64_t total)
+{
+    return user_data != NULL || done < 0 || done > total;
+}
+
 static void make_stages(problem *p, const int *level, test_rng *rng)
 {
     flashc_attention_params *s = &p->params;
     if (level[FEATURE_SCALE])
-        s->softmax_scale = -0.11f;
+        s->softmax_scale = level[FEATURE_SCALE] == 1 ? -0.11f : 0.0f;
     if (level[FEATURE_SOFTCAP])
         s->softcap = 3.0f;
     if (level[FEATURE_ALIBI]) {
@@ -158,7 +163,9 @@ static void make_stages(problem *p, const int *level, test_rng *rng)
         problem_add_score_mod(p, level[FEATURE_SCORE_MOD] == 1 ? test_score_mod_wave : test_score_mod_documents, 173);
     float *sinks = level[FEATURE_SINKS] ? problem_add_sinks(p) : NULL;
     for (int64_t h = 0; sinks != NULL && h < s->num_heads; h++)
-        sinks[h] = (float)(3.0 * test_rng_normal(rng));
+        sinks[h] = level[FEATURE_SINKS] == 2 && h % 2 == 0 ? -INFINITY : (float)(3.0 * test_rng_normal(rng));
+    if (level[FEATURE_PROGRESS])
+        s->progress = go_on;
 }
 
 static void make_outputs(problem *p, const int *level)
