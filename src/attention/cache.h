@@ -14,6 +14,7 @@ typedef struct flashc_tile_scratch {
     float *copy;      /* flashc_cache_copy_floats() */
     void *gathered;   /* flashc_cache_gathered_bytes(): rows that are packed then */
     const void **row; /* flashc_cache_row_pointers(): where the rows are, see FLASHC_ROWS_AHEAD */
+    flashc_start *start; /* flashc_cache_starts(): what flashc_kv_tile.start has */
     float *scale;     /* flashc_cache_scales() */
 } flashc_tile_scratch;
 
@@ -21,6 +22,7 @@ int64_t flashc_cache_copy_floats(const flashc_operand *operand, int64_t n_rows, 
 int64_t flashc_cache_gathered_bytes(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_rows,
                                     int64_t n_cols);
 int64_t flashc_cache_row_pointers(const flashc_operand *operand, int64_t n_rows);
+int64_t flashc_cache_starts(const flashc_cache_rows *rows, const flashc_operand *operand);
 int64_t flashc_cache_scales(const flashc_cache_rows *rows, int64_t n_rows); /* whole vectors */
 
 /* The rows of a tile. */

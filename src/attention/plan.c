@@ -255,6 +255,8 @@ static void lay_out_scratch(flashc_plan *plan, const flashc_problem *p)
     s->v_rows = take(&s->size, flashc_cache_row_pointers(v, n), sizeof(void *));
     s->k_scale = take(&s->size, flashc_cache_scales(&p->k, n), sizeof(float));
     s->v_scale = take(&s->size, flashc_cache_scales(&p->v, n), sizeof(float));
+    s->k_starts = take(&s->size, flashc_cache_starts(&p->k, k), sizeof(flashc_start));
+    s->v_starts = take(&s->size, flashc_cache_starts(&p->v, v), sizeof(flashc_start));
     s->hidden = take(&s->size, tile, sizeof(uint8_t));
     s->correction = take(&s->size, m, sizeof(float));
 }

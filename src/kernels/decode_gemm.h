@@ -15,6 +15,13 @@
  * instruction in one loop (3.4 ms for the loops alone; the same lines by two, eight or 32 instructions in turn 4.1 to
  * 5.0; by 8 KiB, or line by line between the loads, 3.9 to 4.6), 8 to 12 KiB ahead into L1 (4 KiB 4.5 ms; a whole tile
  * ahead, which only fits in L2, 4.9). Tiles of other sizes made no difference, huge pages 8 %.
+ *
+ * In pages of a cache this alone took 1.7 times as long (16 rows of 8 KiB, in random order): the hardware fetches along
+ * a run of rows only after some lines of it, and not over its end, and each run waited for that and for its address to
+ * be translated. So the first KiB of each run, and of each page of memory in it, is prefetched twice as far ahead: see
+ * find_starts(), and prefetch_starts() below; then 1.25 times (a loop of reads alone: from 25 to 36 GB/s, of 44 in one
+ * array). Distances from 4 to 64 KiB, two to four runs in turn, every second line, other instructions: none of these
+ * alone came under 1.5, nor did huge pages.
  */
 #ifndef FLASHC_DECODE_GEMM_H
 #define FLASHC_DECODE_GEMM_H
@@ -56,6 +63,16 @@ V_INLINE void prefetch_rows(int64_t n, const void *const *row, int64_t row_bytes
             prefetch_bytes(row[i], row_bytes);
 }
 
+/* Of a tile's starts from `next` on those due before a row; returns the first that is not. Not inlined, and called when
+ * no sums are in registers: the loops around it are compiled as they were (in each step of them: 5 to 10 % more time
+ * for all caches, pages or not). */
+static __attribute__((noinline)) const flashc_start *prefetch_starts(const flashc_start *next, int64_t row)
+{
+    for (; next->row < row; next++)
+        prefetch_bytes(next->first, next->n);
+    return next;
+}
+
 /* sum[r*stride + j] += q[r] . k[j] over `vecs` vectors from d on. */
 V_INLINE void dot_vectors(int rows, int keys, int stride, int vecs, flashc_dtype dtype, const char *const k[4],
                           const float *q, int64_t ld, int64_t d, vec *sum)
@@ -95,11 +112,14 @@ V_INLINE int step_keys(int rows)
 }
 
 /* VL scores: `rows` rows by VL / rows keys, k being where these lie. rows is 1, 2 or 4; all constants after inlining.
- * ahead: rows from k on to those that are to be prefetched, 0: none. */
+ * ahead: rows from k on to those that are to be prefetched, 0: none; key: k's number in the tile, start: its next. */
 V_INLINE void dot_block(int rows, flashc_dtype dtype, const void *const *k, int64_t column, const float *q, int64_t ld,
-                        int64_t depth, float *scores, int64_t ahead, int64_t row_bytes)
+                        int64_t depth, float *scores, int64_t ahead, int64_t row_bytes, int64_t key,
+                        const flashc_start **start)
 {
     const int keys = VL / rows, step = step_keys(rows);
+    if (ahead && *start)
+        *start = prefetch_starts(*start, key + keys);
     vec sum[VL];
     for (int i = 0; i < VL; i++)
         sum[i] = v_set1(0.0f);
@@ -120,30 +140,32 @@ V_INLINE void dot_block(int rows, flashc_dtype dtype, const void *const *k, int6
 
 /* Scores of VL keys and all rows: four rows at a time, then two, then one. The first to come prefetch. */
 V_INLINE void dot_keys(flashc_dtype dtype, const void *const *k, int64_t column, const float *q, int64_t ld,
-                       int64_t n_rows, int64_t depth, float *scores, int64_t ahead, int64_t row_bytes)
+                       int64_t n_rows, int64_t depth, float *scores, int64_t ahead, int64_t row_bytes, int64_t first,
+                       const flashc_start **start)
 {
     int64_t row = 0;
     for (; row + 4 <= n_rows; row += 4, ahead = 0)
         for (int key = 0; key < VL; key += VL / 4)
             dot_block(4, dtype, k + key, column, q + row * ld, ld, depth, scores + row * ld + key, ahead,
-                      row_bytes);
+                      row_bytes, first + key, start);
     for (; row + 2 <= n_rows; row += 2, ahead = 0)
         for (int key = 0; key < VL; key += VL / 2)
             dot_block(2, dtype, k + key, column, q + row * ld, ld, depth, scores + row * ld + key, ahead,
-                      row_bytes);
+                      row_bytes, first + key, start);
     if (row < n_rows)
-        dot_block(1, dtype, k, column, q + row * ld, ld, depth, scores + row * ld, ahead, row_bytes);
+        dot_block(1, dtype, k, column, q + row * ld, ld, depth, scores + row * ld, ahead, row_bytes, first, start);
 }
 
 V_INLINE void qk_typed(flashc_dtype dtype, float *scores, flashc_kv_tile k, const float *q, int64_t ld,
                        int64_t n_keys, int64_t n_rows, int64_t head_dim)
 {
     const int64_t columns = flashc_round_up(head_dim, VL), row_bytes = flashc_row_bytes(dtype, head_dim);
+    const flashc_start *start = k.start;
     for (int64_t first = 0; first < n_keys; first += VL)
         for (int64_t column = 0; column < columns; column += FLASHC_QK_DEPTH * VL)
             dot_keys(dtype, k.row + first, column, q + column, ld, n_rows,
                      flashc_min(columns - column, FLASHC_QK_DEPTH * VL), scores + first,
-                     column == 0 ? rows_ahead(row_bytes) : 0, row_bytes);
+                     column == 0 ? rows_ahead(row_bytes) : 0, row_bytes, first, &start);
 }
 
 static void row_qk(float *scores, flashc_kv_tile k, const void *q, int64_t ld, int64_t n_keys, int64_t n_rows,
@@ -231,7 +253,10 @@ V_INLINE void pv_typed(flashc_dtype dtype, float *acc, flashc_kv_tile v, const f
 {
     static const float ones[4] = {1.0f, 1.0f, 1.0f, 1.0f};
     const int64_t columns = flashc_round_up(head_dim_v, VL), row_bytes = flashc_row_bytes(dtype, head_dim_v);
+    const flashc_start *start = v.start;
     for (int64_t first = 0; first < n_keys; first += PV_KEYS) {
+        if (start)
+            start = prefetch_starts(start, first + PV_KEYS);
         const int64_t n = flashc_min(PV_KEYS, n_keys - first);
         row_prefetcher rows = {v.row + first + rows_ahead(row_bytes), n, 0, row_bytes}, *coming = &rows;
         int64_t row = 0;

@@ -60,6 +60,13 @@ typedef struct flashc_upcoming {
 /* Lists of them a tile may carry; the first is needed first. */
 enum { FLASHC_UPCOMING = 2 };
 
+/* Bytes that may be prefetched when row number `row` of a tile is multiplied. */
+typedef struct flashc_start {
+    int64_t row;
+    const char *first;
+    int64_t n;
+} flashc_start;
+
 /* A tile of K or V as the matrix products take it (see flashc_operand). They may spread prefetches of the upcoming
  * rows between their own loads. */
 typedef struct flashc_kv_tile {
@@ -68,6 +75,7 @@ typedef struct flashc_kv_tile {
     int64_t row_stride;     /* elements */
     const void *const *row; /* for operands by_row: where each row is, and FLASHC_ROWS_AHEAD of those to come */
     const float *scale;     /* of each row, see scale_keys; NULL: 1. Not for the products */
+    const flashc_start *start; /* beside row: NULL, or in order of rows, the last with row INT64_MAX */
     flashc_upcoming upcoming[FLASHC_UPCOMING];
 } flashc_kv_tile;
 
