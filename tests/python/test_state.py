@@ -174,13 +174,3 @@ def test_errors() -> None:
         state.accumulate(k[..., :8], v)
     with pytest.raises(ValueError, match=r"arrays: expected shape \[1, 6\]"):
         state.restore(k, v, (np.zeros(3),) * 3, 0, 0)
-
-
-@pytest.mark.parametrize("rows", [1, 5])
-def test_shared_prefix(rows: int) -> None:
-    q, prefix_k, prefix_v, k, v = arrays((3, 4, rows, 16), (2, 700, 16), (2, 700, 16), (3, 2, 90, 16), (3, 2, 90, 16))
-    whole_k, whole_v = (np.concatenate((np.broadcast_to(p, (3, *p.shape)), own), 2)
-                        for p, own in ((prefix_k, k), (prefix_v, v)))
-    expected = flashc.attention(q, whole_k, whole_v, causal=True, align="bottom-right")
-    got = flashc.shared_prefix_attention(q, prefix_k, prefix_v, k, v, causal=True)
-    np.testing.assert_allclose(got, expected, atol=2e-6)

@@ -1,4 +1,4 @@
-/* flashc._core.attention() and .explain(). */
+/* flashc._core.attention() and .explain(); how attention calls are run. */
 #include "python/core/call.h"
 
 #include <time.h>
@@ -46,6 +46,28 @@ static int watch(void *user_data, int64_t done, int64_t total)
     return w->raised;
 }
 
+PyObject *flashc_py_call_run(flashc_py_call *c, PyObject *progress, const flashc_shared_prefix *prefix)
+{
+    if (progress != Py_None && !PyCallable_Check(progress)) {
+        PyErr_Format(PyExc_TypeError, "progress: expected a function, found %R", progress);
+        flashc_py_call_release(c);
+        return NULL;
+    }
+    watcher w = {.function = progress, .call = c};
+    is_due(&w); /* starts the period */
+    c->params.progress = watch;
+    c->params.progress_user_data = &w;
+    w.thread = PyEval_SaveThread();
+    const flashc_status status =
+        prefix ? flashc_attention_shared_prefix(&c->params, prefix) : flashc_attention_fwd(&c->params);
+    PyEval_RestoreThread(w.thread);
+    w.raised = w.raised || flashc_py_call_raise_of_score_mod(c);
+    if (!w.raised && status != FLASHC_OK)
+        flashc_py_raise(status); /* before the release, which may run code that calls flashc */
+    flashc_py_call_release(c);
+    return w.raised || status != FLASHC_OK ? NULL : Py_NewRef(Py_None);
+}
+
 PyObject *flashc_py_attention(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
@@ -56,23 +78,7 @@ PyObject *flashc_py_attention(PyObject *module, PyObject *const *args, Py_ssize_
         flashc_py_call_release(&c);
         return NULL;
     }
-    if (args[PROGRESS] != Py_None && !PyCallable_Check(args[PROGRESS])) {
-        PyErr_Format(PyExc_TypeError, "progress: expected a function, found %R", args[PROGRESS]);
-        flashc_py_call_release(&c);
-        return NULL;
-    }
-    watcher w = {.function = args[PROGRESS], .call = &c};
-    is_due(&w); /* starts the period */
-    c.params.progress = watch;
-    c.params.progress_user_data = &w;
-    w.thread = PyEval_SaveThread();
-    const flashc_status status = flashc_attention_fwd(&c.params);
-    PyEval_RestoreThread(w.thread);
-    w.raised = w.raised || flashc_py_call_raise_of_score_mod(&c);
-    if (!w.raised && status != FLASHC_OK)
-        flashc_py_raise(status); /* before the release, which may run code that calls flashc */
-    flashc_py_call_release(&c);
-    return w.raised || status != FLASHC_OK ? NULL : Py_NewRef(Py_None);
+    return flashc_py_call_run(&c, args[PROGRESS], NULL);
 }
 
 PyObject *flashc_py_explain(PyObject *module, PyObject *const *args, Py_ssize_t count)

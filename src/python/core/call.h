@@ -40,6 +40,13 @@ int flashc_py_call_build(flashc_py_call *call, PyObject *const *args, bool plan_
 /* The part of build() that is about arrays: fills call->view and params' tensors and sizes. */
 int flashc_py_call_set_tensors(flashc_py_call *call, PyObject *const *args, int bshd, bool plan_only);
 
+/* A view of rank 2 to 4, and its sizes, on the axes batch, heads, rows, columns. */
+flashc_tensor flashc_py_call_tensor(const flashc_py_view *view, int bshd, int64_t size[4]);
+
+/* Runs a call that was built, with the caller's progress function or Py_None, on a prefix if there is one, and releases
+ * it. None, or NULL with an exception. */
+PyObject *flashc_py_call_run(flashc_py_call *call, PyObject *progress, const flashc_shared_prefix *prefix);
+
 /* The part of build() that is about FEATURES, after everything else. */
 int flashc_py_call_set_features(flashc_py_call *call, PyObject *features);
 void flashc_py_call_release_features(flashc_py_call *call);

@@ -6,8 +6,7 @@ static const char *const tensor_name[N_TENSORS] = {"q", "k", "v", "out", "lse", 
 
 enum { BATCH, HEADS, ROWS, COLS };
 
-/* A view of rank 2 to 4 as a flashc_tensor, and its sizes, on the axes batch, heads, rows, columns. */
-static flashc_tensor as_tensor(const flashc_py_view *view, int bshd, int64_t size[4])
+flashc_tensor flashc_py_call_tensor(const flashc_py_view *view, int bshd, int64_t size[4])
 {
     flashc_tensor tensor = {.data = view->data, .dtype = view->dtype};
     for (int i = 0; i < 4; i++)
@@ -161,10 +160,10 @@ int flashc_py_call_set_tensors(flashc_py_call *c, PyObject *const *args, int bsh
     const flashc_py_integers *s = c->sequences;
     if (check_ranks(c) != 0)
         return -1;
-    p->q = as_tensor(&c->view[Q], bshd, q);
-    p->k = as_tensor(&c->view[K], bshd, k);
-    p->v = as_tensor(&c->view[V], bshd, v);
-    p->o = as_tensor(&c->view[O], bshd, o);
+    p->q = flashc_py_call_tensor(&c->view[Q], bshd, q);
+    p->k = flashc_py_call_tensor(&c->view[K], bshd, k);
+    p->v = flashc_py_call_tensor(&c->view[V], bshd, v);
+    p->o = flashc_py_call_tensor(&c->view[O], bshd, o);
     const bool packed_q = s[CU_SEQLENS_Q].values, own_v = s[BLOCK_TABLE_V].narrow;
     const bool padded_k = !s[CU_SEQLENS_K].values && !s[BLOCK_TABLE].narrow;
     p->batch = packed_q ? s[CU_SEQLENS_Q].shape[0] - 1 : q[BATCH];

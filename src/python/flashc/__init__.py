@@ -20,8 +20,9 @@ from . import _core
 from ._arrays import Comparison, compare, convert, is_softmax
 from ._attention import Explanation, attention, explain
 from ._caches import append_kv
+from ._prefix import shared_prefix_attention
 from ._softmax import SoftmaxState, merge_states, softmax, trace
-from ._state import AttentionState, shared_prefix_attention
+from ._state import AttentionState
 from ._system import Info, Kernel, info, kernels
 
 __version__ = _core.version()

@@ -30,6 +30,13 @@ def attention_finish(
     sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, state: tuple[Any, ...], /,
 ) -> tuple[int, int]: ...
 def attention_state_merge(into: tuple[Any, ...], source: tuple[Any, ...], /) -> tuple[int, int]: ...
+def shared_prefix_attention(
+    q: Any, k: Any, v: Any, o: Any, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
+    align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
+    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None,
+    progress: Callable[[int, int], object] | None, workspace: Any,
+    prefix_k: Any, prefix_v: Any, prefix_k_scale: Any, prefix_v_scale: Any, /,
+) -> None: ...
 def append(
     k: Any, v: Any, k_cache: Any, v_cache: Any, q: Any, q_out: Any, cos: Any, sin: Any, k_scale: Any, v_scale: Any,
     positions: Any, seqlens: Any, cu_seqlens: Any, block_table: Any, block_table_v: Any, rotary_positions: Any,

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _core
 from ._arrays import dtype_name, kind_of, refuse_gradients
-from ._attention import _SHORT, ScoreMod, _features, _is_bshd, _lse_shape, _new_output, _sequences, attention
-from ._softmax import merge_states
+from ._attention import _SHORT, ScoreMod, _features, _is_bshd, _lse_shape, _new_output, _sequences
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,23 +138,3 @@ class AttentionState:
                 raise ValueError(f"arrays: expected shape {list(mine.shape)}, found {list(saved.shape)}")
             mine[:] = saved
         self.n_nodes, self.next_key = n_nodes, next_key
-
-
-def shared_prefix_attention(q: Any, prefix_k: Any, prefix_v: Any, k: Any, v: Any, **options: Any) -> Any:
-    """Attention of sequences that share their first keys, which are read once for the queries of all of them.
-
-    q [batch, num_heads, seqlen_q, head_dim]; prefix_k, prefix_v [num_heads_k, seqlen_prefix, dim]; k, v [batch,
-    num_heads_k, seqlen_k, dim]: each sequence's own keys, behind the prefix. All prefix keys are visible; causal hides
-    own keys, the last query seeing the last key. options: scale, causal, num_threads, kernel, compute. NumPy alone.
-    Partial results of the prefix and of the own keys are merged, each within the stated bound.
-    """
-    import numpy as np
-
-    causal = options.pop("causal", False)
-    batch, heads, rows, dim = q.shape
-    as_one = np.ascontiguousarray(q.swapaxes(0, 1)).reshape(heads, batch * rows, dim)
-    o, lse = attention(as_one, prefix_k, prefix_v, out_dtype="float32", return_lse=True, **options)
-    shared_o = np.ascontiguousarray(o.reshape(heads, batch, rows, -1).swapaxes(0, 1))
-    shared_lse = np.ascontiguousarray(lse.reshape(heads, batch, rows).swapaxes(0, 1))
-    own = attention(q, k, v, causal=causal, align="bottom-right", out_dtype="float32", return_lse=True, **options)
-    return merge_states([shared_o, own[0]], [shared_lse, own[1]])[0].astype(q.dtype, copy=False)

@@ -181,3 +181,15 @@ def test_forward_mode_gradients_are_refused():
         dual = torch.autograd.forward_ad.make_dual(x, x)
         with pytest.raises(RuntimeError, match="^k: flashc is forward only"):
             flashc.attention(x, dual, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shared_prefix(dtype):
+    """Several queries each: the copy of q is torch's own, and so is the result."""
+    q, k, v = (torch.randn(2, heads, 6, 16).to(dtype) for heads in (4, 2, 2))
+    prefix_k, prefix_v = (torch.randn(2, 50, 16).to(dtype) for _ in "kv")
+    whole = [torch.cat((prefix.expand(2, -1, -1, -1), own), 2) for prefix, own in ((prefix_k, k), (prefix_v, v))]
+    expected = flashc.attention(q, *whole, causal=True, align="bottom-right")
+    found = flashc.shared_prefix_attention(q, prefix_k, prefix_v, k, v, causal=True)
+    assert type(found) is torch.Tensor and found.dtype == dtype
+    torch.testing.assert_close(found, expected, atol=2e-6 if dtype == torch.float32 else 0.02, rtol=0)

@@ -1,0 +1,67 @@
+/* flashc._core.shared_prefix_attention(). */
+#include "python/core/arguments.h"
+#include "python/core/call.h"
+
+enum { PREFIX_K, PREFIX_V, PREFIX_K_SCALE, PREFIX_V_SCALE, N_PREFIX };
+
+static const flashc_py_argument arguments[N_PREFIX] = {
+    {"prefix_k", .cache = true},
+    {"prefix_v", .cache = true},
+    {"prefix_k_scale", .optional = true},
+    {"prefix_v_scale", .optional = true},
+};
+
+/* *rows: as many as there must be; < 0: any, which are put there. */
+static int set_rows(const flashc_py_call *c, const flashc_py_view *view, int64_t columns, int64_t *rows,
+                    flashc_tensor *tensor)
+{
+    char shape[256];
+    int64_t size[4];
+    const int ndim = c->view[Q].ndim == 2 ? 2 : 3;
+    if (view->ndim == ndim) {
+        *tensor = flashc_py_call_tensor(view, c->bshd, size);
+        if (size[1] == c->params.num_heads_k && size[3] == columns && (*rows < 0 || size[2] == *rows)) {
+            *rows = size[2];
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "%s: expected %d axes, %lld K/V heads, %lld columns%s, found %s", view->name, ndim,
+                 (long long)c->params.num_heads_k, (long long)columns, *rows < 0 ? "" : " and the rows of prefix_k",
+                 flashc_py_shape_text(shape, sizeof shape, view->shape, view->ndim));
+    return -1;
+}
+
+static int set_prefix(const flashc_py_call *c, const flashc_py_view *views, flashc_shared_prefix *prefix)
+{
+    flashc_shared_prefix_init(prefix, sizeof *prefix);
+    prefix->seqlen = -1;
+    if (set_rows(c, &views[PREFIX_K], c->params.head_dim, &prefix->seqlen, &prefix->k) != 0 ||
+        set_rows(c, &views[PREFIX_V], c->params.head_dim_v, &prefix->seqlen, &prefix->v) != 0)
+        return -1;
+    const flashc_py_view *k_scale = &views[PREFIX_K_SCALE], *v_scale = &views[PREFIX_V_SCALE];
+    return (k_scale->name && flashc_py_set_scale(k_scale, &views[PREFIX_K], c->bshd, &prefix->k_scale) != 0) ||
+                   (v_scale->name && flashc_py_set_scale(v_scale, &views[PREFIX_V], c->bshd, &prefix->v_scale) != 0)
+               ? -1
+               : 0;
+}
+
+/* shared_prefix_attention(the arguments of attention, prefix_k, prefix_v, prefix_k_scale, prefix_v_scale) */
+PyObject *flashc_py_shared_prefix_attention(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    if (flashc_py_check_count("shared_prefix_attention", count, N_ATTENTION + N_PREFIX) != 0)
+        return NULL;
+    flashc_py_view views[N_PREFIX];
+    flashc_shared_prefix prefix;
+    flashc_py_call c;
+    if (flashc_py_acquire_all(views, args + N_ATTENTION, arguments, N_PREFIX) != 0)
+        return NULL;
+    const bool built = flashc_py_call_build(&c, args, false) == 0 && set_prefix(&c, views, &prefix) == 0;
+    PyObject *result = built ? flashc_py_call_run(&c, args[PROGRESS], &prefix) : NULL;
+    if (!built)
+        flashc_py_call_release(&c);
+    for (int i = 0; i < N_PREFIX; i++)
+        if (views[i].name)
+            flashc_py_view_release(&views[i]);
+    return result;
+}

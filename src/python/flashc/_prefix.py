@@ -1,0 +1,77 @@
+"""flashc.shared_prefix_attention(): keys that sequences share, read once for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import _core
+from ._arrays import Kind, kind_of, refuse_gradients
+from ._attention import _check_one_type, _features, _is_bshd, _lse_shape, _new_output, _sequences
+
+
+def _rows_in_line(q: Any, kind: Kind) -> Any:
+    """q [batch, heads, seqlen_q, head_dim] with the rows of all sequences one after the other in memory."""
+    batch, heads, rows, dim = q.shape
+    if batch < 2 or rows < 2:
+        return q
+    in_line = kind.empty(q, (batch, rows, heads, dim), None)
+    in_line[...] = q.swapaxes(1, 2)
+    return in_line.swapaxes(1, 2)
+
+
+def shared_prefix_attention(
+    q: Any,
+    prefix_k: Any,
+    prefix_v: Any,
+    k: Any,
+    v: Any,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    align: str | int | Sequence[int] = "bottom-right",
+    softcap: float | None = None,
+    sinks: Any = None,
+    seqlens_k: Sequence[int] | None = None,
+    k_scale: Any = None,
+    v_scale: Any = None,
+    prefix_k_scale: Any = None,
+    prefix_v_scale: Any = None,
+    cu_seqlens_q: Any = None,
+    cu_seqlens_k: Any = None,
+    block_table: Any = None,
+    block_table_v: Any = None,
+    layout: str = "bhsd",
+    out: Any = None,
+    out_dtype: Any = None,
+    return_lse: bool = False,
+    row_max: Any = None,
+    num_threads: int = 0,
+    kernel: str | None = None,
+    compute: str | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Any:
+    """Attention of sequences that share their first keys, which are read once for the queries of all of them.
+
+    q, k and v as in attention(): each sequence's own keys, behind the prefix, which may be packed, in pages, or none.
+    prefix_k, prefix_v: [num_heads_k, seqlen_prefix, dim], in "bshd" [seqlen_prefix, num_heads_k, dim], of any type that k
+    and v may have; prefix_k_scale, prefix_v_scale: their scales, of the shape without the last axis. All prefix keys are
+    visible; causal hides own keys, and align says where query 0 is among them. q of layout "bhsd" with several queries
+    each is copied. The other options, and what is returned, as in attention(). The result is within the stated bound.
+    """
+    bshd = _is_bshd(layout)
+    _check_one_type(out, out_dtype)
+    q, kind = kind_of(q, "q")
+    refuse_gradients(q=q, prefix_k=prefix_k, prefix_v=prefix_v, k=k, v=v, sinks=sinks, out=out)
+    o = _new_output(q, v, kind, out_dtype) if out is None else out
+    lse = kind.empty(q, _lse_shape(q.shape, bshd), "float32") if return_lse else None
+    in_line = q if bshd or len(q.shape) != 4 else _rows_in_line(q, kind)
+    sequences = _sequences(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
+    features = _features(softcap, None, None, None, None, sinks, None, k_scale, v_scale, None, seqlens_k, None, None, None,
+                         row_max, None)
+    _core.shared_prefix_attention(in_line, k, v, o, lse, None, None, scale, causal, align if causal else None, bshd,
+                                  num_threads, kernel, compute, sequences, features, progress, None, prefix_k, prefix_v,
+                                  prefix_k_scale, prefix_v_scale)
+    if out is None:
+        o = kind.result(q, o)
+    return (o, kind.result(q, lse)) if return_lse else o
