@@ -227,8 +227,9 @@ static flashc_status init(flashc_problem *problem, const flashc_attention_params
         problem->v.tensor.stride[3] = 1;
     if (p.head_dim_v == 0) {
         /* Of no elements, so that nobody checked their strides; but rows still have addresses. */
-        problem->v = (flashc_cache_rows){.tensor = {.dtype = p.v.dtype}};
-        problem->o = (flashc_tensor){.dtype = p.o.dtype};
+        static const double nothing;
+        problem->v = (flashc_cache_rows){.tensor = {.data = (void *)(uintptr_t)&nothing, .dtype = p.v.dtype}};
+        problem->o = (flashc_tensor){.data = (void *)(uintptr_t)&nothing, .dtype = p.o.dtype};
     }
     return FLASHC_OK;
 }

@@ -227,7 +227,7 @@ static int make_outputs(const flashc_cli_attention_args *args, int plan_only, fl
     /* LSE is [batch, head, row] in both layouts, with the axes that Q has. */
     flashc_cli_layout_axes(q->rank, 0, axes);
     const int64_t lse_sizes[3] = {p->batch, p->num_heads, p->seqlen_q};
-    if (flashc_cli_array_make("LSE", FLASHC_F32, q->rank - 1, lse_sizes + 4 - q->rank, plan_only, &job->lse))
+    if (flashc_cli_array_make("LSE", FLASHC_F32, q->rank - 1, lse_sizes + (4 - q->rank), plan_only, &job->lse))
         return FLASHC_CLI_FAILED;
     p->lse = (flashc_tensor){.data = job->lse.data, .dtype = FLASHC_F32};
     for (int i = 0; i < 3; i++)
