@@ -10,48 +10,11 @@
 #include "attention/fold.h"
 #include "attention/stages.h"
 #include "attention/stream.h"
-#include "attention/tiles.h"
 #include "numerics.h"
 
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
-
-flashc_item flashc_item_open(const flashc_problem *p, const flashc_plan *plan, char *slot)
-{
-    const flashc_scratch_layout *s = &plan->scratch;
-    return (flashc_item){
-        .p = p,
-        .plan = plan,
-        .vector = plan->kernel->vector,
-        .qt = (float *)(void *)(slot + s->qt),
-        .scores = (float *)(void *)(slot + s->scores),
-        .k_scratch = {.copy = (float *)(void *)(slot + s->k_tile),
-                      .gathered = slot + s->gathered,
-                      .row = (const void **)(void *)(slot + s->k_rows),
-                      .start = (flashc_start *)(void *)(slot + s->k_starts),
-                      .scale = (float *)(void *)(slot + s->k_scale)},
-        .v_scratch = {.copy = (float *)(void *)(slot + s->v_tile),
-                      .gathered = slot + s->gathered,
-                      .row = (const void **)(void *)(slot + s->v_rows),
-                      .start = (flashc_start *)(void *)(slot + s->v_starts),
-                      .scale = (float *)(void *)(slot + s->v_scale)},
-        .v_finite = (float *)(void *)(slot + s->v_finite),
-        .hidden = (uint8_t *)(slot + s->hidden),
-        .correction = (float *)(void *)(slot + s->correction),
-    };
-}
-
-void flashc_item_load_queries(const flashc_item *it, int64_t i, const flashc_row_block *block)
-{
-    const flashc_problem *p = it->p;
-    const void *row[FLASHC_MAX_BLOCK_M];
-    for (int64_t r = 0; r < block->n_rows; r++)
-        row[r] = flashc_row_element(p, block, &p->q, r);
-    const flashc_rows rows = {.row = row, .dtype = p->q.dtype, .col_stride = p->q.stride[3]};
-    it->vector->load_rows(flashc_tiles_queries(it, i), it->plan->ld, rows, block->n_rows, p->head_dim,
-                          it->plan->kernel->gemm->scales_scores ? 1.0f : p->softmax_scale);
-}
 
 static void clear_block(const flashc_item *it, int64_t i)
 {
@@ -260,7 +223,7 @@ void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int
                      flashc_keep_going_fn keep_going, void *context)
 {
     char *scratch = workspace + (size_t)slot * plan->scratch.size;
-    flashc_item it = flashc_item_open(problem, plan, scratch);
+    flashc_item it = flashc_tiles_open(problem, plan, scratch);
     it.span = flashc_span_of(problem, plan, index);
     if (!plan->kernel->vector->rows_along && index + plan->num_threads < plan->num_items)
         it.next = flashc_span_of(problem, plan, index + plan->num_threads);
@@ -276,7 +239,7 @@ void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int
         return;
     for (int64_t i = 0; i < it.span.n_blocks; i++) {
         blocks[i] = flashc_span_block(problem, plan, &it.span, i);
-        flashc_item_load_queries(&it, i, &blocks[i]);
+        flashc_tiles_load_queries(&it, i, &blocks[i]);
         fold.n_rows += blocks[i].n_rows;
     }
     if (problem->state && plan->pass.n_runs > 0) {

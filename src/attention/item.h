@@ -2,11 +2,7 @@
 #ifndef FLASHC_ITEM_H
 #define FLASHC_ITEM_H
 
-#include "attention/plan.h"
-#include "attention/problem.h"
-
-/* Asked between key tiles; false ends the item. */
-typedef bool (*flashc_keep_going_fn)(void *context);
+#include "attention/tiles.h"
 
 /* Makes ready what items share in the workspace. */
 void flashc_items_prepare(const flashc_plan *plan, char *workspace);

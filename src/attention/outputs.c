@@ -1,6 +1,5 @@
 #include "attention/outputs.h"
 
-#include "attention/tiles.h"
 #include "numerics.h"
 
 #include <math.h>
@@ -114,7 +113,7 @@ static void run_block(const flashc_item *it, const flashc_row_block *block, flas
     const flashc_problem *p = it->p;
     const flashc_score_stage stage = p->scores_stage;
     const bool wants_scores = p->scores.data != NULL, before_masks = wants_scores && stage < FLASHC_SCORES_MASKED;
-    flashc_item_load_queries(it, 0, block);
+    flashc_tiles_load_queries(it, 0, block);
     if (before_masks) {
         make_early_scores(it, block, k, n_keys);
         store_scores(it, block, first_key, n_keys);
@@ -145,7 +144,7 @@ void flashc_outputs_run(const flashc_problem *p, const flashc_plan *plan, int64_
     const int64_t block_n = plan->block.block_n, m = plan->block.block_m;
     const int64_t tiles = flashc_max(1, flashc_ceil_div(p->seqlen_k, block_n)), head_index = index / tiles;
     const int64_t batch = head_index / p->num_heads_k, head_k = head_index % p->num_heads_k;
-    const flashc_item it = flashc_item_open(p, plan, workspace + (size_t)slot * plan->scratch.size);
+    const flashc_item it = flashc_tiles_open(p, plan, workspace + (size_t)slot * plan->scratch.size);
     const flashc_sequence s = flashc_problem_sequence(p, batch);
     const int64_t first_key = s.begin_key + index % tiles * block_n;
     const int64_t n_keys = flashc_min(block_n, s.n_keys - first_key);

@@ -3,9 +3,7 @@
 #ifndef FLASHC_OUTPUTS_H
 #define FLASHC_OUTPUTS_H
 
-#include "attention/item.h"
-#include "attention/plan.h"
-#include "attention/problem.h"
+#include "attention/tiles.h"
 
 /* The pass's work items; 0 if nothing of it is asked for. An item is one tile of keys of one (batch, K/V head) against
  * all its query rows, in order: it owns the tile's columns of the outputs, whatever the threads. */

@@ -1,6 +1,5 @@
-/* How a chunk of keys is cut: into the steps of one thread, or into runs of whole pieces for several. */
-#include "attention/plan.h"
-#include "attention/stream.h"
+#include "attention/passes.h"
+
 #include "params.h"
 #include "softmax/state.h"
 
@@ -32,24 +31,24 @@ int64_t flashc_stream_nodes_after(const flashc_attention_state *s, int64_t begin
     return nodes;
 }
 
-void flashc_stream_next_pass(const flashc_attention_state *s, flashc_plan *plan, int64_t end)
+void flashc_stream_next_pass(const flashc_attention_state *s, int64_t most_runs, int64_t end, flashc_chunk_pass *pass)
 {
-    const int64_t keys = flashc_stream_piece_keys(s), begin = plan->pass.end, index = begin / keys;
+    const int64_t keys = flashc_stream_piece_keys(s), begin = pass->end, index = begin / keys;
     const int64_t pieces = begin % keys == 0 ? (end - begin) / keys : 0;
-    plan->pass = (flashc_chunk_pass){.begin = begin, .end = end, .nodes = plan->pass.nodes};
-    if (plan->runs == 1)
+    *pass = (flashc_chunk_pass){.begin = begin, .end = end, .nodes = pass->nodes};
+    if (most_runs == 1)
         return;
     if (pieces < 2) { /* an unfinished piece, or what is left of one in front of others */
-        plan->pass.end = begin % keys == 0 ? end : flashc_min(end, begin + keys - begin % keys);
+        pass->end = begin % keys == 0 ? end : flashc_min(end, begin + keys - begin % keys);
         return;
     }
     int64_t whole = 1, aligned; /* pieces of a run, as many as there should be, and as may begin here */
-    while (whole * 2 * plan->runs <= pieces)
+    while (whole * 2 * most_runs <= pieces)
         whole *= 2;
     for (aligned = 1; aligned < whole && index % (aligned * 2) == 0; aligned *= 2)
         ;
     const int64_t most = aligned < whole ? (whole - index % whole) / aligned : pieces / aligned;
-    plan->pass.n_runs = flashc_min(plan->runs, flashc_min(most, pieces / aligned));
-    plan->pass.run_keys = aligned * keys;
-    plan->pass.end = begin + plan->pass.n_runs * plan->pass.run_keys;
+    pass->n_runs = flashc_min(most_runs, flashc_min(most, pieces / aligned));
+    pass->run_keys = aligned * keys;
+    pass->end = begin + pass->n_runs * pass->run_keys;
 }

@@ -1,14 +1,10 @@
 #include "attention/plan.h"
 
 #include "attention/cache.h"
-#include "attention/mask.h"
-#include "attention/stream.h"
+#include "attention/choose.h"
 #include "attention/threads.h"
 
-#include <inttypes.h>
 #include <math.h>
-#include <stdio.h>
-#include <string.h>
 
 enum {
     /* Enough items, of several threads, for a last one that runs alone to cost little. */
@@ -28,60 +24,6 @@ enum {
     /* Runs are made as long as leaves this many to each thread, to even out what threads get done. */
     RUNS_PER_THREAD = 4,
 };
-
-static flashc_status choose_named(flashc_plan *plan, const flashc_problem *p)
-{
-    char known[256];
-    size_t used = 0;
-    for (int i = 0; i < flashc_kernel_rows(); i++) {
-        const flashc_kernel_row *row = flashc_kernel_row_at(i);
-        if (strcmp(row->name, p->kernel) == 0) {
-            const char *unavailable = flashc_kernel_unavailable(row);
-            if (unavailable)
-                return flashc_fail(FLASHC_ERR_UNSUPPORTED, "kernel: %s cannot run here: %s", p->kernel, unavailable);
-            const char *too_many = flashc_kernel_too_many_rows(row, plan->rows);
-            if (too_many)
-                return flashc_fail(FLASHC_ERR_UNSUPPORTED,
-                                   "kernel: %s takes %s (seqlen_q * num_heads / num_heads_k), found %" PRId64,
-                                   p->kernel, too_many, plan->rows);
-            if (row->bf16 && p->compute == FLASHC_COMPUTE_F32)
-                return flashc_fail(FLASHC_ERR_UNSUPPORTED,
-                                   "kernel: %s computes in bf16, compute asks for f32", p->kernel);
-            plan->kernel = row;
-            return FLASHC_OK;
-        }
-        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", row->name);
-        used = used < sizeof known ? used : sizeof known - 1;
-    }
-    return flashc_fail(FLASHC_ERR_ARGUMENT, "kernel: expected one of %s, found \"%.64s\"", known, p->kernel);
-}
-
-/* May inputs and weights be rounded to bf16? */
-static bool allows_bf16(const flashc_problem *p)
-{
-    return p->compute == FLASHC_COMPUTE_BF16 ||
-           (p->compute == FLASHC_COMPUTE_DEFAULT && p->q.dtype == FLASHC_BF16 && p->k.tensor.dtype == FLASHC_BF16 &&
-            p->v.tensor.dtype == FLASHC_BF16);
-}
-
-static void choose_best(flashc_plan *plan, const flashc_problem *p, char *refused, size_t refused_size)
-{
-    size_t used = 0;
-    for (int i = 0; i < flashc_kernel_rows(); i++) {
-        const flashc_kernel_row *row = flashc_kernel_row_at(i);
-        const char *reason = flashc_kernel_not_preferred(row, p->head_dim, p->head_dim_v);
-        if (!reason)
-            reason = flashc_kernel_too_many_rows(row, plan->rows);
-        if (!reason && row->bf16 && !allows_bf16(p))
-            reason = "computes in bf16, which neither compute nor the types of q, k and v ask for";
-        if (!reason) {
-            plan->kernel = row;
-            return;
-        }
-        if (refused && used < refused_size)
-            used += (size_t)snprintf(refused + used, refused_size - used, "%s: %s\n", row->name, reason);
-    }
-}
 
 /* How many sequences have to be looked at to know them all. */
 static int64_t distinct_sequences(const flashc_problem *p)
@@ -282,16 +224,10 @@ static flashc_status size_workspace(flashc_plan *plan, int64_t split_items, int6
 flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char *refused, size_t refused_size)
 {
     *plan = (flashc_plan){.kernel = NULL};
-    if (refused_size > 0)
-        refused[0] = '\0';
     plan->rows = p->seqlen_q * p->group;
-    if (p->kernel) {
-        flashc_status status = choose_named(plan, p);
-        if (status != FLASHC_OK)
-            return status;
-    } else {
-        choose_best(plan, p, refused, refused_size);
-    }
+    flashc_status status = flashc_choose_kernel(p, plan->rows, &plan->kernel, refused, refused_size);
+    if (status != FLASHC_OK)
+        return status;
     plan->block = plan->kernel->block_shape(p->head_dim, p->head_dim_v);
     fit_block_mask(plan, p);
     const int64_t block_m = plan->rows <= plan->block.whole_m ? plan->rows : plan->block.block_m;

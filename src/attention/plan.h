@@ -14,6 +14,7 @@
 #define FLASHC_PLAN_H
 
 #include "attention/mask.h"
+#include "attention/passes.h"
 #include "attention/problem.h"
 #include "kernels/kernel.h"
 
@@ -35,14 +36,6 @@ typedef struct flashc_scratch_layout {
     size_t size; /* of a slot */
 } flashc_scratch_layout;
 
-/* What of a chunk of keys is taken to a state at once: begin .. end - 1, to which the state comes with so many nodes.
- * Either one thread takes all of them (n_runs 0), piece by piece, or they are runs, which are nodes of the tree: so
- * many, of run_keys each, begin being a multiple of that. */
-typedef struct flashc_chunk_pass {
-    int64_t begin, end, nodes;
-    int64_t run_keys, n_runs;
-} flashc_chunk_pass;
-
 typedef struct flashc_plan {
     const flashc_kernel_row *kernel;
     flashc_block_shape block;
@@ -56,7 +49,7 @@ typedef struct flashc_plan {
     int64_t run_pieces;      /* pieces of a run */
     int64_t runs;            /* per row item, at most: those that its keys reach into */
     int64_t num_items;       /* row_items * runs * batch * K/V heads */
-    flashc_chunk_pass pass;  /* of a chunk to a state, which stream.c says; there runs is the most that a pass has */
+    flashc_chunk_pass pass;  /* of a chunk to a state, see passes.h; there runs is the most that a pass has */
     int num_threads;
     flashc_scratch_layout scratch;
     int64_t block_floats, partial_floats; /* a partial state of one row block, and of all of an item */

@@ -7,28 +7,7 @@
 #define FLASHC_STREAM_H
 
 #include "attention/mask.h"
-#include "attention/plan.h"
 #include "attention/problem.h"
-
-/* Keys of a piece; more than there can be if they are not cut. */
-int64_t flashc_stream_piece_keys(const flashc_attention_state *state);
-
-/* One step of a chunk: the keys begin .. end - 1, which all lie in piece number `index`. */
-typedef struct flashc_stream_step {
-    int64_t index, end;
-    bool continues; /* the last node, which is unfinished */
-    bool completes; /* the piece: its node meets those before it */
-} flashc_stream_step;
-
-/* The step from key begin on of a chunk that ends at `end`, with so many nodes before it. */
-flashc_stream_step flashc_stream_next(const flashc_attention_state *state, int64_t begin, int64_t end, int64_t nodes);
-
-/* What execute leaves in every row of so many nodes when it takes the keys begin .. end - 1. */
-int64_t flashc_stream_nodes_after(const flashc_attention_state *state, int64_t begin, int64_t end, int64_t nodes);
-
-/* Sets plan->pass to what of a chunk's keys, up to `end`, comes after the pass that was. Threads get runs of equal
- * length where whole pieces are left; the bits are those of piece after piece. */
-void flashc_stream_next_pass(const flashc_attention_state *state, flashc_plan *plan, int64_t end);
 
 /* All rows of a node. */
 flashc_softmax_state flashc_stream_node(const flashc_attention_state *state, int64_t node);

@@ -96,7 +96,7 @@ static flashc_status accumulate(flashc_attention_state *state, flashc_attention_
     plan.pass = (flashc_chunk_pass){.end = state->next_key, .nodes = state->n_nodes};
     const flashc_tensor scores = problem.scores;
     do {
-        flashc_stream_next_pass(state, &plan, end);
+        flashc_stream_next_pass(state, plan.runs, end, &plan.pass);
         problem.scores.data = plan.pass.end < end ? NULL : scores.data; /* all of the chunk's, once */
         status = flashc_execute_plan(&problem, &plan);
         plan.pass.nodes = flashc_stream_nodes_after(state, plan.pass.begin, plan.pass.end, plan.pass.nodes);

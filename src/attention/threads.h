@@ -1,4 +1,4 @@
-/* Thread counts, and the one parallel region (in execute.c, which alone knows OpenMP). */
+/* How many threads a call may have. (The one parallel region is in execute.c.) */
 #ifndef FLASHC_THREADS_H
 #define FLASHC_THREADS_H
 

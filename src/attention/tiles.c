@@ -4,6 +4,42 @@
 #include "attention/stages.h"
 #include "attention/upcoming.h"
 
+flashc_item flashc_tiles_open(const flashc_problem *p, const flashc_plan *plan, char *slot)
+{
+    const flashc_scratch_layout *s = &plan->scratch;
+    return (flashc_item){
+        .p = p,
+        .plan = plan,
+        .vector = plan->kernel->vector,
+        .qt = (float *)(void *)(slot + s->qt),
+        .scores = (float *)(void *)(slot + s->scores),
+        .k_scratch = {.copy = (float *)(void *)(slot + s->k_tile),
+                      .gathered = slot + s->gathered,
+                      .row = (const void **)(void *)(slot + s->k_rows),
+                      .start = (flashc_start *)(void *)(slot + s->k_starts),
+                      .scale = (float *)(void *)(slot + s->k_scale)},
+        .v_scratch = {.copy = (float *)(void *)(slot + s->v_tile),
+                      .gathered = slot + s->gathered,
+                      .row = (const void **)(void *)(slot + s->v_rows),
+                      .start = (flashc_start *)(void *)(slot + s->v_starts),
+                      .scale = (float *)(void *)(slot + s->v_scale)},
+        .v_finite = (float *)(void *)(slot + s->v_finite),
+        .hidden = (uint8_t *)(slot + s->hidden),
+        .correction = (float *)(void *)(slot + s->correction),
+    };
+}
+
+void flashc_tiles_load_queries(const flashc_item *it, int64_t i, const flashc_row_block *block)
+{
+    const flashc_problem *p = it->p;
+    const void *row[FLASHC_MAX_BLOCK_M];
+    for (int64_t r = 0; r < block->n_rows; r++)
+        row[r] = flashc_row_element(p, block, &p->q, r);
+    const flashc_rows rows = {.row = row, .dtype = p->q.dtype, .col_stride = p->q.stride[3]};
+    it->vector->load_rows(flashc_tiles_queries(it, i), it->plan->ld, rows, block->n_rows, p->head_dim,
+                          it->plan->kernel->gemm->scales_scores ? 1.0f : p->softmax_scale);
+}
+
 /* Floats from a row of v_finite to the next. */
 static int64_t finite_v_ld(const flashc_item *it)
 {

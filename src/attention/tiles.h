@@ -4,9 +4,11 @@
 
 #include "attention/cache.h"
 #include "attention/fold.h"
-#include "attention/item.h"
 #include "attention/mask.h"
 #include "attention/span.h"
+
+/* Asked between key tiles; false ends the item. */
+typedef bool (*flashc_keep_going_fn)(void *context);
 
 /* The item's scratch and geometry in one place. */
 typedef struct flashc_item {
@@ -23,10 +25,10 @@ typedef struct flashc_item {
 } flashc_item;
 
 /* The item's parts in a thread's slot of the workspace, without a span. */
-flashc_item flashc_item_open(const flashc_problem *problem, const flashc_plan *plan, char *slot);
+flashc_item flashc_tiles_open(const flashc_problem *problem, const flashc_plan *plan, char *slot);
 
 /* Row block i's queries into qt, as the kernel takes them. */
-void flashc_item_load_queries(const flashc_item *it, int64_t i, const flashc_row_block *block);
+void flashc_tiles_load_queries(const flashc_item *it, int64_t i, const flashc_row_block *block);
 
 /* All rows of row block i that the kernel may touch, of it->partial. */
 static inline flashc_softmax_state flashc_tiles_state(const flashc_item *it, int64_t i)
