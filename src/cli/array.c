@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,14 +41,15 @@ static int no_memory(const char *name, int64_t count, size_t size)
     return flashc_cli_error("%s: no memory for %lld elements of %zu bytes", name, (long long)count, size);
 }
 
-/* count elements, aligned to 64; NULL if there is no memory. */
-static void *allocate(int64_t count, size_t size)
+void *flashc_cli_array_allocate(const flashc_cli_array *array, size_t size)
 {
     const uint64_t limit = PTRDIFF_MAX - 64;
-    if (count < 0 || (uint64_t)count > limit / size)
-        return NULL;
-    const size_t bytes = ((size_t)count * size + 64) / 64 * 64;
-    return aligned_alloc(64, bytes);
+    void *data = NULL;
+    if (array->count >= 0 && (uint64_t)array->count <= limit / size)
+        data = aligned_alloc(64, ((size_t)array->count * size + 64) / 64 * 64);
+    if (!data)
+        no_memory(array->name, array->count, size);
+    return data;
 }
 
 /* An address without memory: touching it is a segmentation fault. */
@@ -157,9 +157,9 @@ int flashc_cli_array_make(const char *name, flashc_dtype dtype, int rank, const 
     set_shape(array, rank, shape, 0);
     if (plan_only)
         return reserve(array, size);
-    array->owned = array->data = allocate(array->count, size);
+    array->owned = array->data = flashc_cli_array_allocate(array, size);
     if (!array->data)
-        return no_memory(name, array->count, size);
+        return FLASHC_CLI_FAILED;
     memset(array->data, 0, (size_t)array->count * size);
     return FLASHC_CLI_OK;
 }
@@ -169,8 +169,8 @@ int flashc_cli_array_make_raw(const char *name, flashc_npy_type type, int rank, 
 {
     *array = (flashc_cli_array){.name = name, .file_type = type};
     set_shape(array, rank, shape, 0);
-    array->owned = array->data = allocate(array->count, flashc_npy_type_size(type));
-    return array->data ? FLASHC_CLI_OK : no_memory(name, array->count, flashc_npy_type_size(type));
+    array->owned = array->data = flashc_cli_array_allocate(array, flashc_npy_type_size(type));
+    return array->data ? FLASHC_CLI_OK : FLASHC_CLI_FAILED;
 }
 
 static void free_file(flashc_cli_array *array)
@@ -181,100 +181,11 @@ static void free_file(flashc_cli_array *array)
     array->file = NULL;
 }
 
-/* Replaces the elements by new ones in the same order of memory. */
-static void replace_data(flashc_cli_array *array, void *data)
+void flashc_cli_array_replace(flashc_cli_array *array, void *data)
 {
     free_file(array);
     free(array->owned);
     array->owned = array->data = data;
-}
-
-/* A float from which rounding to 16 bits gives what rounding x itself would: not the nearest one, but an
- * inexact x cut towards zero with the last bit set, so that no x comes to lie halfway between two. */
-static float round_to_odd(double x)
-{
-    float nearest = (float)x;
-    if ((double)nearest == x || isnan(x))
-        return nearest;
-    uint32_t bits;
-    memcpy(&bits, &nearest, sizeof bits);
-    bits = (bits - (fabs((double)nearest) > fabs(x))) | 1;
-    memcpy(&nearest, &bits, sizeof bits);
-    return nearest;
-}
-
-/* To f32, on the way to dtype. */
-static int narrow_f64(flashc_cli_array *array, flashc_dtype dtype)
-{
-    const double *from = array->data;
-    float *to = allocate(array->count, sizeof *to);
-    if (!to)
-        return no_memory(array->name, array->count, sizeof *to);
-    for (int64_t i = 0; i < array->count; i++)
-        to[i] = dtype == FLASHC_F32 ? (float)from[i] : round_to_odd(from[i]);
-    replace_data(array, to);
-    return FLASHC_CLI_OK;
-}
-
-int flashc_cli_array_convert(flashc_cli_array *array, flashc_dtype dtype)
-{
-    if (array->dtype == dtype)
-        return FLASHC_CLI_OK;
-    const size_t size = flashc_dtype_size(dtype);
-    void *to = allocate(array->count, size);
-    if (!to)
-        return no_memory(array->name, array->count, size);
-    if (flashc_convert(to, dtype, array->data, array->dtype, array->count) != FLASHC_OK) {
-        free(to);
-        return flashc_cli_error("%s: %s", array->name, flashc_last_error());
-    }
-    replace_data(array, to);
-    array->dtype = dtype;
-    return FLASHC_CLI_OK;
-}
-
-int flashc_cli_array_to_float(flashc_cli_array *array, int dtype)
-{
-    const char *found = flashc_npy_type_name(array->file_type);
-    int is_f64 = 0;
-    switch (array->file_type) {
-    case FLASHC_NPY_F32: array->dtype = FLASHC_F32; break;
-    case FLASHC_NPY_F16: array->dtype = FLASHC_F16; break;
-    case FLASHC_NPY_F64:
-        if (!dtype)
-            return flashc_cli_error("%s: expected f32 or f16, found %s (--dtype f32, f16 or bf16 converts it)",
-                                    array->name, found);
-        is_f64 = 1;
-        array->dtype = FLASHC_F32;
-        break;
-    case FLASHC_NPY_U16:
-    case FLASHC_NPY_V2:
-        if (dtype != FLASHC_BF16)
-            return flashc_cli_error("%s: expected f32 or f16, found %s (--dtype bf16 reads two raw bytes as bf16)",
-                                    array->name, found);
-        array->dtype = FLASHC_BF16;
-        break;
-    default:
-        return flashc_cli_error("%s: expected f32 or f16 (f64, or bf16 as two raw bytes, with --dtype), found %s",
-                                array->name, found);
-    }
-    const flashc_dtype wanted = dtype ? (flashc_dtype)dtype : array->dtype;
-    if (array->reserved) {
-        array->dtype = wanted;
-        return FLASHC_CLI_OK;
-    }
-    if (is_f64 && narrow_f64(array, wanted))
-        return FLASHC_CLI_FAILED;
-    return flashc_cli_array_convert(array, wanted);
-}
-
-int flashc_cli_array_to_mask(flashc_cli_array *array)
-{
-    if (array->file_type != FLASHC_NPY_BOOL && array->file_type != FLASHC_NPY_U8 && array->file_type != FLASHC_NPY_I8)
-        return flashc_cli_error("%s: expected a mask of type bool, u8 or i8, found %s", array->name,
-                                flashc_npy_type_name(array->file_type));
-    array->dtype = FLASHC_BOOL;
-    return FLASHC_CLI_OK;
 }
 
 int flashc_cli_array_pack(flashc_cli_array *array)
@@ -284,9 +195,9 @@ int flashc_cli_array_pack(flashc_cli_array *array)
     if (memcmp(packed.strides, array->strides, sizeof packed.strides) == 0 || array->count == 0)
         return FLASHC_CLI_OK;
     const size_t size = flashc_dtype_size(array->dtype);
-    char *to = allocate(array->count, size);
+    char *to = flashc_cli_array_allocate(array, size);
     if (!to)
-        return no_memory(array->name, array->count, size);
+        return FLASHC_CLI_FAILED;
     int64_t index[FLASHC_NPY_MAX_RANK] = {0};
     int64_t from = 0;
     for (int64_t i = 0; i < array->count; i++) {
@@ -301,7 +212,7 @@ int flashc_cli_array_pack(flashc_cli_array *array)
         }
     }
     memcpy(array->strides, packed.strides, sizeof packed.strides);
-    replace_data(array, to);
+    flashc_cli_array_replace(array, to);
     return FLASHC_CLI_OK;
 }
 

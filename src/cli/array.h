@@ -47,6 +47,12 @@ int flashc_cli_array_convert(flashc_cli_array *array, flashc_dtype dtype);
 /* Takes bool, u8 and i8 as FLASHC_BOOL. */
 int flashc_cli_array_to_mask(flashc_cli_array *array);
 
+/* Room for the array's elements in so many bytes each, aligned to 64; NULL after a message if there is none. */
+void *flashc_cli_array_allocate(const flashc_cli_array *array, size_t size);
+
+/* Takes elements allocated so, in the same order of memory, for those that it had. */
+void flashc_cli_array_replace(flashc_cli_array *array, void *data);
+
 /* Rearranges the elements into C order, if they are not. */
 int flashc_cli_array_pack(flashc_cli_array *array);
 

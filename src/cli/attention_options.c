@@ -13,17 +13,13 @@ enum {
 
 enum {
     OPT_Q = 1, OPT_K, OPT_V, OPT_O, OPT_LSE, OPT_MASK, OPT_BIAS, OPT_SEQLENS_Q, OPT_SEQLENS_K, OPT_LEFTPAD_K,
-    OPT_CU_SEQLENS_Q, OPT_CU_SEQLENS_K, OPT_BLOCK_TABLE, OPT_BLOCK_TABLE_V, OPT_SCALE, OPT_SOFTCAP,
-    OPT_CAUSAL, OPT_WINDOW,
-    OPT_ALIBI, OPT_SINKS, OPT_BLOCK_MASK, OPT_BLOCK_MASK_TILE, OPT_ALIGN,
-    OPT_LAYOUT, OPT_DTYPE, OPT_CACHE_DTYPE, OPT_K_SCALE, OPT_V_SCALE,
-    OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_STREAM_KV,
-    OPT_PREFIX_K, OPT_PREFIX_V, OPT_PREFIX_K_SCALE, OPT_PREFIX_V_SCALE,
-    OPT_SCORES, OPT_SCORES_STAGE, OPT_KEY_MASS, OPT_ROW_MAX, OPT_COMPARE, OPT_RTOL, OPT_ATOL,
-    OPT_BATCH, OPT_HEADS,
-    OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K, OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_PACKED, OPT_PAGE_SIZE, OPT_REPEATS,
-    OPT_SEED, OPT_COLD, OPT_HUGE_PAGES, OPT_NO_LIMITS, OPT_PROBE, OPT_PREDICT, OPT_BANDWIDTH,
-    OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
+    OPT_CU_SEQLENS_Q, OPT_CU_SEQLENS_K, OPT_BLOCK_TABLE, OPT_BLOCK_TABLE_V, OPT_SCALE, OPT_SOFTCAP, OPT_CAUSAL,
+    OPT_WINDOW, OPT_ALIBI, OPT_SINKS, OPT_BLOCK_MASK, OPT_BLOCK_MASK_TILE, OPT_ALIGN, OPT_LAYOUT, OPT_DTYPE,
+    OPT_CACHE_DTYPE, OPT_K_SCALE, OPT_V_SCALE, OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_STREAM_KV,
+    OPT_PREFIX_K, OPT_PREFIX_V, OPT_PREFIX_K_SCALE, OPT_PREFIX_V_SCALE, OPT_SCORES, OPT_SCORES_STAGE, OPT_KEY_MASS,
+    OPT_ROW_MAX, OPT_COMPARE, OPT_RTOL, OPT_ATOL, OPT_BATCH, OPT_HEADS, OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K,
+    OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_PACKED, OPT_PAGE_SIZE, OPT_REPEATS, OPT_SEED, OPT_COLD, OPT_HUGE_PAGES,
+    OPT_NO_LIMITS, OPT_PROBE, OPT_PREDICT, OPT_BANDWIDTH, OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
 };
 
 const flashc_cli_option flashc_cli_attention_options[] = {
@@ -34,8 +30,7 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_LSE, "lse", 0, "FILE", "Where the log-sum-exp of each row goes: f32, [L], [H,L] or [B,H,L].", FOR_EACH},
     {OPT_MASK, "mask", 0, "FILE",
      "Boolean mask (bool, u8 or i8), non-zero = visible; broadcasts to [B,H,Lq,Lk] as in NumPy.", FOR_EACH},
-    {OPT_BIAS, "bias", 0, "FILE", "Bias added to the scaled scores; broadcasts to [B,H,Lq,Lk] as in NumPy.",
-     FOR_EACH},
+    {OPT_BIAS, "bias", 0, "FILE", "Bias added to the scaled scores; broadcasts to [B,H,Lq,Lk] as in NumPy.", FOR_EACH},
     {OPT_SEQLENS_Q, "seqlens-q", 0, "FILE", "How many of its queries each batch element has: i32 or i64, [B].",
      FOR_EACH},
     {OPT_SEQLENS_K, "seqlens-k", 0, "FILE", "How many of its keys each batch element has, [B].", FOR_EACH},
@@ -46,8 +41,7 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_CU_SEQLENS_K, "cu-seqlens-k", 0, "FILE", "K and V are packed in the same way.", FOR_EACH},
     {OPT_BLOCK_TABLE, "block-table", 0, "FILE",
      "K and V are pages of R rows, [P,H,R,D]: rows i*R to i*R + R - 1 of sequence b are page [b,i] of this file, "
-     "[B,N].",
-     FOR_EACH},
+     "[B,N].", FOR_EACH},
     {OPT_BLOCK_TABLE_V, "block-table-v", 0, "FILE", "The pages of V, if they are others.", FOR_EACH},
     {OPT_SCALE, "scale", 0, "X", "Factor of the scores; default 1/sqrt(head_dim).", FOR_EACH},
     {OPT_SOFTCAP, "softcap", 0, "X", "Cap the scaled scores: X * tanh(score / X).", FOR_EACH},
@@ -75,8 +69,7 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_K_SCALE, "k-scale", 0, "FILE",
      "Factors of K's codes: K's shape without the last axis (i8), sizes of 1 repeat (8-bit floats).", FOR_EACH},
     {OPT_V_SCALE, "v-scale", 0, "FILE", "Factors of V's codes.", FOR_EACH},
-    {OPT_OUT_DTYPE, "out-dtype", 0, "T", "Type of O: f32, f16 or bf16 (written as <V2); default Q's type.",
-     FOR_EACH},
+    {OPT_OUT_DTYPE, "out-dtype", 0, "T", "Type of O: f32, f16 or bf16 (written as <V2); default Q's type.", FOR_EACH},
     {OPT_THREADS, "threads", 0, "N", "Number of threads; default 0: all that this process may use.", FOR_EACH},
     {OPT_KERNEL, "kernel", 0, "NAME",
      "Kernel, by its name in `flashc-run info`; default the best that fits. "
@@ -131,8 +124,7 @@ const flashc_cli_option flashc_cli_attention_options[] = {
      FLASHC_CLI_FOR_BENCH},
     {OPT_PROBE, "probe", 0, NULL,
      "Time the kernel against the others that could run the call, for less than a second, and warn if another one is "
-     "faster by more than 3 %.",
-     FLASHC_CLI_FOR_EXPLAIN},
+     "faster by more than 3 %.", FLASHC_CLI_FOR_EXPLAIN},
     {OPT_PREDICT, "predict", 0, NULL,
      "Measure what the work costs here, and predict the time with 1, 2, 4, ... up to --threads threads, or 128.",
      FLASHC_CLI_FOR_EXPLAIN},
@@ -141,8 +133,7 @@ const flashc_cli_option flashc_cli_attention_options[] = {
      FLASHC_CLI_FOR_EXPLAIN},
     {OPT_JSON, "json", 0, NULL, "One JSON object on standard output instead of text.", FOR_EACH},
     {OPT_DRY_RUN, "dry-run", 0, NULL, "Compute nothing; print what `flashc-run explain` prints.", FOR_EACH},
-    {OPT_QUIET, "quiet", 0, NULL, "Print nothing but errors, a failed --compare and what --json asks for.",
-     FOR_EACH},
+    {OPT_QUIET, "quiet", 0, NULL, "Print nothing but errors, a failed --compare and what --json asks for.", FOR_EACH},
     {OPT_VERBOSE, "verbose", 0, NULL, "Report also tiles, work items, and why faster kernels were refused.", FOR_EACH},
     {0, NULL, 0, NULL, NULL, 0},
 };
@@ -159,40 +150,6 @@ static int parse_align(const char *text, flashc_cli_attention_args *args)
     else
         return flashc_cli_usage_error("--align expects top-left, bottom-right or a whole number, found '%s'", text);
     return is_number ? flashc_cli_parse_int("--align", text, INT64_MIN / 4, INT64_MAX / 4, &args->offset) : 0;
-}
-
-static int parse_scale(const char *text, float *scale)
-{
-    double value;
-    if (flashc_cli_parse_double("--scale", text, -(double)FLT_MAX, (double)FLT_MAX, &value))
-        return FLASHC_CLI_USAGE;
-    *scale = (float)value;
-    return 0;
-}
-
-static int parse_softcap(const char *text, float *softcap)
-{
-    double value;
-    if (flashc_cli_parse_double("--softcap", text, (double)FLT_MIN, (double)FLT_MAX, &value))
-        return FLASHC_CLI_USAGE;
-    *softcap = (float)value;
-    return 0;
-}
-
-/* Two whole numbers with a comma between them. */
-static int parse_pair(const char *option, const char *text, int64_t least, int64_t pair[2])
-{
-    char first[32];
-    const char *comma = strchr(text, ',');
-    const size_t length = comma ? (size_t)(comma - text) : 0;
-    if (!comma || length >= sizeof first)
-        return flashc_cli_usage_error("%s expects two whole numbers, A,B, found '%s'", option, text);
-    memcpy(first, text, length);
-    first[length] = '\0';
-    return flashc_cli_parse_int(option, first, least, INT64_MAX, &pair[0]) ||
-                   flashc_cli_parse_int(option, comma + 1, least, INT64_MAX, &pair[1])
-               ? FLASHC_CLI_USAGE
-               : 0;
 }
 
 static int parse_bandwidth(const char *text, double *bytes_per_second)
@@ -215,21 +172,22 @@ static int parse_threads(const char *text, int *threads)
 
 static int parse_compute(const char *text, flashc_compute *compute)
 {
-    if (strcmp(text, "f32") != 0 && strcmp(text, "bf16") != 0)
-        return flashc_cli_usage_error("--compute expects f32 or bf16, found '%s'", text);
-    *compute = strcmp(text, "f32") == 0 ? FLASHC_COMPUTE_F32 : FLASHC_COMPUTE_BF16;
+    static const char *const types[] = {"f32", "bf16", NULL};
+    int index = 0;
+    if (flashc_cli_parse_word("--compute", text, types, "f32 or bf16", &index))
+        return FLASHC_CLI_USAGE;
+    *compute = index == 0 ? FLASHC_COMPUTE_F32 : FLASHC_COMPUTE_BF16;
     return 0;
 }
 
 static int parse_stage(const char *text, flashc_score_stage *stage)
 {
-    static const char *const stages[] = {"scaled", "capped", "masked", "weights"};
-    for (int i = 0; i < 4; i++)
-        if (strcmp(text, stages[i]) == 0) {
-            *stage = (flashc_score_stage)i;
-            return 0;
-        }
-    return flashc_cli_usage_error("--scores-stage expects scaled, capped, masked or weights, found '%s'", text);
+    static const char *const stages[] = {"scaled", "capped", "masked", "weights", NULL};
+    int index = 0;
+    if (flashc_cli_parse_word("--scores-stage", text, stages, "scaled, capped, masked or weights", &index))
+        return FLASHC_CLI_USAGE;
+    *stage = (flashc_score_stage)index; /* words and stages are in one order */
+    return 0;
 }
 
 /* 0, or FLASHC_CLI_USAGE after a message. */
@@ -250,14 +208,14 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_LEFTPAD_K: args->leftpad_k = value; return 0;
     case OPT_BLOCK_TABLE: args->block_table = value; return 0;
     case OPT_BLOCK_TABLE_V: args->block_table_v = value; return 0;
-    case OPT_SCALE: return parse_scale(value, &args->scale);
-    case OPT_SOFTCAP: return parse_softcap(value, &args->softcap);
+    case OPT_SCALE: return flashc_cli_parse_float("--scale", value, -FLT_MAX, FLT_MAX, &args->scale);
+    case OPT_SOFTCAP: return flashc_cli_parse_float("--softcap", value, FLT_MIN, FLT_MAX, &args->softcap);
     case OPT_CAUSAL: args->causal = 1; return 0;
-    case OPT_WINDOW: return parse_pair("--window", value, -1, args->window);
+    case OPT_WINDOW: return flashc_cli_parse_pair("--window", value, -1, args->window);
     case OPT_ALIBI: args->alibi = value; return 0;
     case OPT_SINKS: args->sinks = value; return 0;
     case OPT_BLOCK_MASK: args->block_mask = value; return 0;
-    case OPT_BLOCK_MASK_TILE: return parse_pair("--block-mask-tile", value, 1, args->block_mask_tile);
+    case OPT_BLOCK_MASK_TILE: return flashc_cli_parse_pair("--block-mask-tile", value, 1, args->block_mask_tile);
     case OPT_ALIGN: return parse_align(value, args);
     case OPT_LAYOUT: return flashc_cli_parse_layout(value, &args->bshd);
     case OPT_DTYPE: return flashc_cli_parse_dtype("--dtype", value, &args->dtype);
@@ -309,8 +267,8 @@ int flashc_cli_attention_parse(unsigned command, int argc, char **argv, const ch
 {
     *args = (flashc_cli_attention_args){
         .window = {-1, -1}, .scale = FLASHC_SCALE_DEFAULT, .rtol = -1, .atol = -1, .batch = -1, .heads = -1,
-        .heads_k = -1,
-        .seqlen_q = -1, .seqlen_k = -1, .head_dim = -1, .head_dim_v = -1, .page_size = -1, .repeats = -1};
+        .heads_k = -1, .seqlen_q = -1, .seqlen_k = -1, .head_dim = -1, .head_dim_v = -1, .page_size = -1,
+        .repeats = -1};
     *exit_code = FLASHC_CLI_USAGE;
     const char *value = NULL;
     int id;

@@ -1,5 +1,6 @@
 #include "cli/calibrate.h"
 
+#include "cli/arithmetic.h"
 #include "cli/cli.h"
 #include "cli/peak.h"
 #include "cli/probe.h"
@@ -42,16 +43,6 @@ typedef struct calibrator {
     flashc_cost_sample samples[MOST_SAMPLES];
 } calibrator;
 
-static int64_t at_least_1(int64_t x)
-{
-    return x < 1 ? 1 : x;
-}
-
-static int64_t min(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Times a shape with one thread, as one more sample. */
 static int add_sample(calibrator *c, flashc_probe_shape s)
 {
@@ -76,33 +67,35 @@ static int64_t keys_of_longest(const calibrator *c, int64_t heads, int64_t rows)
     const flashc_cost_sample *latest = &c->samples[c->n - 1];
     const double scores = LONGEST_CALL_SECONDS / latest->seconds * latest->units[FLASHC_COST_SCORE];
     const double keys = scores / (double)(heads * rows);
-    return keys < (double)c->params->seqlen_k ? at_least_1((int64_t)keys) : c->params->seqlen_k;
+    return keys < (double)c->params->seqlen_k ? flashc_cli_max(1, (int64_t)keys) : c->params->seqlen_k;
 }
 
 /* Small and long in every direction in which work grows, up to the size of the call to predict. */
 OUT_OF_LINE static int take_samples(calibrator *c)
 {
     const int64_t block = c->plan->block_m, tile = c->plan->block_n, all_rows = c->params->seqlen_q * c->group;
-    const int64_t heads = min(HEADS, c->heads), rows = min(BLOCKS * block, all_rows), row = min(block, all_rows);
-    const int64_t keys = c->params->seqlen_k, long_keys = min(TILES * tile, keys);
-    const int64_t cached = min(long_keys, at_least_1((int64_t)(CACHED_BYTES / c->bytes.key)));
-    const int64_t cached_heads = min(heads, at_least_1((int64_t)(CACHED_BYTES / c->bytes.key) / min(tile, keys)));
-    const int64_t many_rows = min(ITEMS_OF_ALL * c->plan->rows_per_item / heads, all_rows);
-    int code = add_sample(c, (flashc_probe_shape){1, row, min(tile, keys), 0}) ||
+    const int64_t heads = flashc_cli_min(HEADS, c->heads);
+    const int64_t row = flashc_cli_min(block, all_rows), rows = flashc_cli_min(BLOCKS * block, all_rows);
+    const int64_t keys = c->params->seqlen_k, long_keys = flashc_cli_min(TILES * tile, keys);
+    const int64_t cached_keys = (int64_t)(CACHED_BYTES / c->bytes.key);
+    const int64_t cached = flashc_cli_min(long_keys, flashc_cli_max(1, cached_keys));
+    const int64_t cached_heads = flashc_cli_min(heads, flashc_cli_max(1, cached_keys / flashc_cli_min(tile, keys)));
+    const int64_t many_rows = flashc_cli_min(ITEMS_OF_ALL * c->plan->rows_per_item / heads, all_rows);
+    int code = add_sample(c, (flashc_probe_shape){1, row, flashc_cli_min(tile, keys), 0}) ||
                add_sample(c, (flashc_probe_shape){1, row, 1, 0}) ||
-               add_sample(c, (flashc_probe_shape){1, row, min(3 * tile, cached), 0}) ||
+               add_sample(c, (flashc_probe_shape){1, row, flashc_cli_min(3 * tile, cached), 0}) ||
                add_sample(c, (flashc_probe_shape){1, row, cached, 0}) ||
-               add_sample(c, (flashc_probe_shape){cached_heads, row, min(tile, keys), 0});
+               add_sample(c, (flashc_probe_shape){cached_heads, row, flashc_cli_min(tile, keys), 0});
     if (code == FLASHC_CLI_OK && all_rows > block)
-        code = add_sample(c, (flashc_probe_shape){heads, rows, min(tile, keys), 0}) ||
+        code = add_sample(c, (flashc_probe_shape){heads, rows, flashc_cli_min(tile, keys), 0}) ||
                add_sample(c, (flashc_probe_shape){heads, rows, long_keys, 0}) ||
                add_sample(c, (flashc_probe_shape){heads, many_rows, keys_of_longest(c, heads, many_rows), 0}) ||
                add_sample(c, (flashc_probe_shape){1, rows, keys_of_longest(c, 1, rows), 0});
     const int edges = c->params->causal || c->params->window_left >= 0 || c->params->window_right >= 0;
     if (code == FLASHC_CLI_OK && edges) {
-        const int64_t square = min(keys, keys_of_longest(c, heads, many_rows));
-        code = add_sample(c, (flashc_probe_shape){heads, rows, min(keys, rows / c->group), 1}) ||
-               add_sample(c, (flashc_probe_shape){heads, min(many_rows, square * c->group), square, 1});
+        const int64_t square = flashc_cli_min(keys, keys_of_longest(c, heads, many_rows));
+        code = add_sample(c, (flashc_probe_shape){heads, rows, flashc_cli_min(keys, rows / c->group), 1}) ||
+               add_sample(c, (flashc_probe_shape){heads, flashc_cli_min(many_rows, square * c->group), square, 1});
     }
     return code ? FLASHC_CLI_FAILED : FLASHC_CLI_OK;
 }
@@ -132,8 +125,8 @@ int flashc_calibration_simulate(const flashc_calibration *known, int64_t count, 
 /* Small items with all threads: what the simulation lacks, threads took to start. */
 OUT_OF_LINE static int measure_start(const calibrator *c, flashc_calibration *out)
 {
-    const flashc_probe_shape s = {HEADS, min(c->plan->block_m, c->params->seqlen_q * c->group),
-                                  min(c->plan->block_n, c->params->seqlen_k), 0};
+    const flashc_probe_shape s = {HEADS, flashc_cli_min(c->plan->block_m, c->params->seqlen_q * c->group),
+                                  flashc_cli_min(c->plan->block_n, c->params->seqlen_k), 0};
     flashc_probe p;
     double seconds = 0.0;
     flashc_makespan foreseen = {.seconds = 0.0};
@@ -175,11 +168,11 @@ static double queue_at(double used)
 static flashc_probe_shape shape_of_cold(const calibrator *c)
 {
     const double keys_of_all = COLD_BYTES / c->bytes.key;
-    const int64_t most_keys = at_least_1((int64_t)(keys_of_all / (double)min(HEADS, c->heads)));
-    const int64_t keys = min(c->params->seqlen_k, most_keys);
+    const int64_t most_keys = flashc_cli_max(1, (int64_t)(keys_of_all / (double)flashc_cli_min(HEADS, c->heads)));
+    const int64_t keys = flashc_cli_min(c->params->seqlen_k, most_keys);
     return (flashc_probe_shape){
-        .heads = min(MOST_COLD_HEADS, at_least_1((int64_t)(keys_of_all / (double)keys))),
-        .rows = min(COLD_BLOCKS * c->plan->block_m, c->params->seqlen_q * c->group),
+        .heads = flashc_cli_min(MOST_COLD_HEADS, flashc_cli_max(1, (int64_t)(keys_of_all / (double)keys))),
+        .rows = flashc_cli_min(COLD_BLOCKS * c->plan->block_m, c->params->seqlen_q * c->group),
         .keys = keys,
     };
 }

@@ -1,11 +1,11 @@
+#include "cli/arithmetic.h"
 #include "cli/choice.h"
 #include "cli/cli.h"
+#include "cli/clock.h"
 #include "cli/probe.h"
-#include "cli/progress.h"
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 /* The probed call: whole row blocks and tiles of every kernel, in one K/V head. Of more columns (of K and V together) it
  * has fewer keys, so that it takes as long. */
@@ -24,32 +24,20 @@ typedef struct contender {
     double seconds[FLASHC_MOST_ROUNDS];
 } contender;
 
-static int64_t min(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static double cpu_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Calls in a row, *seconds each: CPU time of their one thread, which other processes can stop but hardly lengthen. */
 static int time_calls(flashc_probe *probe, int64_t calls, double *seconds)
 {
     double elapsed;
-    const double start = cpu_seconds();
+    const double start = flashc_cli_cpu_seconds();
     const int code = flashc_probe_calls(probe, calls, &elapsed);
-    *seconds = (cpu_seconds() - start) / (double)calls;
+    *seconds = (flashc_cli_cpu_seconds() - start) / (double)calls;
     return code;
 }
 
 static int64_t probed_keys(const flashc_attention_params *p)
 {
     const int64_t keys = KEYS * COLUMNS / (p->head_dim + p->head_dim_v) / KEYS_STEP * KEYS_STEP;
-    return min(p->seqlen_k, keys < KEYS_STEP ? KEYS_STEP : min(keys, KEYS));
+    return flashc_cli_min(p->seqlen_k, keys < KEYS_STEP ? KEYS_STEP : flashc_cli_min(keys, KEYS));
 }
 
 /* Opens a call on the kernel and takes its first time, of its second call. */
@@ -58,7 +46,7 @@ static int enter(contender *c, const char *name, const flashc_cli_attention_args
 {
     const flashc_probed_call call = {.args = args, .params = params, .kernel = name};
     const int64_t rows = params->seqlen_q * (params->num_heads / params->num_heads_k);
-    const flashc_probe_shape shape = {.heads = 1, .rows = min(ROWS, rows), .keys = probed_keys(params)};
+    const flashc_probe_shape shape = {.heads = 1, .rows = flashc_cli_min(ROWS, rows), .keys = probed_keys(params)};
     c->name = name;
     const int code = flashc_probe_open(&call, &shape, 0, &c->probe);
     if (code != FLASHC_CLI_OK || time_calls(&c->probe, 1, seconds) || time_calls(&c->probe, 1, seconds))

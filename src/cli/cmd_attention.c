@@ -1,4 +1,5 @@
 #include "cli/cli.h"
+#include "cli/clock.h"
 #include "cli/compare.h"
 #include "cli/job.h"
 #include "cli/output.h"

@@ -2,10 +2,10 @@
 #include "cli/attention_options.h"
 #include "cli/bench.h"
 #include "cli/bench_data.h"
+#include "cli/bench_time.h"
 #include "cli/cli.h"
 #include "cli/costs.h"
 #include "cli/job.h"
-#include "cli/proc.h"
 
 #include <flashc.h>
 #include <math.h>
@@ -14,14 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-/* Ten repeats of 0.05 s let the median settle within a percent or so on a quiet machine; calls that
- * take longer than a second are steady, and five will do. */
-#define WARM_UP_SECONDS 0.05
-#define REPEAT_SECONDS 0.05
-#define SLOW_CALL_SECONDS 1.0
-enum { DEFAULT_REPEATS = 10, SLOW_REPEATS = 5 };
 
 static const char usage[] = "flashc-run bench [-q FILE -k FILE -v FILE | shapes] [options]";
 static const char description[] =
@@ -35,13 +27,6 @@ static const char notes[] =
     "the bandwidth of memory; --cold shows what memory delivers. The limits take a\n"
     "few seconds and up to 1 GiB of memory to measure; --no-limits goes without.\n"
     "Options that say where results go or how they are compared have no effect here.\n";
-
-static double clock_seconds(clockid_t id)
-{
-    struct timespec t;
-    clock_gettime(id, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void append(char *text, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
 static void append(char *text, size_t size, const char *format, ...)
@@ -113,76 +98,15 @@ static double visible_kv_bytes(const flashc_attention_params *p)
     return (double)p->num_heads_k * keys * flashc_costs_bytes(p).key;
 }
 
-/* Makes n calls. */
-static flashc_status call(flashc_attention_params *params, flashc_bench_rotation *rotation, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++) {
-        flashc_bench_rotate(rotation, params);
-        const flashc_status status = flashc_attention_fwd(params);
-        if (status != FLASHC_OK)
-            return status;
-    }
-    return FLASHC_OK;
-}
-
-/* Warms up; *seconds: how long a call takes, about. */
-static flashc_status warm_up(flashc_attention_params *params, flashc_bench_rotation *rotation, flashc_bench_run *run,
-                             double *seconds)
-{
-    /* The very first call makes the threads and their buffers: what it adds is what a program pays. */
-    const int64_t mark = flashc_proc_peak_start();
-    double start = clock_seconds(CLOCK_MONOTONIC);
-    flashc_status status = call(params, rotation, 1);
-    run->peak_rss_growth = flashc_proc_peak_since(mark);
-    *seconds = clock_seconds(CLOCK_MONOTONIC) - start;
-    double total = *seconds;
-    for (int64_t n = 1; status == FLASHC_OK && total < WARM_UP_SECONDS; n *= 2) {
-        start = clock_seconds(CLOCK_MONOTONIC);
-        status = call(params, rotation, n);
-        const double elapsed = clock_seconds(CLOCK_MONOTONIC) - start;
-        *seconds = elapsed / (double)n;
-        total += elapsed;
-    }
-    return status;
-}
-
-static flashc_status time_repeats(flashc_attention_params *params, flashc_bench_rotation *rotation, double seconds,
-                                  flashc_bench_run *run)
-{
-    const int64_t iterations = seconds < REPEAT_SECONDS ? (int64_t)ceil(REPEAT_SECONDS / fmax(seconds, 1e-8)) : 1;
-    for (int i = 0; i < run->num_repeats; i++) {
-        const double cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID), start = clock_seconds(CLOCK_MONOTONIC);
-        const flashc_status status = call(params, rotation, iterations);
-        if (status != FLASHC_OK)
-            return status;
-        run->repeats[i] = (flashc_bench_repeat){
-            .iterations = iterations,
-            .real_time = (clock_seconds(CLOCK_MONOTONIC) - start) / (double)iterations,
-            .cpu_time = (clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu) / (double)iterations,
-        };
-    }
-    return FLASHC_OK;
-}
-
 /* Times the call on the kernel that params names. FLASHC_CLI_OK or the exit code after a message. */
 static int bench_kernel(const flashc_cli_attention_args *args, flashc_attention_params params,
                         flashc_bench_rotation *rotation, flashc_bench_run *run)
 {
-    double seconds = 0.0;
     name_run(args, &params, run);
     run->work_is_known = params.mask.data == NULL && params.bias.data == NULL &&
                          params.block_mask.data == NULL;
     run->kv_bytes = visible_kv_bytes(&params);
-    flashc_status status = warm_up(&params, rotation, run, &seconds);
-    if (status != FLASHC_OK)
-        return flashc_cli_library_error(status);
-    run->num_repeats = args->repeats > 0 ? (int)args->repeats : seconds > SLOW_CALL_SECONDS ? SLOW_REPEATS
-                                                                                             : DEFAULT_REPEATS;
-    run->repeats = calloc((size_t)run->num_repeats, sizeof *run->repeats);
-    if (run->repeats == NULL)
-        return flashc_cli_error("no memory for %d repeats", run->num_repeats);
-    status = time_repeats(&params, rotation, seconds, run);
-    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+    return flashc_bench_time(&params, rotation, (int)args->repeats, run);
 }
 
 /* --kernel all: every kernel that this machine and these params allow; otherwise the one named. */

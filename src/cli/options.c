@@ -181,34 +181,70 @@ int flashc_cli_parse_double(const char *option, const char *text, double min, do
     return 0;
 }
 
-static const flashc_dtype dtypes[] = {FLASHC_F32,     FLASHC_F16,     FLASHC_BF16, FLASHC_I8,
-                                      FLASHC_F8_E4M3, FLASHC_F8_E5M2, FLASHC_Q8_0};
-enum { FLOATS = 3, CACHES = 7 };
-
-static int parse_one_of(const char *option, const char *text, int count, const char *expected, int *out)
+int flashc_cli_parse_float(const char *option, const char *text, float min, float max, float *out)
 {
-    for (int i = 0; i < count; i++)
-        if (strcmp(text, flashc_dtype_name(dtypes[i])) == 0) {
-            *out = (int)dtypes[i];
+    double value = 0;
+    if (flashc_cli_parse_double(option, text, (double)min, (double)max, &value))
+        return FLASHC_CLI_USAGE;
+    *out = (float)value;
+    return 0;
+}
+
+int flashc_cli_parse_pair(const char *option, const char *text, int64_t least, int64_t pair[2])
+{
+    char first[32];
+    const char *comma = strchr(text, ',');
+    const size_t length = comma ? (size_t)(comma - text) : 0;
+    if (!comma || length >= sizeof first)
+        return flashc_cli_usage_error("%s expects two whole numbers, A,B, found '%s'", option, text);
+    memcpy(first, text, length);
+    first[length] = '\0';
+    return flashc_cli_parse_int(option, first, least, INT64_MAX, &pair[0]) ||
+                   flashc_cli_parse_int(option, comma + 1, least, INT64_MAX, &pair[1])
+               ? FLASHC_CLI_USAGE
+               : 0;
+}
+
+int flashc_cli_parse_word(const char *option, const char *text, const char *const *words, const char *expected,
+                          int *index)
+{
+    for (int i = 0; words[i]; i++)
+        if (strcmp(text, words[i]) == 0) {
+            *index = i;
             return 0;
         }
     return flashc_cli_usage_error("%s expects %s, found '%s'", option, expected, text);
 }
 
+/* The floats, then the types that only caches have. */
+static const flashc_dtype dtypes[] = {FLASHC_F32,     FLASHC_F16,     FLASHC_BF16, FLASHC_I8,
+                                      FLASHC_F8_E4M3, FLASHC_F8_E5M2, FLASHC_Q8_0};
+enum { FLOATS = 3, TYPES = 7 };
+
+static int parse_type(const char *option, const char *text, int count, const char *expected, int *out)
+{
+    const char *names[TYPES + 1] = {NULL};
+    int index = 0;
+    for (int i = 0; i < count; i++)
+        names[i] = flashc_dtype_name(dtypes[i]);
+    if (flashc_cli_parse_word(option, text, names, expected, &index))
+        return FLASHC_CLI_USAGE;
+    *out = (int)dtypes[index];
+    return 0;
+}
+
 int flashc_cli_parse_dtype(const char *option, const char *text, int *out)
 {
-    return parse_one_of(option, text, FLOATS, "f32, f16 or bf16", out);
+    return parse_type(option, text, FLOATS, "f32, f16 or bf16", out);
 }
 
 int flashc_cli_parse_cache_dtype(const char *option, const char *text, int *out)
 {
-    return parse_one_of(option, text, CACHES, "f32, f16, bf16, i8, f8_e4m3, f8_e5m2 or q8_0", out);
+    return parse_type(option, text, TYPES, "f32, f16, bf16, i8, f8_e4m3, f8_e5m2 or q8_0", out);
 }
 
 int flashc_cli_parse_layout(const char *text, int *bshd)
 {
-    if (strcmp(text, "bhsd") != 0 && strcmp(text, "bshd") != 0)
-        return flashc_cli_usage_error("--layout expects bhsd or bshd, found '%s'", text);
-    *bshd = strcmp(text, "bshd") == 0;
-    return 0;
+    static const char *const layouts[] = {"bhsd", "bshd", NULL};
+    return flashc_cli_parse_word("--layout", text, layouts, "bhsd or bshd", bshd);
 }

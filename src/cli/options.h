@@ -49,6 +49,12 @@ int flashc_cli_print_help(const flashc_cli_option *table, unsigned command, cons
 int flashc_cli_parse_int(const char *option, const char *text, int64_t min, int64_t max, int64_t *out);
 /* A finite decimal number in [min, max]. */
 int flashc_cli_parse_double(const char *option, const char *text, double min, double max, double *out);
+int flashc_cli_parse_float(const char *option, const char *text, float min, float max, float *out);
+/* Two whole numbers with a comma between them, each at least `least`. */
+int flashc_cli_parse_pair(const char *option, const char *text, int64_t least, int64_t pair[2]);
+/* One of the words, which end with NULL: its index. expected: the words as the message says them. */
+int flashc_cli_parse_word(const char *option, const char *text, const char *const *words, const char *expected,
+                          int *index);
 /* f32, f16 or bf16. */
 int flashc_cli_parse_dtype(const char *option, const char *text, int *out);
 int flashc_cli_parse_cache_dtype(const char *option, const char *text, int *out); /* also the types of caches */

@@ -1,5 +1,6 @@
 #include "cli/peak.h"
 
+#include "cli/clock.h"
 #include "cli/peak_loops.h"
 #include "cli/proc.h"
 
@@ -8,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #if defined(_OPENMP)
@@ -37,13 +37,6 @@ enum { FMA_RUNS_MIN = 2, FMA_RUNS_MAX = 20, FMA_NOTES = 2048 };
 #define CACHE_SIZE_GUESS (64 * MIB) /* where the system does not say: more than most have */
 #define READ_GRANULE ((size_t)4096) /* slices end on pages, and so on the read loops' 512 bytes */
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* One task that every thread of a team does at the same time. */
 typedef struct team_task {
     void (*run)(void *context, int thread, int team);
@@ -62,15 +55,15 @@ static double run_team(int threads, const team_task *task, int *team)
 #pragma omp single
         size = omp_get_num_threads();
         /* All are here: single ends with a barrier. */
-        start = now();
+        start = flashc_cli_now();
         task->run(task->context, omp_get_thread_num(), size);
-        end = now();
+        end = flashc_cli_now();
     }
 #else
     (void)threads;
-    start = now();
+    start = flashc_cli_now();
     task->run(task->context, 0, 1);
-    end = now();
+    end = flashc_cli_now();
 #endif
     *team = size;
     return end - start;
@@ -93,11 +86,11 @@ static void run_arithmetic(void *context, int thread, int team)
     (void)team;
     const arithmetic *work = context;
     notes *mine = &work->threads[thread];
-    double time = now();
+    double time = flashc_cli_now();
     mine->times[0] = time;
     for (mine->count = 1; mine->count < FMA_NOTES && time < mine->times[0] + FMA_RUN_SECONDS; mine->count++) {
         work->loop(work->rounds);
-        time = now();
+        time = flashc_cli_now();
         mine->times[mine->count] = time;
     }
 }
@@ -143,9 +136,9 @@ static int64_t rounds_of_step(void (*loop)(int64_t))
     for (int64_t rounds = 1000;; rounds *= 2) {
         double fastest = (double)INFINITY;
         for (int i = 0; i < 5; i++) {
-            const double start = now();
+            const double start = flashc_cli_now();
             loop(rounds);
-            fastest = fmin(fastest, now() - start);
+            fastest = fmin(fastest, flashc_cli_now() - start);
         }
         if (fastest > FMA_STEP_SECONDS / 2)
             return rounds;

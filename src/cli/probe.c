@@ -1,8 +1,9 @@
 #include "cli/probe.h"
 
+#include "cli/arithmetic.h"
 #include "cli/cli.h"
+#include "cli/clock.h"
 #include "cli/peak.h"
-#include "cli/progress.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -11,16 +12,6 @@
 enum { REPEATS_MIN = 3, REPEATS_MAX = 15 };
 #define REPEAT_SECONDS 0.004
 #define TIMING_SECONDS 0.15
-
-static int64_t min(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t at_least_1(int64_t x)
-{
-    return x < 1 ? 1 : x;
-}
 
 void flashc_probe_close(flashc_probe *p)
 {
@@ -47,8 +38,9 @@ static flashc_cli_attention_args args_of(const flashc_probed_call *c, const flas
     args.batch = 1;
     args.heads = s->heads * group;
     args.heads_k = s->heads;
-    args.seqlen_q = min(at_least_1((s->rows + group - 1) / group), at_least_1(c->params->seqlen_q));
-    args.seqlen_k = at_least_1(s->keys);
+    const int64_t queries = (s->rows + group - 1) / group;
+    args.seqlen_q = flashc_cli_max(1, flashc_cli_min(queries, c->params->seqlen_q));
+    args.seqlen_k = flashc_cli_max(1, s->keys);
     args.head_dim = c->params->head_dim;
     args.head_dim_v = c->params->head_dim_v;
     args.dtype = (int)c->params->q.dtype;
@@ -114,7 +106,7 @@ int flashc_probe_time(flashc_probe *p, double *best)
     double seconds = 0.0;
     /* Warm up; the second tells how many. */
     int code = flashc_probe_calls(p, 1, &seconds) || flashc_probe_calls(p, 1, &seconds);
-    const int64_t calls = at_least_1((int64_t)(REPEAT_SECONDS / fmax(seconds, 1e-8)));
+    const int64_t calls = flashc_cli_max(1, (int64_t)(REPEAT_SECONDS / fmax(seconds, 1e-8)));
     const double start = flashc_cli_now();
     *best = (double)INFINITY;
     for (int i = 0; code == FLASHC_CLI_OK && i < REPEATS_MAX; i++) {

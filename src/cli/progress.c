@@ -1,20 +1,13 @@
 #include "cli/progress.h"
 
+#include "cli/clock.h"
 #include "cli/interrupt.h"
 
 #include <stdio.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { BAR_WIDTH = 40 };
 static const double FIRST_AFTER = 1.0, REDRAW_AFTER = 0.1; /* seconds */
-
-double flashc_cli_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static int draw(void *user_data, int64_t done, int64_t total)
 {

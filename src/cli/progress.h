@@ -10,9 +10,6 @@ typedef struct flashc_cli_progress {
     int64_t part, parts; /* of several calls alike: which one runs, and how many there are; 0, 1 after begin */
 } flashc_cli_progress;
 
-/* Seconds of a clock that never jumps. */
-double flashc_cli_now(void);
-
 /* Makes the call draw its progress; quiet: never. */
 void flashc_cli_progress_begin(flashc_cli_progress *progress, int quiet, flashc_attention_params *params);
 /* Takes the bar off the terminal. */
