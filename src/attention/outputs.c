@@ -74,8 +74,7 @@ static void make_weights(const flashc_item *it, const flashc_row_block *block, i
         if (isnan(lse[r]))
             max[r] = 0.0f;
     }
-    /* A bf16 kernel's own softmax rounds the weights. */
-    const flashc_vector_ops *f32 = it->plan->kernel->bf16 ? &flashc_f32_generic.vector : vector;
+    const flashc_vector_ops *f32 = vector->groups_weights ? &flashc_f32_generic.vector : vector; /* not rounded */
     f32->softmax(it->scores, ld, n_keys, lanes, max, sum, unused);
 }
 

@@ -178,6 +178,9 @@ V_INLINE void v_transpose(vec r[16])
     }
 }
 
+V_INLINE float v_max_across(vec x) { return _mm512_reduce_max_ps(x); }
+V_INLINE float v_sum_across(vec x) { return _mm512_reduce_add_ps(x); }
+
 /* Four vectors to one: in each 128-bit quarter the four quarter sums. */
 V_INLINE vec sum_quarters(const vec r[4])
 {

@@ -10,16 +10,6 @@
 #include "kernels/f32_stages.h"
 #include "kernels/kernel.h"
 
-static void row_load_rows(void *dst, int64_t ld, flashc_rows src, int64_t n_rows, int64_t n_cols, float factor)
-{
-    const vec scale = v_set1(factor);
-    for (int64_t row = 0; row < n_rows; row++)
-        for (int64_t col = 0; col < n_cols; col += VL) {
-            const vec x = load_row(src, row, col, flashc_min(VL, n_cols - col));
-            v_store((float *)dst + row * ld + col, v_mul(x, scale));
-        }
-}
-
 static void row_store_rows(void *const *dst, flashc_dtype dtype, int64_t col_stride, const float *acc, int64_t ld,
                            int64_t n_rows, int64_t n_cols, const float *factor)
 {
@@ -81,25 +71,6 @@ static void row_scale_keys(float *scores, int64_t ld, int64_t n_keys, int64_t n_
         }
 }
 
-static float horizontal_max(vec x, float max)
-{
-    float element[VL];
-    v_store(element, x);
-    for (int i = 0; i < VL; i++)
-        max = element[i] > max ? element[i] : max;
-    return max;
-}
-
-static float horizontal_sum(vec x)
-{
-    float element[VL];
-    v_store(element, x);
-    for (int width = VL / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; i++)
-            element[i] += element[i + width];
-    return element[0];
-}
-
 static void row_softmax(float *scores, int64_t ld, int64_t n_keys, int64_t n_rows, float *row_max, float *row_sum,
                         float *correction)
 {
@@ -114,7 +85,7 @@ static void row_softmax(float *scores, int64_t ld, int64_t n_keys, int64_t n_row
             if (key + VL < n_keys)
                 chain[1] = v_max(v_load(s + key + VL), chain[1]);
         }
-        const float new_max = horizontal_max(v_max(chain[0], chain[1]), row_max[row]);
+        const float new_max = v_max_across(v_max(chain[0], chain[1]));
         /* While no key is visible the max is -inf, and 0 stands in for it; see tile_softmax(). */
         const float shift = new_max == -(float)INFINITY ? 0.0f : new_max;
         const vec max = v_set1(shift);
@@ -127,7 +98,7 @@ static void row_softmax(float *scores, int64_t ld, int64_t n_keys, int64_t n_row
         float rescale[VL];
         v_store(rescale, v_exp(v_sub(v_set1(row_max[row]), max)));
         row_max[row] = new_max;
-        row_sum[row] = row_sum[row] * rescale[0] + horizontal_sum(sum);
+        row_sum[row] = row_sum[row] * rescale[0] + v_sum_across(sum);
         correction[row] = rescale[0];
     }
 }
@@ -140,7 +111,7 @@ static bool row_all_finite(const float *acc, int64_t ld, int64_t n_rows, int64_t
         int64_t col = 0;
         for (; col + VL <= n_cols; col += VL)
             sum = v_fma(v_load(acc + row * ld + col), v_set1(0.0f), sum);
-        float total = horizontal_sum(sum);
+        float total = v_sum_across(sum);
         for (; col < n_cols; col++)
             total += acc[row * ld + col] * 0.0f;
         if (total != 0.0f)
@@ -159,16 +130,17 @@ static void row_point(const void **row, const void *first, int64_t stride, int64
 #define DECODE_OPERAND                                                                                                 \
     {                                                                                                                  \
         .in_place = FLASHC_CACHE_TYPES,                                                                                \
-        .col_multiple = VL,                                                                                            \
+        .col_multiple = COLUMNS,                                                                                       \
         .by_row = true,                                                                                                \
     }
 
-#define FLASHC_DECODE_TILE_ISA                                                                                         \
+/* load_queries: load_rows; scaled: the products scale the scores, not load_queries the queries. */
+#define FLASHC_DECODE_TILE_ISA(load_queries, scaled)                                                                   \
     {                                                                                                                  \
         .vector = {.rows_along = true,                                                                                 \
                    .row_multiple = 1,                                                                                  \
-                   .col_multiple = VL,                                                                                 \
-                   .load_rows = row_load_rows,                                                                         \
+                   .col_multiple = COLUMNS,                                                                            \
+                   .load_rows = load_queries,                                                                          \
                    .load = tile_load,                                                                                  \
                    .softcap = row_softcap,                                                                             \
                    .add_rows = row_add_rows,                                                                           \
@@ -179,7 +151,7 @@ static void row_point(const void **row, const void *first, int64_t stride, int64
                    .point = row_point,                                                                                 \
                    .all_finite = row_all_finite,                                                                       \
                    .store_rows = row_store_rows},                                                                      \
-        .gemm = {.k = DECODE_OPERAND, .v = DECODE_OPERAND, .qk = row_qk, .pv = row_pv},                                \
+        .gemm = {.k = DECODE_OPERAND, .v = DECODE_OPERAND, .scales_scores = scaled, .qk = row_qk, .pv = row_pv},       \
     }
 
 #endif

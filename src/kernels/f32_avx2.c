@@ -154,6 +154,15 @@ V_INLINE vec sum_halves(const vec r[4])
     return _mm256_hadd_ps(_mm256_hadd_ps(r[0], r[1]), _mm256_hadd_ps(r[2], r[3]));
 }
 
+/* Lanes 0 .. 3 and 4 .. 7 by f, then halves of what is left. */
+#define ACROSS(f, x)                                                                                                   \
+    __m128 four = f(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));                                           \
+    four = f(four, _mm_movehl_ps(four, four));                                                                         \
+    return _mm_cvtss_f32(f(four, _mm_movehdup_ps(four)))
+
+V_INLINE float v_max_across(vec x) { ACROSS(_mm_max_ps, x); }
+V_INLINE float v_sum_across(vec x) { ACROSS(_mm_add_ps, x); }
+
 V_INLINE vec v_sum_each(const vec r[8])
 {
     const vec a = sum_halves(r), b = sum_halves(r + 4);
@@ -162,7 +171,8 @@ V_INLINE vec v_sum_each(const vec r[8])
 
 #include "kernels/f32_tile.h"
 #include "kernels/f32_gemm.h"
+#include "kernels/decode_f32.h"
 #include "kernels/decode_tile.h"
 
 const flashc_isa flashc_f32_avx2 = FLASHC_F32_TILE_ISA;
-const flashc_isa flashc_decode_avx2 = FLASHC_DECODE_TILE_ISA;
+const flashc_isa flashc_decode_avx2 = FLASHC_DECODE_TILE_ISA(row_load_rows, false);

@@ -6,7 +6,8 @@ enum { GEMM_ROWS = 8, GEMM_VECS = 3, ROW_ACCUMULATORS = 16 };
 
 #include "kernels/f32_tile.h"
 #include "kernels/f32_gemm.h"
+#include "kernels/decode_f32.h"
 #include "kernels/decode_tile.h"
 
 const flashc_isa flashc_f32_avx512 = FLASHC_F32_TILE_ISA;
-const flashc_isa flashc_decode_avx512 = FLASHC_DECODE_TILE_ISA;
+const flashc_isa flashc_decode_avx512 = FLASHC_DECODE_TILE_ISA(row_load_rows, false);

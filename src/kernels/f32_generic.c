@@ -113,6 +113,14 @@ V_INLINE void v_transpose(vec r[4])
         r[i] = (vec){a[i], b[i], c[i], d[i]};
 }
 
+V_INLINE float v_max_across(vec x)
+{
+    const float a = x[0] > x[2] ? x[0] : x[2], b = x[1] > x[3] ? x[1] : x[3];
+    return a > b ? a : b;
+}
+
+V_INLINE float v_sum_across(vec x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+
 V_INLINE vec v_sum_each(const vec r[4])
 {
     vec t[4] = {r[0], r[1], r[2], r[3]};
@@ -122,7 +130,8 @@ V_INLINE vec v_sum_each(const vec r[4])
 
 #include "kernels/f32_tile.h"
 #include "kernels/f32_gemm.h"
+#include "kernels/decode_f32.h"
 #include "kernels/decode_tile.h"
 
 const flashc_isa flashc_f32_generic = FLASHC_F32_TILE_ISA;
-const flashc_isa flashc_decode_generic = FLASHC_DECODE_TILE_ISA;
+const flashc_isa flashc_decode_generic = FLASHC_DECODE_TILE_ISA(row_load_rows, false);

@@ -94,7 +94,8 @@ V_INLINE void gemm_sums(gemm_block sum, int rows, int vecs, int64_t depth, const
 
 #include "kernels/f32_tile.h"
 #include "kernels/f32_gemm.h"
+#include "kernels/decode_f32.h"
 #include "kernels/decode_tile.h"
 
 const flashc_isa flashc_f32_neon = FLASHC_F32_TILE_ISA;
-const flashc_isa flashc_decode_neon = FLASHC_DECODE_TILE_ISA;
+const flashc_isa flashc_decode_neon = FLASHC_DECODE_TILE_ISA(row_load_rows, false);

@@ -19,6 +19,7 @@
  *   v_load_i8 v_load_e4m3 v_load_e5m2, v_set1_f16(two bytes at any address)
  *   v_transpose(vec r[VL])  in place
  *   v_sum_each(vec r[VL])   the sums of r[0], r[1], ..., one a lane
+ *   v_max_across(x) v_sum_across(x)  of the lanes of x; of the max none is NaN
  *   ROW_ACCUMULATORS     registers for P V rows along
  */
 #ifndef FLASHC_F32_TILE_H
@@ -129,7 +130,8 @@ static void tile_scale_keys(float *scores, int64_t ld, int64_t n_keys, int64_t l
 /* col_multiple and load_rows of queries as the products take them. */
 #define FLASHC_TILE_VECTOR_OPS(query_columns, load_queries)                                                            \
     {                                                                                                                  \
-        .rows_along = false, .row_multiple = VL, .col_multiple = query_columns, .load_rows = load_queries,             \
+        .rows_along = false, .row_multiple = VL, .col_multiple = query_columns,                                        \
+        .groups_weights = (query_columns) > 1, .load_rows = load_queries,                                              \
         .load = tile_load, .softcap = tile_softcap, .add_rows = tile_add_rows, .scale_keys = tile_scale_keys,          \
         .alibi = tile_alibi, .hide = tile_hide,                                                                        \
         .softmax = tile_softmax, .all_finite = tile_all_finite, .store_rows = tile_store_rows,                         \

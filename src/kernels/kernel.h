@@ -30,8 +30,8 @@
 /* No kernel's block_m may be larger: arrays of this size stand on the stack. */
 #define FLASHC_MAX_BLOCK_M 128
 
-/* Columns of tiles that lie rows along: no vector is longer (floats). */
-#define FLASHC_COLUMN_MULTIPLE 16
+/* Columns of tiles that lie rows along: no vector takes more. */
+#define FLASHC_COLUMN_MULTIPLE 32
 
 /* Rows beyond those of a tile whose addresses are told too: those that will be asked for next, then, or if there are
  * none, the last again. They may be prefetched; and up to the next multiple of FLASHC_COLUMN_MULTIPLE multiplied. */
@@ -85,6 +85,7 @@ typedef struct flashc_vector_ops {
     bool rows_along;  /* which layout */
     int row_multiple; /* lanes across: the vector length; rows along: 1 */
     int col_multiple; /* lanes across: 1, or elements of a group (bf16); rows along: the vector length. Of qt's columns */
+    bool groups_weights; /* softmax leaves the weights rounded to bf16, in groups of keys; else they are f32 */
 
     /* Queries: dst[row][col] = factor * src[row][col] of a float type; rows up to the next multiple of row_multiple,
      * and columns up to col_multiple's, become 0. */
@@ -210,6 +211,7 @@ typedef struct flashc_isa {
 extern const flashc_isa flashc_f32_generic, flashc_f32_avx2, flashc_f32_avx512, flashc_f32_neon;
 extern const flashc_isa flashc_bf16_avx512, flashc_bf16_neon;
 extern const flashc_isa flashc_decode_generic, flashc_decode_avx2, flashc_decode_avx512, flashc_decode_neon;
+extern const flashc_isa flashc_decode_bf16_avx512;
 
 typedef struct flashc_block_shape {
     int64_t block_m; /* query rows per tile, a multiple of row_multiple, at most FLASHC_MAX_BLOCK_M */

@@ -75,6 +75,8 @@ enum {
 
 static const flashc_kernel_row rows[] = {
 #if FLASHC_HAVE_X86_KERNELS
+    {"decode_bf16_avx512", "AVX-512 products of bf16 for few query rows: K and V read once, in their own type",
+     NEEDS_AVX512_BF16, DECODE(bf16_avx512, 16), .bf16 = true},
     {"decode_avx512", "AVX-512 for few query rows: K and V read once, in their own type", NEEDS_AVX512,
      DECODE(avx512, 16)},
     {"bf16_avx512", "AVX-512 products of bf16, softmax in f32", NEEDS_AVX512_BF16, BF16(avx512)},
@@ -136,7 +138,9 @@ const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, int64_t he
     if (row->uses_openblas)
         return flashc_openblas_not_preferred(row->block_shape(head_dim, head_dim_v), head_dim, head_dim_v);
 #endif
-    (void)head_dim, (void)head_dim_v;
+    if (row->bf16 && row->most_rows > 0 &&
+        (head_dim % row->gemm->k.col_multiple != 0 || head_dim_v % row->gemm->v.col_multiple != 0))
+        return "head_dim or head_dim_v is no multiple of 32: rows would be copied";
     return NULL;
 }
 

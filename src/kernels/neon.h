@@ -138,6 +138,9 @@ V_INLINE void v_transpose(vec r[4])
     r[3] = vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
 }
 
+V_INLINE float v_max_across(vec x) { return vmaxvq_f32(x); }
+V_INLINE float v_sum_across(vec x) { return vaddvq_f32(x); }
+
 V_INLINE vec v_sum_each(const vec r[4])
 {
     return vpaddq_f32(vpaddq_f32(r[0], r[1]), vpaddq_f32(r[2], r[3]));

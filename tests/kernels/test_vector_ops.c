@@ -36,28 +36,47 @@ static int64_t at(int64_t ld, int64_t row, int64_t col)
     return row * flashc_row_step(kernel->vector, ld) + col * flashc_col_step(kernel->vector, ld);
 }
 
-/* Where element (row, col) of queries or weights lies that are multiplied in groups of cols, counted in bf16: two cols
- * in 32 bits of their row; or four, of rows 4i and 4i + 1 in one line and of the two after them in the next. */
+/* Where element (row, col) of queries or weights lies that are bf16, counted in these: rows along; or in groups of two
+ * cols, in 32 bits of their row; or of four, of rows 4i and 4i + 1 in one line and of the two after them in the next. */
 static int64_t at_bf16(int64_t ld, int64_t row, int64_t col)
 {
+    if (kernel->vector->rows_along)
+        return row * 2 * ld + col;
     if (kernel->vector->col_multiple == 2)
         return (col / 2 * ld + row) * 2 + col % 2;
     return ((col / 4 * 2 + row % 4 / 2) * ld + row / 4 * 4 + row % 2 * 2) * 2 + col % 4;
 }
 
-/* Element (row, col) of queries or weights as the kernel's products take them. */
-static float multiplied(const float *tile, int64_t ld, int64_t row, int64_t col)
+static float element_of(bool bf16, const float *tile, int64_t ld, int64_t row, int64_t col)
 {
-    return kernel->bf16 ? flashc_f32_from_bf16(((const uint16_t *)(const void *)tile)[at_bf16(ld, row, col)])
-                        : tile[at(ld, row, col)];
+    return bf16 ? flashc_f32_from_bf16(((const uint16_t *)(const void *)tile)[at_bf16(ld, row, col)])
+                : tile[at(ld, row, col)];
 }
 
-static void set_multiplied(float *tile, int64_t ld, int64_t row, int64_t col, float x)
+static void set_element_of(bool bf16, float *tile, int64_t ld, int64_t row, int64_t col, float x)
 {
-    if (kernel->bf16)
+    if (bf16)
         ((uint16_t *)(void *)tile)[at_bf16(ld, row, col)] = flashc_bf16_from_f32(x);
     else
         tile[at(ld, row, col)] = x;
+}
+
+/* Element (row, col) of queries as the kernel's products take them. */
+static float query(const float *tile, int64_t ld, int64_t row, int64_t col)
+{
+    return element_of(kernel->bf16, tile, ld, row, col);
+}
+
+/* The same of weights. */
+static float weight(const float *tile, int64_t ld, int64_t row, int64_t col)
+{
+    return element_of(kernel->vector->groups_weights, tile, ld, row, col);
+}
+
+/* x as the kernel multiplies it. */
+static float rounded(float x)
+{
+    return kernel->bf16 ? flashc_f32_from_bf16(flashc_bf16_from_f32(x)) : x;
 }
 
 /* Floats of such a tile of 48 rows. */
@@ -229,8 +248,7 @@ static void test_transposes_at_every_edge(void **state)
             for (int64_t c = 0; c < flashc_round_up(n_cols, kernel->vector->col_multiple); c++)
                 for (int64_t r = 0; r < lanes; r++) {
                     const float x = r < n_rows && c < n_cols ? scale * (float)(100 * r + c) : 0.0f;
-                    const float want = kernel->bf16 ? flashc_f32_from_bf16(flashc_bf16_from_f32(x)) : x;
-                    assert_true(multiplied(tile, ld, r, c) == want);
+                    assert_true(query(tile, ld, r, c) == rounded(x));
                 }
             for (int64_t c = 0; c < n_cols; c++)
                 for (int64_t r = 0; r < n_rows; r++)
@@ -263,18 +281,18 @@ static void test_exp_error_and_underflow(void **state)
         const double want = exp((double)exact[i]);
         const int row = kernel->vector->rows_along ? i / KEYS : i % LANES;
         const int key = kernel->vector->rows_along ? i % KEYS : i / LANES;
-        const float p = multiplied(scores, ld, row, key);
+        const float p = weight(scores, ld, row, key);
         if ((double)exact[i] < -87.34)
             assert_true(p == 0.0f);
         else if ((double)exact[i] > -87.336) {
             const double error = fabs((double)p - want) / want;
-            const double bound = U * (3 + 0.03 * fabs((double)exact[i])) + (kernel->bf16 ? 0x1p-8 : 0.0);
+            const double bound = U * (3 + 0.03 * fabs((double)exact[i])) + (kernel->vector->groups_weights ? 0x1p-8 : 0.0);
             worst = fmax(worst, error / bound);
             if (error > bound)
                 fail_msg("%s: exp(%g) is off by %g u", kernel->name, (double)exact[i], error / U);
         }
     }
-    assert_true(multiplied(scores, ld, 0, 0) == 1.0f);
+    assert_true(weight(scores, ld, 0, 0) == 1.0f);
     for (int i = 0; i < LANES; i++)
         assert_true(correction[i] == 1.0f && row_max[i] == 0.0f);
     print_message("%s: largest exp error is %.2f of its bound\n", kernel->name, worst);
@@ -302,14 +320,14 @@ static void test_softmax_step_special_values(void **state)
     row_max[5] = 10.0f, row_sum[5] = 2.0f, scores[at(ld, 5, 0)] = 9.0f; /* lane 5: the max stays */
     row_max[6] = 1.0f, row_sum[6] = 2.0f, scores[at(ld, 6, 0)] = 3.0f;  /* lane 6: the max rises */
     kernel->vector->softmax(scores, ld, KEYS, LANES, row_max, row_sum, correction);
-    assert_true(row_max[0] == -inf && row_sum[0] == 0.0f && multiplied(scores, ld, 0, 0) == 0.0f && correction[0] == 0.0f);
-    assert_true(row_max[1] == -3e38f && row_sum[1] == 1.0f && multiplied(scores, ld, 1, 0) == 1.0f);
+    assert_true(row_max[0] == -inf && row_sum[0] == 0.0f && weight(scores, ld, 0, 0) == 0.0f && correction[0] == 0.0f);
+    assert_true(row_max[1] == -3e38f && row_sum[1] == 1.0f && weight(scores, ld, 1, 0) == 1.0f);
     assert_true(isnan(row_sum[2]) && row_max[2] == 5.0f);
     assert_true(isnan(row_sum[3]));
     assert_true(isnan(row_sum[4]));
     assert_true(row_max[5] == 10.0f && correction[5] == 1.0f);
     assert_float_equal(row_sum[5], 2.0f + expf(-1.0f), 1e-6);
-    assert_true(row_max[6] == 3.0f && multiplied(scores, ld, 6, 0) == 1.0f);
+    assert_true(row_max[6] == 3.0f && weight(scores, ld, 6, 0) == 1.0f);
     assert_float_equal(row_sum[6], 2.0f * expf(-2.0f) + 1.0f, 1e-6);
 }
 
@@ -508,10 +526,10 @@ static guarded_buffer make_tile(flashc_tile *tile, flashc_dtype dtype, int64_t n
 }
 
 /* Element (row, col) of such a tile. */
-static double element(const flashc_tile *tile, int64_t row, int64_t col)
+static float element(const flashc_tile *tile, int64_t row, int64_t col)
 {
     const char *start = (const char *)tile->data + row * tile->row_stride * (int64_t)flashc_dtype_size(tile->dtype);
-    return (double)flashc_load_f32(start, tile->dtype, col);
+    return flashc_load_f32(start, tile->dtype, col);
 }
 
 /* As the product takes it: where it lies, row by row (the addresses in scratch), or packed into scratch. */
@@ -545,7 +563,7 @@ static void check_gemm(flashc_dtype dtype, int64_t depth, int64_t n, int64_t lan
     memset(b, 0, tile_size(large) * sizeof *b);
     for (int64_t i = 0; i < large; i++)
         for (int64_t lane = 0; lane < 48; lane++)
-            set_multiplied(b, ld, lane, i, (float)test_rng_normal(rng));
+            set_element_of(kernel->bf16, b, ld, lane, i, (float)test_rng_normal(rng));
     for (int64_t i = 0; i < (int64_t)tile_size(large); i++)
         c[i] = 1.0f;
     for (int i = 0; i < 48; i++)
@@ -556,8 +574,8 @@ static void check_gemm(flashc_dtype dtype, int64_t depth, int64_t n, int64_t lan
         for (int64_t lane = 0; lane < lanes; lane++) {
             double want = 0, sum = 0;
             for (int64_t k = 0; k < depth; k++) {
-                const double x = element(&tile, key, k);
-                const double y = (double)(factor * multiplied(b, ld, lane, k));
+                const double x = (double)rounded(element(&tile, key, k));
+                const double y = (double)(factor * query(b, ld, lane, k));
                 want += x * y;
                 sum += fabs(x * y);
             }
@@ -565,16 +583,17 @@ static void check_gemm(flashc_dtype dtype, int64_t depth, int64_t n, int64_t lan
         }
     for (int64_t i = 0; i < (int64_t)tile_size(large); i++)
         c[i] = 1.0f;
-    for (int64_t i = n; kernel->bf16 && i % kernel->vector->col_multiple != 0; i++) /* the last weights' group */
+    const int64_t whole = flashc_round_up(n, FLASHC_COLUMN_MULTIPLE); /* weights beyond the keys are 0 in a group of them */
+    for (int64_t i = 0; i < flashc_max(whole, large); i++)
         for (int64_t lane = 0; lane < 48; lane++)
-            set_multiplied(b, ld, lane, i, 0.0f);
+            set_element_of(kernel->vector->groups_weights, b, ld, lane, i, i < n ? (float)test_rng_normal(rng) : 0.0f);
     kernel->gemm->pv(c, operand(&kernel->gemm->v, tile, copy, n, depth), b, ld, n, lanes, depth, correction);
     for (int64_t col = 0; col < depth; col++)
         for (int64_t lane = 0; lane < lanes; lane++) {
             double want = 0.5, sum = 0.5;
             for (int64_t k = 0; k < n; k++) {
-                const double x = element(&tile, k, col);
-                const double y = (double)multiplied(b, ld, lane, k);
+                const double x = (double)rounded(element(&tile, k, col));
+                const double y = (double)rounded(weight(b, ld, lane, k));
                 want += x * y;
                 sum += fabs(x * y);
             }

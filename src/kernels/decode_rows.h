@@ -1,0 +1,95 @@
+/*
+ * Rows of K and V as decode's products walk them: where their columns lie, and prefetches some rows ahead of those being
+ * multiplied.
+ *
+ * What mattered (16,384 keys of 8 heads, f32, one Zen 5 core; without any 8 ms): bursts of 2 KiB between steps of four keys, in order of address, from one
+ * instruction in one loop (3.4 ms for the loops alone; the same lines by two, eight or 32 instructions in turn 4.1 to
+ * 5.0; by 8 KiB, or line by line between the loads, 3.9 to 4.6), 8 to 12 KiB ahead into L1 (4 KiB 4.5 ms; a whole tile
+ * ahead, which only fits in L2, 4.9). Tiles of other sizes made no difference, huge pages 8 %. In bf16 P V in steps of 8
+ * keys reads 41 GB/s, of 4 keys 36; prefetching K and V in turn costs 14 % of either alone.
+ *
+ * In pages of a cache this alone took 1.7 times as long (16 rows of 8 KiB, in random order): the hardware fetches along
+ * a run of rows only after some lines of it, and not over its end, and each run waited for that and for its address to
+ * be translated. So the first KiB of each run, and of each page of memory in it, is prefetched twice as far ahead: see
+ * find_starts(), and prefetch_starts() below; then 1.25 times (a loop of reads alone: from 25 to 36 GB/s, of 44 in one
+ * array). Distances from 4 to 64 KiB, two to four runs in turn, every second line, other instructions: none of these
+ * alone came under 1.5, nor did huge pages.
+ */
+#ifndef FLASHC_DECODE_ROWS_H
+#define FLASHC_DECODE_ROWS_H
+
+#include "kernels/f32_copy.h"
+#include "kernels/kernel.h"
+#include "kernels/tile_gemm.h"
+
+/* Columns of a row that a vector of products takes. */
+enum { COLUMNS = VL * GEMM_PER_LANE };
+
+/* Where a column lies, of Q8_0 the block that has it. Beside a variable address the compiler wants constant indices. */
+V_INLINE const char *at_column(flashc_dtype dtype, const void *row, int64_t column)
+{
+    return (const char *)row + column / flashc_dtype_columns(dtype) * (int64_t)flashc_element_size(dtype);
+}
+
+/* How far ahead to prefetch: bytes that stay in L1, and take longer to multiply than memory to answer. */
+enum { PREFETCH_AHEAD = 8192 };
+
+/* The same in rows. */
+V_INLINE int64_t rows_ahead(int64_t row_bytes)
+{
+    return flashc_min(PREFETCH_AHEAD / flashc_max(1, row_bytes), FLASHC_ROWS_AHEAD);
+}
+
+V_INLINE void prefetch_bytes(const char *first, int64_t n)
+{
+    for (int64_t byte = 0; byte < n; byte += 64)
+        __builtin_prefetch(first + byte, 0, 3);
+}
+
+/* Rows that are one run of memory, in one loop: its instruction is then seen to go through memory evenly. */
+V_INLINE void prefetch_rows(int64_t n, const void *const *row, int64_t row_bytes)
+{
+    const char *first = row[0], *last = row[n - 1];
+    if (last - first == (n - 1) * row_bytes)
+        prefetch_bytes(first, n * row_bytes);
+    else
+        for (int64_t i = 0; i < n; i++)
+            prefetch_bytes(row[i], row_bytes);
+}
+
+/* Of a tile's starts from `next` on those due before a row; returns the first that is not. Not inlined, and called when
+ * no sums are in registers: the loops around it are compiled as they were (in each step of them: 5 to 10 % more time
+ * for all caches, pages or not). */
+static __attribute__((noinline)) const flashc_start *prefetch_starts(const flashc_start *next, int64_t row)
+{
+    for (; next->row < row; next++)
+        prefetch_bytes(next->first, next->n);
+    return next;
+}
+
+/* Where in a row a strip of vectors begins: strips are of whole blocks, or divide one. */
+V_INLINE int64_t column_in_block(int vecs, flashc_dtype dtype, int64_t column)
+{
+    return vecs * VL % flashc_dtype_columns(dtype) ? column % flashc_dtype_columns(dtype) : 0;
+}
+
+/* Keys of V whose rows are multiplied strip by strip: they stay in L1 meanwhile. And as many at a time, between
+ * prefetches. */
+enum { PV_KEYS = 16, PV_STEP = 8 };
+
+/* Rows that are to be prefetched meanwhile, some at each step. */
+typedef struct row_prefetcher {
+    const void *const *row;
+    int64_t left, per_step, row_bytes;
+} row_prefetcher;
+
+V_INLINE void prefetch_step_rows(row_prefetcher *p)
+{
+    const int64_t n = flashc_min(p->per_step, p->left);
+    if (n > 0)
+        prefetch_rows(n, p->row, p->row_bytes);
+    p->row += n;
+    p->left -= n;
+}
+
+#endif
