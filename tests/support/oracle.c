@@ -19,6 +19,12 @@ static void *allocate(int64_t count, size_t size)
     return memory;
 }
 
+/* As fmax(), which takes a number rather than NaN; but not a call for each score. */
+static double larger(double x, double y)
+{
+    return y > x || isnan(x) ? y : x;
+}
+
 /* One head of a view, [rows, columns], as packed doubles; scale: of each row, if there is data. */
 static double *read_head(const flashc_tensor *view, const flashc_tensor *scale, int64_t b, int64_t h, int64_t rows,
                          int64_t columns)
@@ -142,16 +148,16 @@ static void attend(const flashc_attention_params *p, int64_t b, int64_t h, int64
             continue;
         invalid |= isnan(score) || score == (double)INFINITY;
         scores[j] = score;
-        max = fmax(max, score);
+        max = larger(max, score);
         r->visible[row]++;
-        r->magnitude[row] = fmax(r->magnitude[row], magnitude + fabs(bias) + fabs(alibi) + fabs(modified));
+        r->magnitude[row] = larger(r->magnitude[row], magnitude + fabs(bias) + fabs(alibi) + fabs(modified));
     }
 
     /* Pass 2: the sum of exponentials, that of the sink among them. */
     double sum = 0.0, sink = -(double)INFINITY;
     if (p->sinks != NULL && i < sequence_of(p, b).queries)
         sink = (double)p->sinks[h];
-    max = fmax(max, sink);
+    max = larger(max, sink);
     if (sink != -(double)INFINITY)
         sum = exp(sink - max);
     for (int64_t j = 0; j < p->seqlen_k; j++) {
@@ -164,7 +170,7 @@ static void attend(const flashc_attention_params *p, int64_t b, int64_t h, int64
 
     /* Pass 3: the weighted sum of V's visible rows. */
     int64_t width = p->head_dim_v;
-    double *o = r->o + row * width, *weighted = r->weighted_v + row * width;
+    double *o = r->o + row * width, *weighted = r->weighted_v + row * width, max_v = 0.0;
     for (int64_t j = 0; j < p->seqlen_k; j++) {
         if (scores[j] == -(double)INFINITY)
             continue;
@@ -174,11 +180,12 @@ static void attend(const flashc_attention_params *p, int64_t b, int64_t h, int64
             o[c] += probability * x;
             weighted[c] += probability * fabs(x);
             if (isfinite(x))
-                r->max_v[row] = fmax(r->max_v[row], fabs(x));
+                max_v = larger(max_v, fabs(x));
             else
                 r->special_v[row * width + c] = 1;
         }
     }
+    r->max_v[row] = max_v;
     for (int64_t c = 0; invalid && c < width; c++)
         o[c] = (double)NAN;
 }

@@ -21,7 +21,7 @@ int64_t test_rng_int(test_rng *rng, int64_t low, int64_t high);
 bool test_rng_chance(test_rng *rng, int percent);
 /* Uniform in [0, 1). */
 double test_rng_uniform(test_rng *rng);
-/* Mean 0, deviation 1. */
+/* Mean 0, deviation 1, near enough to normal; never beyond 3.47. */
 double test_rng_normal(test_rng *rng);
 
 /* The value of a type's bit pattern. FLASHC_BOOL gives 0 or 1. */
