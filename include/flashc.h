@@ -153,7 +153,7 @@ typedef struct flashc_block_table {
 /* What the two products are computed in. Sums, scores and softmax are f32 always. */
 typedef enum flashc_compute {
     FLASHC_COMPUTE_DEFAULT = 0, /* that of the kernel, if one is named; else BF16 where q, k and v all are bf16 (nothing
-                                   of them is rounded then), F32 otherwise */
+                                   of them is rounded then) and that is faster, F32 otherwise */
     FLASHC_COMPUTE_F32 = 1,     /* f32 products, the stated bound */
     FLASHC_COMPUTE_BF16 = 2     /* allows kernels that round q, k, v and the softmax weights to bf16; not an order */
 } flashc_compute;

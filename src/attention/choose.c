@@ -46,7 +46,7 @@ static void choose_best(const flashc_problem *p, int64_t rows, const flashc_kern
     size_t used = 0;
     for (int i = 0; i < flashc_kernel_rows(); i++) {
         const flashc_kernel_row *row = flashc_kernel_row_at(i);
-        const char *reason = flashc_kernel_not_preferred(row, p->head_dim, p->head_dim_v);
+        const char *reason = flashc_kernel_not_preferred(row, rows, p->head_dim, p->head_dim_v);
         if (!reason)
             reason = flashc_kernel_too_many_rows(row, rows);
         if (!reason && row->bf16 && !allows_bf16(p))

@@ -243,7 +243,8 @@ const char *flashc_kernel_too_many_rows(const flashc_kernel_row *row, int64_t n_
 
 /* Why the row is not taken unless it is named: it cannot run, or would be slow here; NULL if it may be. Pure: CPU,
  * OpenBLAS build and shape decide, never a timing. OpenBLAS is loaded only if the others do not decide. */
-const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, int64_t head_dim, int64_t head_dim_v);
+const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, int64_t n_rows, int64_t head_dim,
+                                        int64_t head_dim_v);
 
 /* The OpenBLAS that is loaded, "none: " and why it could not be, or "none" in a build without it. */
 const char *flashc_kernel_blas_name(void);

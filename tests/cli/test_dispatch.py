@@ -113,6 +113,20 @@ class Dispatch(unittest.TestCase):
         text = run("explain", *shape, "--seqlen-q", "1").stdout
         self.assertIn(f"pieces     of {few['piece_n']} keys, merged in a fixed tree", text)
 
+    def test_products_of_bf16_in_decode_where_they_are_faster(self):
+        """Not for few rows, which memory keeps waiting, nor where rows would have to be copied."""
+        if not kernels().get("decode_bf16_avx512", {}).get("available"):
+            NOT_RUN.append(f"{self.id()}: needs avx512bf16")
+            self.skipTest(NOT_RUN[-1])
+        for group, head_dim, kernel in ((4, 64, "decode_avx512"), (5, 64, "decode_bf16_avx512"),
+                                        (16, 64, "decode_bf16_avx512"), (17, 64, "bf16_avx512"),
+                                        (5, 48, "decode_avx512")):
+            with self.subTest(group=group, head_dim=head_dim):
+                shape = ["--heads", str(group), "--heads-k", "1", "--seqlen-q", "1", "--head-dim", str(head_dim)]
+                explain = as_json("explain", *shape, "--seqlen-k", "300", "--dtype", "bf16")
+                self.assertEqual(explain["kernel"], kernel)
+                self.assertEqual(explain["compute"], "bf16" if "bf16" in kernel else "f32")
+
 
 def has_openblas():
     return as_json("info")["blas"].startswith("OpenBLAS")
