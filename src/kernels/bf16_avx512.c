@@ -125,7 +125,7 @@ static flashc_kv_tile pack_row_groups(void *dst, flashc_tile src, int64_t n_rows
 #include "kernels/bf16_tile.h"
 #include "kernels/decode_rows.h"
 
-/* 32 columns of a row. */
+/* 32 columns of a row; of types other than bf16 rounded. */
 V_INLINE vec load_products(flashc_dtype dtype, const void *row, int64_t column)
 {
     if (dtype == FLASHC_BF16)

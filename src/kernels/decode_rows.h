@@ -2,11 +2,12 @@
  * Rows of K and V as decode's products walk them: where their columns lie, and prefetches some rows ahead of those being
  * multiplied.
  *
- * What mattered (16,384 keys of 8 heads, f32, one Zen 5 core; without any 8 ms): bursts of 2 KiB between steps of four keys, in order of address, from one
- * instruction in one loop (3.4 ms for the loops alone; the same lines by two, eight or 32 instructions in turn 4.1 to
- * 5.0; by 8 KiB, or line by line between the loads, 3.9 to 4.6), 8 to 12 KiB ahead into L1 (4 KiB 4.5 ms; a whole tile
- * ahead, which only fits in L2, 4.9). Tiles of other sizes made no difference, huge pages 8 %. In bf16 P V in steps of 8
- * keys reads 41 GB/s, of 4 keys 36; prefetching K and V in turn costs 14 % of either alone.
+ * What mattered (16,384 keys of 8 heads, f32, one Zen 5 core; without any 8 ms): bursts of 2 KiB between steps of four
+ * keys, in order of address, from one instruction in one loop (3.4 ms for the loops alone; the same lines by two, eight
+ * or 32 instructions in turn 4.1 to 5.0; by 8 KiB, or line by line between the loads, 3.9 to 4.6), 8 to 12 KiB ahead
+ * into L1 (4 KiB 4.5 ms; a whole tile ahead, which only fits in L2, 4.9). Tiles of other sizes made no difference, huge
+ * pages 8 %. In bf16 P V in steps of 8 keys reads 41 GB/s, of 4 keys 36; prefetching K and V in turn costs 14 % of
+ * either alone.
  *
  * In pages of a cache this alone took 1.7 times as long (16 rows of 8 KiB, in random order): the hardware fetches along
  * a run of rows only after some lines of it, and not over its end, and each run waited for that and for its address to
