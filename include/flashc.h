@@ -450,10 +450,10 @@ FLASHC_API flashc_status flashc_kernel_get(int index, flashc_kernel *out);
  * p is that of the one call on all keys. In a chunk row 0 of k and v is row next_key of those of the one call (packed:
  * of each sequence), and all positions are those of the one call; k, v, k_scale, v_scale, mask, bias and scores hold
  * the chunk alone, and seqlens_k (or cu_seqlens_k) says which of its rows are keys, while leftpad_k counts rows of the
- * one call, and block_mask has the tiles of all keys. next_key then moves on by seqlen_k (packed: by the longest sequence): a
- * batch element that had fewer keys has none at the positions left out. FLASHC_ALIGN_BOTTOM_RIGHT takes the rows that
- * there will be in all from the state: seqlen_k, or seqlens_k, which must be set where chunks have seqlens_k or
- * cu_seqlens_k.
+ * one call, and block_mask has the tiles of all keys. next_key then moves on by seqlen_k (packed: by the longest
+ * sequence): a batch element that had fewer keys has none at the positions left out. FLASHC_ALIGN_BOTTOM_RIGHT takes
+ * the rows that there will be in all from the state: seqlen_k, or seqlens_k, which must be set where chunks have
+ * seqlens_k or cu_seqlens_k.
  *
  * The result is that of the one call on the same kernel, bit for bit, where the chunks end at multiples of the keys
  * of a tile (flashc_explanation.block_n) and piece_n is that of the one call (where seqlens_q differ, of each
@@ -461,7 +461,8 @@ FLASHC_API flashc_status flashc_kernel_get(int index, flashc_kernel *out);
  * bound counts the chunks too; so do the ends of tiles and pieces where leftpad_k is no multiple of their keys, since
  * pieces are cut by rows. States that were merged are within that bound with one more u per merge in T.
  *
- * A state is plain: its numbers and arrays may be written to a file and read back, by a machine of the same byte order. */
+ * A state is plain: its numbers and arrays may be written to a file and read back, by a machine of the same byte
+ * order. */
 typedef struct flashc_attention_state {
     size_t struct_size;    /* set by init */
     int64_t rows;          /* batch * num_heads * seqlen_q; packed: num_heads * seqlen_q */
@@ -488,8 +489,8 @@ FLASHC_API flashc_status flashc_attention_state_clear(flashc_attention_state *st
 /* Takes a chunk of seqlen_k keys. o, lse, row_max, sinks and workspace are not looked at (scratch is one internal
  * allocation). scores are filled for the chunk's keys, but weights (FLASHC_SCORES_WEIGHTS) and key_mass are refused:
  * they take the LSE of all keys, which is known only when the last chunk has come. Threads share the blocks of query
- * rows and, where these are few, the pieces (piece_n) of the chunk's keys. Errors as flashc_attention_fwd(), and more keys than levels; after
- * FLASHC_ERR_CANCELLED the state can only be cleared. */
+ * rows and, where these are few, the pieces (piece_n) of the chunk's keys. Errors as flashc_attention_fwd(), and more
+ * keys than levels; after FLASHC_ERR_CANCELLED the state can only be cleared. */
 FLASHC_API flashc_status flashc_attention_accumulate(flashc_attention_state *state,
                                                      const flashc_attention_params *params);
 /* into = the state over the union of both (disjoint) key sets, one partial result; its next_key becomes the larger of
