@@ -159,7 +159,6 @@ void flashc_outputs_run(const flashc_problem *p, const flashc_plan *plan, int64_
         .sequence = s.k_element, .head = head_k, .first = s.first_key + first_key, .n = n_keys};
     flashc_kv_tile k = flashc_cache_load(&p->k, plan->kernel, &plan->kernel->gemm->k, &rows, p->head_dim, &it.k_scratch);
     k.scale = flashc_cache_load_scales(&p->k, &rows, &it.k_scratch);
-    k.upcoming[0] = k.upcoming[1] = (flashc_upcoming){.row = NULL};
     for (int64_t first_row = 0; first_row < s.n_queries * p->group && keep_going(context); first_row += m) {
         flashc_row_block block = {.batch = batch, .head_k = head_k, .sequence = s, .first_row = first_row};
         block.n_rows = flashc_min(m, s.n_queries * p->group - first_row);

@@ -1,17 +1,24 @@
 #include "attention/upcoming.h"
 
+/* part of parts of n rows of n_cols columns, row_stride elements apart. */
+static flashc_upcoming part_of_rows(const char *first_row, int64_t n, int64_t part, int64_t parts, flashc_dtype dtype,
+                                    int64_t row_stride, int64_t n_cols)
+{
+    const int64_t stride = row_stride * (int64_t)flashc_dtype_size(dtype);
+    const int64_t first = n * part / parts, last = n * (part + 1) / parts;
+    return (flashc_upcoming){
+        .row = first_row + first * stride,
+        .n_rows = last - first,
+        .row_stride = stride,
+        .row_bytes = flashc_row_bytes(dtype, n_cols),
+    };
+}
+
 flashc_upcoming flashc_upcoming_keys(flashc_kv_tile tile, int64_t n_keys, int64_t left, int64_t n_cols, int64_t part,
                                      int64_t parts)
 {
-    const int64_t stride = tile.row_stride * (int64_t)flashc_dtype_size(tile.dtype);
-    const int64_t next = flashc_min(n_keys, left), first = next * part / parts, last = next * (part + 1) / parts;
-    const int64_t row_bytes = flashc_row_bytes(tile.dtype, n_cols);
-    return (flashc_upcoming){
-        .row = (const char *)tile.data + (n_keys + first) * stride,
-        .n_rows = last - first,
-        .row_stride = stride,
-        .row_bytes = row_bytes,
-    };
+    const char *next = (const char *)tile.data + n_keys * tile.row_stride * (int64_t)flashc_dtype_size(tile.dtype);
+    return part_of_rows(next, flashc_min(n_keys, left), part, parts, tile.dtype, tile.row_stride, n_cols);
 }
 
 flashc_upcoming flashc_upcoming_rows(const flashc_problem *p, const flashc_tensor *tensor, int64_t n_cols,
@@ -33,17 +40,12 @@ flashc_upcoming flashc_upcoming_head(const flashc_cache_rows *rows, const flashc
                                      int64_t n_cols, int64_t part, int64_t parts)
 {
     const flashc_tensor *t = &rows->tensor;
-    const int64_t first_key = span->sequence.first_key + span->keys.begin;
+    const int64_t sequence = span->sequence.k_element, first_key = span->sequence.first_key + span->keys.begin;
     const int64_t n = flashc_min(n_keys, span->keys.end - span->keys.begin);
-    const int64_t first = n * part / parts, last = n * (part + 1) / parts;
-    if (first >= last || t->stride[3] != 1 || flashc_cache_run(rows, t, span->sequence.k_element, first_key, n) < n)
+    if (n <= 0 || t->stride[3] != 1 || flashc_cache_run(rows, t, sequence, first_key, n) < n)
         return (flashc_upcoming){.row = NULL};
-    return (flashc_upcoming){
-        .row = flashc_cache_row(rows, span->sequence.k_element, span->head_k, first_key + first),
-        .n_rows = last - first,
-        .row_stride = t->stride[2] * (int64_t)flashc_dtype_size(t->dtype),
-        .row_bytes = flashc_row_bytes(t->dtype, n_cols),
-    };
+    return part_of_rows(flashc_cache_row(rows, sequence, span->head_k, first_key), n, part, parts, t->dtype,
+                        t->stride[2], n_cols);
 }
 
 flashc_upcoming flashc_upcoming_bias(const flashc_problem *p, const flashc_row_block *block, int64_t first_key,

@@ -84,7 +84,7 @@ typedef struct flashc_kv_tile {
 typedef struct flashc_vector_ops {
     bool rows_along;  /* which layout */
     int row_multiple; /* lanes across: the vector length; rows along: 1 */
-    int col_multiple; /* lanes across: 1, or elements of a group (bf16); rows along: the vector length. Of qt's columns */
+    int col_multiple; /* of qt's columns. Lanes across: 1, or elements of a group (bf16); rows along: those of a vector */
     bool groups_weights; /* softmax leaves the weights rounded to bf16, in groups of keys; else they are f32 */
 
     /* Queries: dst[row][col] = factor * src[row][col] of a float type; rows up to the next multiple of row_multiple,

@@ -144,10 +144,11 @@ const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, int64_t n_
     if (row->uses_openblas)
         return flashc_openblas_not_preferred(row->block_shape(head_dim, head_dim_v), head_dim, head_dim_v);
 #endif
-    if (row->bf16 && row->most_rows > 0 && n_rows <= HIDDEN_F32_ROWS)
+    if (!row->bf16 || !row->vector->rows_along)
+        return NULL;
+    if (n_rows <= HIDDEN_F32_ROWS)
         return "with at most 4 query rows per K/V head f32 products are as fast, and round no weights";
-    if (row->bf16 && row->most_rows > 0 &&
-        (head_dim % row->gemm->k.col_multiple != 0 || head_dim_v % row->gemm->v.col_multiple != 0))
+    if (head_dim % row->gemm->k.col_multiple != 0 || head_dim_v % row->gemm->v.col_multiple != 0)
         return "head_dim or head_dim_v is no multiple of 32: rows would be copied";
     return NULL;
 }

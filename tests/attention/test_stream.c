@@ -11,6 +11,15 @@
 
 static const int64_t RANDOM_COUNT = 25;
 
+/* Is p's result within the bound of exact attention? */
+static void check_exact(const problem *p)
+{
+    oracle exact;
+    oracle_attention(&p->params, &exact);
+    check_against(p, &exact, true);
+    oracle_free(&exact);
+}
+
 /* Chunk lengths: multiples of unit. */
 static void stream_in_chunks(problem *p, int64_t unit, test_rng *rng)
 {
@@ -150,10 +159,7 @@ static void parts_merge(const char *kernel)
     }
     expect_ok(flashc_attention_finish(&whole.state, &p.params));
     test_stream_free(&whole);
-    oracle exact;
-    oracle_attention(&p.params, &exact);
-    check_against(&p, &exact, true);
-    oracle_free(&exact);
+    check_exact(&p);
     problem_free(&p);
 }
 
@@ -185,10 +191,7 @@ static void shared_prefix(const char *kernel)
         s.state.row_stride[2] = row_stride[2];
         test_stream_chunk(&s, &p.params, PREFIX, OWN);
         expect_ok(flashc_attention_finish(&s.state, &p.params));
-        oracle exact;
-        oracle_attention(&p.params, &exact);
-        check_against(&p, &exact, true);
-        oracle_free(&exact);
+        check_exact(&p);
     }
     test_stream_free(&s);
     problem_free(&p);
@@ -248,10 +251,7 @@ static void few_keys_in_long_chunks(const char *kernel)
         if (first < keys)
             test_stream_chunk(&s, &p.params, first, keys - first);
         expect_ok(flashc_attention_finish(&s.state, &p.params));
-        oracle exact;
-        oracle_attention(&p.params, &exact);
-        check_against(&p, &exact, true);
-        oracle_free(&exact);
+        check_exact(&p);
         test_stream_free(&s);
         problem_free(&p);
     }
