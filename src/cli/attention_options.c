@@ -88,7 +88,8 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_ROW_MAX, "row-max", 0, "FILE", "Where the largest visible score of each query goes, as --lse.",
      FLASHC_CLI_FOR_ATTENTION},
     {OPT_STREAM_KV, "stream-kv", 0, "ROWS",
-     "Read K and V so many rows at a time, each into the result before the next: for files larger than memory.",
+     "Read K and V so many rows of a sequence at a time, each into the result before the next: for files larger than "
+     "memory.",
      FLASHC_CLI_FOR_ATTENTION},
     {OPT_PREFIX_K, "prefix-k", 0, "FILE",
      "Keys that all batch elements share, in front of each one's own, read once for all: [H,L,D]. Needs --prefix-v.",

@@ -94,7 +94,7 @@ static int compute(attention_run *run)
     const double start = flashc_cli_now();
     int exit_code = FLASHC_CLI_OK;
     if (run->args.stream_kv)
-        exit_code = flashc_cli_stream_run(&run->args, &run->job, &progress);
+        exit_code = flashc_cli_stream_run(&run->args, &run->job, run->plan.kernel, &progress);
     else if ((status = call(run)) != FLASHC_OK)
         exit_code = flashc_cli_library_error(status);
     run->seconds = flashc_cli_now() - start;

@@ -1,9 +1,10 @@
 #include "cli/stream.h"
 
-#include "cli/caches.h"
+#include "cli/arithmetic.h"
 #include "cli/cli.h"
-#include "cli/layout.h"
+#include "cli/stream_rows.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef __GLIBC__
@@ -12,161 +13,158 @@
 
 int flashc_cli_stream_check(const flashc_cli_attention_args *args)
 {
-    const struct {
-        const char *option, *value;
-    } refused[] = {{"--cu-seqlens-k", args->cu_seqlens_k}, {"--block-table", args->block_table},
-                   {"--key-mass", args->key_mass}};
-    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
-        if (refused[i].value)
-            return flashc_cli_usage_error("--stream-kv and %s do not go together", refused[i].option);
+    if (args->key_mass)
+        return flashc_cli_usage_error("--stream-kv and --key-mass do not go together: the mass needs the log-sum-exp of "
+                                      "all keys");
     if (args->scores && args->scores_stage == FLASHC_SCORES_WEIGHTS)
-        return flashc_cli_usage_error("--stream-kv and --scores-stage weights do not go together: weights need all "
-                                      "keys");
+        return flashc_cli_usage_error("--stream-kv and --scores-stage weights do not go together: weights need the "
+                                      "log-sum-exp of all keys");
     if (strcmp(args->k, "-") == 0 || strcmp(args->v, "-") == 0)
         return flashc_cli_usage_error("--stream-kv expects files for K and V, found standard input");
-    if (args->dry_run)
-        return flashc_cli_usage_error("--stream-kv and --dry-run do not go together");
     return FLASHC_CLI_OK;
 }
 
-/* K or V on disk. */
-typedef struct stream_file {
-    flashc_npy_pieces pieces;
-    flashc_dtype dtype; /* that it is to have */
-    int rows_axis;
-    flashc_cli_array chunk;
-} stream_file;
-
-static int open_file(const char *path, const flashc_cli_array *whole, int bshd, stream_file *file)
-{
-    char message[FLASHC_NPY_MESSAGE_SIZE];
-    int axes[4];
-    if (!flashc_npy_pieces_open(path, &file->pieces, message, sizeof message))
-        return flashc_cli_error("%s", message);
-    if (file->pieces.header.fortran_order && file->pieces.header.rank > 1)
-        return flashc_cli_error("%s: --stream-kv expects C order, found Fortran order", path);
-    flashc_cli_layout_axes(whole->rank, bshd, axes);
-    file->dtype = whole->dtype;
-    file->rows_axis = axes[2];
-    return FLASHC_CLI_OK;
-}
-
-/* Rows first .. first + n - 1 of all heads and batch elements. */
-static int read_chunk(stream_file *file, int64_t first, int64_t n)
-{
-    char message[FLASHC_NPY_MESSAGE_SIZE];
-    const flashc_npy_header *whole = &file->pieces.header;
-    flashc_cli_array *chunk = &file->chunk;
-    int64_t shape[FLASHC_NPY_MAX_RANK], outer = 1, inner = 1;
-    for (int i = 0; i < whole->rank; i++) {
-        shape[i] = i == file->rows_axis ? n : whole->shape[i];
-        outer *= i < file->rows_axis ? whole->shape[i] : 1;
-        inner *= i > file->rows_axis ? whole->shape[i] : 1;
-    }
-    flashc_cli_array_free(chunk);
-    if (flashc_cli_array_make_raw(file->pieces.path, whole->type, whole->rank, shape, chunk))
-        return FLASHC_CLI_FAILED;
-    const int64_t rows = whole->shape[file->rows_axis];
-    for (int64_t i = 0; i < outer; i++)
-        if (!flashc_npy_pieces_read(&file->pieces, (i * rows + first) * inner, n * inner,
-                                    (char *)chunk->data + (size_t)(i * n * inner) * whole->item_size,
-                                    message, sizeof message))
-            return flashc_cli_error("%s", message);
-    return flashc_cli_array_to_cache(chunk, (int)file->dtype);
-}
-
-static void close_file(stream_file *file)
-{
-    flashc_cli_array_free(&file->chunk);
-    flashc_npy_pieces_close(&file->pieces);
-}
-
+/* One sequence at a time, a batch element, packed or in pages, is streamed as a call of its own, whose bits are the
+ * same: so a chunk holds rows of one, and its columns of masks lie side by side. */
 typedef struct stream {
-    stream_file k, v;
+    flashc_cli_stream_rows k, v;
     flashc_attention_state state;
-    flashc_attention_params params; /* of the chunk */
-    int64_t *seqlens_k;             /* [batch] */
+    int64_t first_column; /* of the sequence, in mask, bias and scores */
 } stream;
 
-static int allocate(stream *s)
+static flashc_tensor skip(flashc_tensor whole, int axis, int64_t n)
 {
-    const size_t rows = (size_t)(s->state.levels * s->state.rows) + 1, batch = (size_t)s->params.batch + 1;
-    s->state.row_max = calloc(rows, sizeof(float));
-    s->state.row_sum = calloc(rows, sizeof(float));
-    s->state.acc = calloc(rows, (size_t)s->state.head_dim_v * sizeof(float) + 1);
-    s->seqlens_k = calloc(batch, sizeof *s->seqlens_k);
-    if (!s->state.row_max || !s->state.row_sum || !s->state.acc || !s->seqlens_k)
-        return flashc_cli_error("no memory for a state of %lld x %lld rows of %lld columns", (long long)s->state.levels,
-                                (long long)s->state.rows, (long long)s->state.head_dim_v);
-    return FLASHC_CLI_OK;
+    if (whole.data)
+        whole.data = (char *)whole.data + n * whole.stride[axis] * (int64_t)flashc_dtype_size(whole.dtype);
+    return whole;
 }
 
-/* The chunk's part of what is in memory whole. */
-static flashc_tensor skip(const flashc_tensor *whole, int axis, int64_t first)
+static int64_t rows_of(const flashc_attention_params *whole, int64_t b)
 {
-    flashc_tensor part = *whole;
-    if (part.data)
-        part.data = (char *)part.data + first * part.stride[axis] * (int64_t)flashc_dtype_size(part.dtype);
-    return part;
+    return whole->cu_seqlens_k ? whole->cu_seqlens_k[b + 1] - whole->cu_seqlens_k[b]
+           : whole->seqlens_k  ? whole->seqlens_k[b]
+                               : whole->seqlen_k;
 }
 
-static int run_chunk(stream *s, const flashc_attention_params *whole, int bshd, int64_t first, int64_t n)
+/* The call on sequence b alone, all but its K and V. */
+static flashc_attention_params sequence_call(const flashc_attention_params *whole, int64_t b)
 {
-    flashc_attention_params *p = &s->params;
-    int64_t sizes[4];
-    if (read_chunk(&s->k, first, n) || read_chunk(&s->v, first, n))
+    flashc_attention_params p = *whole;
+    flashc_tensor *const of_queries[] = {&p.q, &p.o, &p.lse, &p.row_max, &p.mask, &p.bias, &p.scores};
+    for (size_t i = 0; i < sizeof of_queries / sizeof of_queries[0]; i++)
+        *of_queries[i] = whole->cu_seqlens_q ? skip(*of_queries[i], 2, whole->cu_seqlens_q[b])
+                                             : skip(*of_queries[i], 0, b);
+    p.block_mask = skip(p.block_mask, 0, b);
+    p.batch = 1;
+    if (whole->cu_seqlens_q)
+        p.seqlen_q = whole->cu_seqlens_q[b + 1] - whole->cu_seqlens_q[b];
+    p.seqlen_k = rows_of(whole, b);
+    p.cu_seqlens_q = p.cu_seqlens_k = p.seqlens_k = NULL;
+    p.block_table = p.block_table_v = (flashc_block_table){.pages = NULL};
+    const int64_t **const of_batch[] = {&p.seqlens_q, &p.leftpad_k, &p.offsets};
+    for (size_t i = 0; i < sizeof of_batch / sizeof of_batch[0]; i++)
+        *of_batch[i] = *of_batch[i] ? *of_batch[i] + b : NULL;
+    if (p.alibi_slopes)
+        p.alibi_slopes += b * p.alibi_batch_stride;
+    return p;
+}
+
+static int run_chunk(stream *s, const flashc_attention_params *call, int64_t b, int64_t first, int64_t n)
+{
+    flashc_attention_params p = *call;
+    if (flashc_cli_stream_rows_read(&s->k, b, first, n) || flashc_cli_stream_rows_read(&s->v, b, first, n))
         return FLASHC_CLI_FAILED;
-    p->k = flashc_cli_layout_tensor(&s->k.chunk, bshd, sizes);
-    p->v = flashc_cli_layout_tensor(&s->v.chunk, bshd, sizes);
-    p->seqlen_k = n;
-    p->k_scale = skip(&whole->k_scale, 2, first);
-    p->v_scale = skip(&whole->v_scale, 2, first);
-    p->mask = skip(&whole->mask, 3, first);
-    p->bias = skip(&whole->bias, 3, first);
-    p->scores = skip(&whole->scores, 3, first);
-    for (int64_t b = 0; whole->seqlens_k && b < p->batch; b++) {
-        const int64_t left = whole->seqlens_k[b] - first;
-        s->seqlens_k[b] = left < 0 ? 0 : left < n ? left : n;
-    }
-    p->seqlens_k = whole->seqlens_k ? s->seqlens_k : NULL;
-    const flashc_status status = flashc_attention_accumulate(&s->state, p);
+    p.seqlen_k = n;
+    p.k = s->k.view;
+    p.v = s->v.view;
+    p.k_scale = s->k.scale;
+    p.v_scale = s->v.scale;
+    p.mask = skip(p.mask, 3, s->first_column + first);
+    p.bias = skip(p.bias, 3, s->first_column + first);
+    p.scores = skip(p.scores, 3, s->first_column + first);
+    const flashc_status status = flashc_attention_accumulate(&s->state, &p);
     return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
 }
 
-static int run_chunks(stream *s, const flashc_cli_attention_args *args, const flashc_attention_params *whole,
-                      flashc_cli_progress *progress)
+static void free_state(flashc_attention_state *state)
 {
-    progress->parts = whole->seqlen_k / args->stream_kv + (whole->seqlen_k % args->stream_kv != 0);
-    for (int64_t first = 0; first < whole->seqlen_k; first += args->stream_kv) {
-        const int64_t left = whole->seqlen_k - first;
-        if (run_chunk(s, whole, args->bshd, first, left < args->stream_kv ? left : args->stream_kv))
+    free(state->row_max);
+    free(state->row_sum);
+    free(state->acc);
+    *state = (flashc_attention_state){.row_max = NULL};
+}
+
+static int make_state(const flashc_attention_params *call, flashc_attention_state *state)
+{
+    free_state(state);
+    flashc_status status = flashc_attention_state_init(state, sizeof *state, call);
+    if (status != FLASHC_OK)
+        return flashc_cli_library_error(status);
+    const size_t rows = (size_t)(state->levels * state->rows) + 1;
+    state->row_max = calloc(rows, sizeof(float));
+    state->row_sum = calloc(rows, sizeof(float));
+    state->acc = calloc(rows, (size_t)state->head_dim_v * sizeof(float) + 1);
+    if (!state->row_max || !state->row_sum || !state->acc)
+        return flashc_cli_error("no memory for a state of %lld x %lld rows of %lld columns", (long long)state->levels,
+                                (long long)state->rows, (long long)state->head_dim_v);
+    status = flashc_attention_state_clear(state);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+}
+
+/* Columns of scores behind the sequence's last row, where it has no chunks: what a hidden key has at each stage that a
+ * state fills. Packed sequences have none. scores are f32. */
+static void fill_columns(const flashc_attention_params *call, int64_t begin, int64_t end)
+{
+    for (int64_t h = 0; call->scores.data && h < call->num_heads; h++)
+        for (int64_t i = 0; i < call->seqlen_q; i++)
+            for (int64_t j = begin; j < end; j++)
+                ((float *)call->scores.data)[h * call->scores.stride[1] + i * call->scores.stride[2] +
+                                             j * call->scores.stride[3]] = -INFINITY;
+}
+
+static int64_t chunks_of(const flashc_attention_params *whole, int64_t b, int64_t chunk_rows)
+{
+    const int64_t rows = rows_of(whole, b);
+    return rows / chunk_rows + (rows % chunk_rows != 0);
+}
+
+static int run_sequence(stream *s, const flashc_attention_params *whole, int64_t b, int64_t chunk_rows,
+                        flashc_cli_progress *progress)
+{
+    const flashc_attention_params call = sequence_call(whole, b);
+    s->first_column = whole->cu_seqlens_k ? whole->cu_seqlens_k[b] : 0;
+    if (make_state(&call, &s->state))
+        return FLASHC_CLI_FAILED;
+    for (int64_t first = 0; first < call.seqlen_k; first += chunk_rows) {
+        if (run_chunk(s, &call, b, first, flashc_cli_min(chunk_rows, call.seqlen_k - first)))
             return FLASHC_CLI_FAILED;
         progress->part++;
     }
-    const flashc_status status = flashc_attention_finish(&s->state, whole);
+    if (!whole->cu_seqlens_k)
+        fill_columns(&call, call.seqlen_k, whole->seqlen_k);
+    const flashc_status status = flashc_attention_finish(&s->state, &call);
     return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
 }
 
-static int run(stream *s, const flashc_cli_attention_args *args, const flashc_cli_job *job,
+static int run(stream *s, const flashc_cli_attention_args *args, const flashc_cli_job *job, const char *kernel,
                flashc_cli_progress *progress)
 {
-    const flashc_attention_params *whole = &job->params;
-    if (open_file(args->k, &job->k, args->bshd, &s->k) || open_file(args->v, &job->v, args->bshd, &s->v))
+    flashc_attention_params whole = job->params;
+    const flashc_block_table *table_v = whole.block_table_v.pages ? &whole.block_table_v : &whole.block_table;
+    whole.kernel = kernel; /* that of the one call, whose choice goes by the longest sequence */
+    if (flashc_cli_stream_rows_open(args->k, &job->k, args->bshd, &whole, &whole.block_table, &whole.k_scale, &s->k) ||
+        flashc_cli_stream_rows_open(args->v, &job->v, args->bshd, &whole, table_v, &whole.v_scale, &s->v))
         return FLASHC_CLI_FAILED;
-    flashc_status status = flashc_attention_state_init(&s->state, sizeof s->state, whole);
-    if (status != FLASHC_OK)
-        return flashc_cli_library_error(status);
-    s->params = *whole;
-    s->state.seqlens_k = whole->seqlens_k;
-    if (allocate(s))
-        return FLASHC_CLI_FAILED;
-    status = flashc_attention_state_clear(&s->state);
-    if (status != FLASHC_OK)
-        return flashc_cli_library_error(status);
-    return run_chunks(s, args, whole, progress);
+    progress->parts = 0;
+    for (int64_t b = 0; b < whole.batch; b++)
+        progress->parts += chunks_of(&whole, b, args->stream_kv);
+    for (int64_t b = 0; b < whole.batch; b++)
+        if (run_sequence(s, &whole, b, args->stream_kv, progress))
+            return FLASHC_CLI_FAILED;
+    return FLASHC_CLI_OK;
 }
 
-int flashc_cli_stream_run(const flashc_cli_attention_args *args, const flashc_cli_job *job,
+int flashc_cli_stream_run(const flashc_cli_attention_args *args, const flashc_cli_job *job, const char *kernel,
                           flashc_cli_progress *progress)
 {
     stream s = {.state = {.row_max = NULL}};
@@ -175,12 +173,9 @@ int flashc_cli_stream_run(const flashc_cli_attention_args *args, const flashc_cl
      * memory of the same size left (265 MB for chunks of 34 MB). */
     mallopt(M_MMAP_THRESHOLD, 1 << 20);
 #endif
-    const int exit_code = run(&s, args, job, progress);
-    close_file(&s.k);
-    close_file(&s.v);
-    free(s.state.row_max);
-    free(s.state.row_sum);
-    free(s.state.acc);
-    free(s.seqlens_k);
+    const int exit_code = run(&s, args, job, kernel, progress);
+    flashc_cli_stream_rows_close(&s.k);
+    flashc_cli_stream_rows_close(&s.v);
+    free_state(&s.state);
     return exit_code;
 }
