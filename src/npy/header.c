@@ -42,15 +42,6 @@ bool flashc_npy_bytes_needed(const void *bytes, size_t n_bytes, size_t *needed, 
     return true;
 }
 
-int64_t flashc_npy_extent(int rank, const int64_t *shape, size_t item_size)
-{
-    int64_t extent = (int64_t)item_size;
-    for (int axis = 0; axis < rank; axis++)
-        if (shape[axis] != 0 && __builtin_mul_overflow(extent, shape[axis], &extent))
-            return 0;
-    return extent;
-}
-
 static void skip_space(cursor *c)
 {
     while (c->at < c->end && memchr(" \t\n\r\f", *c->at, 5) != NULL)

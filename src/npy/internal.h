@@ -24,6 +24,9 @@ bool flashc_npy_bytes_needed(const void *bytes, size_t n_bytes, size_t *needed, 
 bool flashc_npy_parse_descr(const char *text, size_t length, flashc_npy_header *out, char *message,
                             size_t message_size);
 
+/* How the type is written, without the byte order: "f4". It must be one of the enum. */
+const char *flashc_npy_type_descr(flashc_npy_type type);
+
 /* A copy of length bytes of a hostile file that is fit for a message: printable ASCII, cut to size - 1. */
 const char *flashc_npy_printable(const char *text, size_t length, char *buffer, size_t size);
 
