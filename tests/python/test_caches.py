@@ -1,5 +1,7 @@
 """append_kv(), and attention() on lengths, packed sequences and pages: the bits of a padded batch."""
 
+import ctypes
+
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16
@@ -55,6 +57,27 @@ def test_packed(batch, numbers):
     assert np.array_equal(o.transpose(1, 0, 2), expected)
     plan = flashc.explain(q, k, v, cu_seqlens_q=starts, cu_seqlens_k=starts)
     assert plan.flops == sum(4 * DIM * HEADS * n * n for n in LENGTHS)
+
+
+@pytest.mark.parametrize("number", [ctypes.c_int32, ctypes.c_int64])
+def test_numbers_of_ctypes(batch, number):
+    """Its arrays have no strides in the buffer protocol."""
+    q, k, v, padded_k, padded_v, expected, _ = batch
+    starts = (number * len(STARTS))(*STARTS.tolist())
+    o = flashc.attention(q, k, v, cu_seqlens_q=starts, cu_seqlens_k=starts, **CAUSAL)
+    assert np.array_equal(o, expected)
+    one_page_each = (number * 1 * len(LENGTHS))(*[(number * 1)(b) for b in range(len(LENGTHS))])
+    lengths = (number * len(LENGTHS))(*LENGTHS)
+    o = flashc.attention(q, padded_k, padded_v, cu_seqlens_q=starts, seqlens_k=lengths, block_table=one_page_each, **CAUSAL)
+    assert np.array_equal(o, expected)
+
+
+def test_pages_that_only_claim_to_be_large():
+    k = np.broadcast_to(np.int8(0), (1, 1, 2 ** 59, 8))
+    scale = np.ones((1, 1, 1), np.float32)
+    q = np.zeros((1, 1, 1, 8), np.float32)
+    with pytest.raises(ValueError, match="^seqlen_k: expected 0 to 2\\^48"):
+        flashc.attention(q, k, k, k_scale=scale, v_scale=scale, block_table=np.zeros((1, 32), np.int32), seqlens_k=[1])
 
 
 def test_mask_and_bias_of_packed_sequences(batch):

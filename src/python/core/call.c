@@ -6,62 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Replaces what a conversion raised: TypeError, or ValueError for a number out of range. An exception that says
- * nothing about the argument (KeyboardInterrupt, MemoryError) stays. Returns -1. */
-int flashc_py_wrong_argument(const char *name, const char *expected, PyObject *found)
-{
-    if (PyErr_Occurred() && (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError)))
-        return -1;
-    const bool out_of_range = PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError);
-    PyErr_Clear();
-    PyErr_Format(out_of_range ? PyExc_ValueError : PyExc_TypeError, "%s: expected %s, found %R", name, expected, found);
-    return -1;
-}
-
-int64_t *flashc_py_call_per_batch(const flashc_py_call *c, const char *name, const char *expected, bool single,
-                                  PyObject *object)
-{
-    if (PyBool_Check(object) || PyDict_Check(object) || PyUnicode_Check(object))
-        return flashc_py_wrong_argument(name, expected, object), NULL;
-    Py_ssize_t n = PyObject_Size(object);
-    PyObject *one = NULL;
-    if (n < 0) { /* a number, or an array without axes */
-        PyErr_Clear();
-        n = (Py_ssize_t)c->params.batch;
-        one = single ? PyNumber_Index(object) : NULL;
-        if (!one)
-            return flashc_py_wrong_argument(name, expected, object), NULL;
-    }
-    if (n != c->params.batch) { /* not with one */
-        PyErr_Format(PyExc_ValueError, "%s: expected one %s per batch element, %lld, found %zd", name,
-                     single ? "position" : "number", (long long)c->params.batch, n);
-        return NULL;
-    }
-    int64_t *array = malloc(((size_t)n + 1) * sizeof *array);
-    if (!array)
-        PyErr_NoMemory();
-    for (Py_ssize_t i = 0; array && i < n; i++) {
-        PyObject *index = one ? NULL : PyLong_FromSsize_t(i); /* by object: a tensor is no sequence of the C API's */
-        PyObject *item = index ? PyObject_GetItem(object, index) : NULL;
-        Py_XDECREF(index);
-        PyObject *number = one ? Py_NewRef(one) : item ? PyNumber_Index(item) : NULL;
-        array[i] = number ? PyLong_AsLongLong(number) : -1;
-        Py_XDECREF(number);
-        Py_XDECREF(item);
-        if (PyErr_Occurred()) {
-            flashc_py_wrong_argument(name, expected, object);
-            free(array);
-            array = NULL;
-        }
-    }
-    Py_XDECREF(one);
-    return array;
-}
-
 static int set_offsets(flashc_py_call *c, PyObject *align)
 {
-    c->offsets = flashc_py_call_per_batch(
-        c, "align", "'top-left', 'bottom-right', a position (int) or one per batch element", true, align);
+    c->offsets = flashc_py_integers_per_batch(
+        align, "align", "'top-left', 'bottom-right', a position (int) or one per batch element", true, c->params.batch);
     if (!c->offsets)
         return -1;
     c->params.alignment = FLASHC_ALIGN_EXPLICIT;

@@ -27,9 +27,9 @@ typedef struct {
     flashc_py_view feature[N_FEATURE_ARRAYS];
     int64_t *lengths[N_LENGTHS];
     flashc_py_view extra[N_EXTRA_OUTPUTS];
-    PyObject *score_mod;                 /* the caller's, or NULL */
-    PyObject *error[3];                  /* what it raised: type, value, traceback; guarded by the GIL */
-    PyObject *kernel; /* bytes */
+    PyObject *score_mod; /* the caller's, or NULL */
+    PyObject *error[3];  /* what it raised: type, value, traceback; guarded by the GIL */
+    PyObject *kernel;    /* bytes */
     Py_buffer workspace;
 } flashc_py_call;
 
@@ -54,14 +54,6 @@ void flashc_py_call_release_features(flashc_py_call *call);
 bool flashc_py_call_raise_of_score_mod(flashc_py_call *call);
 /* Its part that is about outputs besides O and LSE. */
 int flashc_py_call_set_outputs(flashc_py_call *call, PyObject *features);
-
-/* One int for every batch element: from an int (if single) or a sequence of one each. NULL with an exception that
- * names the argument. */
-int64_t *flashc_py_call_per_batch(const flashc_py_call *call, const char *name, const char *expected, bool single,
-                                  PyObject *object);
-
-/* Replaces what a conversion raised: TypeError, or ValueError for a number out of range. Returns -1. */
-int flashc_py_wrong_argument(const char *name, const char *expected, PyObject *found);
 
 /* Takes the argument SEQUENCES, then, once tensors and sizes are set, its part in params. Return 0, or -1 with an
  * exception. */

@@ -171,8 +171,8 @@ static int set_lengths(flashc_py_call *c, PyObject *features)
         PyObject *object = PyTuple_GetItem(features, FIRST_LENGTHS + i);
         if (object == Py_None)
             continue;
-        c->lengths[i] = flashc_py_call_per_batch(c, feature_name[FIRST_LENGTHS + i],
-                                                 "a sequence of one int per batch element", false, object);
+        c->lengths[i] = flashc_py_integers_per_batch(object, feature_name[FIRST_LENGTHS + i],
+                                                     "a sequence of one int per batch element", false, c->params.batch);
         if (!c->lengths[i])
             return -1;
         *fields[i] = c->lengths[i];

@@ -169,7 +169,9 @@ int flashc_py_call_set_tensors(flashc_py_call *c, PyObject *const *args, int bsh
     p->batch = packed_q ? s[CU_SEQLENS_Q].shape[0] - 1 : q[BATCH];
     p->num_heads = q[HEADS], p->seqlen_q = q[ROWS], p->head_dim = q[COLS];
     p->num_heads_k = k[HEADS], p->head_dim_v = v[COLS];
-    p->seqlen_k = s[BLOCK_TABLE].narrow ? s[BLOCK_TABLE].shape[1] * k[ROWS] : k[ROWS];
+    const int64_t pages = s[BLOCK_TABLE].narrow ? s[BLOCK_TABLE].shape[1] : 1;
+    if (__builtin_mul_overflow(pages, k[ROWS], &p->seqlen_k))
+        p->seqlen_k = INT64_MAX; /* of pages that only claim to be so large: refused as seqlen_k */
     if ((padded_k && !packed_q && check_size(c, K, "batch", k[BATCH], q[BATCH], Q)) ||
         check_size(c, K, "head_dim", k[COLS], q[COLS], Q) ||
         (!own_v && check_size(c, V, padded_k ? "batch" : "pages", v[BATCH], k[BATCH], K)) ||

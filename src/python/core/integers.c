@@ -1,12 +1,11 @@
 #include "python/core/integers.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 static int wrong(PyObject *type, const char *name, int axes, PyObject *found)
 {
-    if (PyErr_Occurred() && (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError)))
+    if (flashc_py_raised_otherwise())
         return -1;
     PyErr_Clear();
     PyErr_Format(type, "%s: expected int32 or int64 numbers on %d %s, found %R", name, axes,
@@ -44,18 +43,20 @@ static int take_buffer(PyObject *object, const char *name, int axes, const Py_bu
     const size_t size = integer_size(buffer);
     if (size == 0 || buffer->ndim != axes)
         return wrong(size == 0 ? PyExc_TypeError : PyExc_ValueError, name, axes, object);
-    if (reserve(out, buffer->shape[0], axes == 2 ? buffer->shape[1] : 1) != 0)
+    const Py_ssize_t columns = axes == 2 ? buffer->shape[1] : 1;
+    if (reserve(out, buffer->shape[0], columns) != 0)
         return -1;
+    /* ctypes gives no strides, although it is asked for them. */
+    const Py_ssize_t packed[2] = {columns * (Py_ssize_t)size, (Py_ssize_t)size};
+    const Py_ssize_t *stride = buffer->strides ? buffer->strides : packed;
     for (int64_t i = 0; i < out->shape[0]; i++)
-        for (int64_t j = 0; j < out->shape[1]; j++) {
-            const char *at = (const char *)buffer->buf + i * buffer->strides[0];
-            if (axes == 2)
-                at += j * buffer->strides[1];
-            int32_t narrow;
-            int64_t *value = &out->values[i * out->shape[1] + j];
+        for (int64_t j = 0; j < columns; j++) {
+            const char *at = (const char *)buffer->buf + i * stride[0] + (axes == 2 ? j * stride[1] : 0);
+            int64_t *value = &out->values[i * columns + j];
             if (size == sizeof *value) {
                 memcpy(value, at, sizeof *value);
             } else {
+                int32_t narrow;
                 memcpy(&narrow, at, sizeof narrow);
                 *value = narrow;
             }
@@ -139,6 +140,46 @@ int flashc_py_integers_take_pages(PyObject *object, const char *name, flashc_py_
         out->narrow[i] = (int32_t)out->values[i];
     }
     return 0;
+}
+
+int64_t *flashc_py_integers_per_batch(PyObject *object, const char *name, const char *expected, bool single,
+                                      int64_t batch)
+{
+    if (PyBool_Check(object) || PyDict_Check(object) || PyUnicode_Check(object))
+        return flashc_py_wrong_argument(name, expected, object), NULL;
+    Py_ssize_t n = PyObject_Size(object);
+    PyObject *one = NULL;
+    if (n < 0) { /* a number, or an array without axes */
+        PyErr_Clear();
+        n = (Py_ssize_t)batch;
+        one = single ? PyNumber_Index(object) : NULL;
+        if (!one)
+            return flashc_py_wrong_argument(name, expected, object), NULL;
+    }
+    if (n != batch) { /* not with one */
+        PyErr_Format(PyExc_ValueError, "%s: expected one %s per batch element, %lld, found %zd", name,
+                     single ? "position" : "number", (long long)batch, n);
+        return NULL;
+    }
+    int64_t *array = malloc(((size_t)n + 1) * sizeof *array);
+    if (!array)
+        PyErr_NoMemory();
+    for (Py_ssize_t i = 0; array && i < n; i++) {
+        PyObject *index = one ? NULL : PyLong_FromSsize_t(i); /* by object: a tensor is no sequence of the C API's */
+        PyObject *item = index ? PyObject_GetItem(object, index) : NULL;
+        Py_XDECREF(index);
+        PyObject *number = one ? Py_NewRef(one) : item ? PyNumber_Index(item) : NULL;
+        array[i] = number ? PyLong_AsLongLong(number) : -1;
+        Py_XDECREF(number);
+        Py_XDECREF(item);
+        if (PyErr_Occurred()) {
+            flashc_py_wrong_argument(name, expected, object);
+            free(array);
+            array = NULL;
+        }
+    }
+    Py_XDECREF(one);
+    return array;
 }
 
 int flashc_py_integers_expect(const flashc_py_integers *integers, const char *name, int64_t count)

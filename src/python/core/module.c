@@ -8,6 +8,21 @@ PyObject *flashc_py_raise(flashc_status status)
     return NULL;
 }
 
+bool flashc_py_raised_otherwise(void)
+{
+    return PyErr_Occurred() && (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError));
+}
+
+int flashc_py_wrong_argument(const char *name, const char *expected, PyObject *found)
+{
+    if (flashc_py_raised_otherwise())
+        return -1;
+    const bool out_of_range = PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError);
+    PyErr_Clear();
+    PyErr_Format(out_of_range ? PyExc_ValueError : PyExc_TypeError, "%s: expected %s, found %R", name, expected, found);
+    return -1;
+}
+
 int flashc_py_check_count(const char *function, Py_ssize_t count, Py_ssize_t expected)
 {
     if (count == expected)

@@ -7,9 +7,18 @@
 
 #include "flashc.h"
 
+#include <stdbool.h>
+
 /* Raises what a failed status means, with flashc_last_error() as the text: MemoryError for FLASHC_ERR_MEMORY, else
  * ValueError. Returns NULL. */
 PyObject *flashc_py_raise(flashc_status status);
+
+/* Is an exception set that says nothing about an argument (KeyboardInterrupt, MemoryError)? It goes through as it is. */
+bool flashc_py_raised_otherwise(void);
+
+/* Replaces what a conversion raised by "name: expected ..., found ...": TypeError, or ValueError for a number out of
+ * range. An exception that says nothing about the argument stays. Returns -1. */
+int flashc_py_wrong_argument(const char *name, const char *expected, PyObject *found);
 
 /* Functions of the module; every one is METH_FASTCALL, called by the package's Python code, which
  * documents them, with all arguments in order (_core.pyi). */

@@ -6,8 +6,8 @@
  * line of it. */
 static int cannot_read(const char *name)
 {
-    if (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError))
-        return -1; /* KeyboardInterrupt and its like go through */
+    if (flashc_py_raised_otherwise())
+        return -1;
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     PyObject *text = value ? PyObject_Str(value) : NULL;
