@@ -529,6 +529,11 @@ FLASHC_API void flashc_shared_prefix_init(flashc_shared_prefix *prefix, size_t s
  * flashc_attention_fwd(); those about its tensors begin with "prefix->". */
 FLASHC_API flashc_status flashc_attention_shared_prefix(const flashc_attention_params *params,
                                                         const flashc_shared_prefix *prefix);
+/* The plans of its two parts, as flashc_explain() has them: of all queries on the prefix, and of each sequence's on its
+ * own keys. Tensor data is not read. Errors as flashc_attention_shared_prefix(). */
+FLASHC_API flashc_status flashc_explain_shared_prefix(const flashc_attention_params *params,
+                                                      const flashc_shared_prefix *prefix,
+                                                      flashc_explanation *prefix_plan, flashc_explanation *own_plan);
 
 /* What this machine and this build have. */
 typedef struct flashc_system_info {

@@ -1,6 +1,6 @@
 /* A shared prefix through an attention state: the queries of all sequences as one sequence against the prefix, then
  * each sequence's against its own keys. Both walks meet in the same rows of the state. */
-#include "attention/problem.h"
+#include "attention/explain.h"
 #include "common.h"
 #include "numerics.h"
 #include "params.h"
@@ -71,9 +71,10 @@ static flashc_attention_params of_prefix(const flashc_attention_params *p, const
     return all;
 }
 
-/* Everything, before any work. *own: the call on each sequence's own keys; what is wrong with the other one then is the
- * prefix's. */
-static flashc_status check(const flashc_attention_params *p, const flashc_shared_prefix *prefix, flashc_problem *own)
+/* Everything, before any work; scales: those too, which are read. *own: the call on each sequence's own keys; what is
+ * wrong with the other one then is the prefix's. */
+static flashc_status check(const flashc_attention_params *p, const flashc_shared_prefix *prefix, bool scales,
+                           flashc_problem *own)
 {
     char message[512];
     flashc_problem shared;
@@ -84,13 +85,13 @@ static flashc_status check(const flashc_attention_params *p, const flashc_shared
         status = flashc_problem_init(own, p);
     if (status == FLASHC_OK)
         status = check_rows_of_queries(p);
-    if (status == FLASHC_OK)
+    if (status == FLASHC_OK && scales)
         status = flashc_scales_check(own);
     if (status != FLASHC_OK)
         return status;
     const flashc_attention_params all = of_prefix(p, prefix);
     status = flashc_problem_init_chunk(&shared, &all, NULL);
-    if (status == FLASHC_OK)
+    if (status == FLASHC_OK && scales)
         status = flashc_scales_check(&shared);
     if (status == FLASHC_OK)
         return FLASHC_OK;
@@ -98,64 +99,94 @@ static flashc_status check(const flashc_attention_params *p, const flashc_shared
     return flashc_fail(status, "%s", message);
 }
 
+/* The two chunks of a state that the call is made of. */
+typedef struct chunks {
+    flashc_attention_params shared, own;
+    flashc_attention_state state; /* without arrays */
+    int64_t *offsets;             /* what own points to; to be freed */
+} chunks;
+
 /* Positions count from the prefix on; a sum beyond 64 bits is beyond all keys. */
-static void set_offsets(flashc_attention_params *p, const flashc_problem *own, int64_t *offsets, int64_t seqlen_prefix)
+static void set_offsets(chunks *c, const flashc_problem *own, int64_t seqlen_prefix)
 {
-    for (int64_t b = 0; b < p->batch; b++)
-        if (__builtin_add_overflow(flashc_problem_sequence(own, b).offset, seqlen_prefix, &offsets[b]))
-            offsets[b] = INT64_MAX;
-    p->alignment = FLASHC_ALIGN_EXPLICIT;
-    p->offsets = offsets;
+    for (int64_t b = 0; b < c->own.batch; b++)
+        if (__builtin_add_overflow(flashc_problem_sequence(own, b).offset, seqlen_prefix, &c->offsets[b]))
+            c->offsets[b] = INT64_MAX;
+    c->own.alignment = FLASHC_ALIGN_EXPLICIT;
+    c->own.offsets = c->offsets;
 }
 
-/* The arrays of a state and offsets, one allocation; NULL if there is no memory. */
-static void *allocate(flashc_attention_state *s, int64_t batch, int64_t **offsets)
+static flashc_status no_memory(const chunks *c)
 {
-    int64_t rows, floats;
-    if (__builtin_mul_overflow(s->levels, s->rows, &rows) ||
-        __builtin_mul_overflow(rows, s->head_dim_v + 2, &floats) || floats > INT64_MAX / 8 - batch - 1)
-        return NULL;
-    int64_t *memory = malloc((size_t)(batch + 1) * sizeof *memory + (size_t)floats * sizeof(float));
-    if (!memory)
-        return NULL;
-    *offsets = memory;
-    s->row_max = (float *)(void *)(memory + batch + 1);
-    s->row_sum = s->row_max + rows;
-    s->acc = s->row_sum + rows;
-    return memory;
+    return flashc_fail(FLASHC_ERR_MEMORY, "shared prefix: no memory for a state of %" PRId64 " rows", c->state.rows);
 }
 
-static flashc_status run(flashc_attention_params *p, const flashc_shared_prefix *prefix, const flashc_problem *own)
+static flashc_status make_chunks(chunks *c, const flashc_attention_params *p, const flashc_shared_prefix *prefix,
+                                 const flashc_problem *own)
 {
-    const flashc_attention_params all = of_prefix(p, prefix);
     flashc_attention_params whole = *p; /* as far as a state is about it */
-    flashc_attention_state state;
-    int64_t *offsets;
     whole.seqlen_k = prefix->seqlen + p->seqlen_k;
     whole.cu_seqlens_k = whole.seqlens_k = NULL;
     whole.causal = 0;
     whole.alignment = FLASHC_ALIGN_UNSET;
-    flashc_status status = flashc_attention_state_init(&state, sizeof state, &whole);
+    *c = (chunks){.shared = of_prefix(p, prefix), .own = *p};
+    flashc_status status = flashc_attention_state_init(&c->state, sizeof c->state, &whole);
     if (status != FLASHC_OK)
         return status;
     if (!p->cu_seqlens_q) {
-        state.row_stride[0] = p->seqlen_q;
-        state.row_stride[1] = p->batch * p->seqlen_q;
+        c->state.row_stride[0] = p->seqlen_q;
+        c->state.row_stride[1] = p->batch * p->seqlen_q;
     }
-    void *memory = allocate(&state, p->batch, &offsets);
+    c->offsets = calloc((size_t)p->batch + 1, sizeof *c->offsets);
+    if (!c->offsets)
+        return no_memory(c);
+    set_offsets(c, own, prefix->seqlen);
+    return FLASHC_OK;
+}
+
+/* The arrays of a state, one allocation; NULL if there is no memory. */
+static float *allocate(flashc_attention_state *s)
+{
+    int64_t rows, floats;
+    if (__builtin_mul_overflow(s->levels, s->rows, &rows) ||
+        __builtin_mul_overflow(rows, s->head_dim_v + 2, &floats) || floats > INT64_MAX / 8)
+        return NULL;
+    float *memory = malloc((size_t)floats * sizeof *memory + 1);
     if (!memory)
-        return flashc_fail(FLASHC_ERR_MEMORY, "shared prefix: no memory for a state of %" PRId64 " rows", state.rows);
-    status = flashc_attention_state_clear(&state);
-    if (status == FLASHC_OK && prefix->seqlen > 0)
-        status = flashc_attention_accumulate(&state, &all);
-    state.next_key = status == FLASHC_OK ? prefix->seqlen : 0;
-    set_offsets(p, own, offsets, prefix->seqlen);
+        return NULL;
+    s->row_max = memory;
+    s->row_sum = memory + rows;
+    s->acc = memory + 2 * rows;
+    return memory;
+}
+
+static flashc_status run(chunks *c, int64_t seqlen_prefix)
+{
+    float *memory = allocate(&c->state);
+    if (!memory)
+        return no_memory(c);
+    flashc_status status = flashc_attention_state_clear(&c->state);
+    if (status == FLASHC_OK && seqlen_prefix > 0)
+        status = flashc_attention_accumulate(&c->state, &c->shared);
     if (status == FLASHC_OK)
-        status = flashc_attention_accumulate(&state, p);
+        status = flashc_attention_accumulate(&c->state, &c->own);
     if (status == FLASHC_OK)
-        status = flashc_attention_finish(&state, p);
+        status = flashc_attention_finish(&c->state, &c->own);
     free(memory);
     return status;
+}
+
+/* Both chunks as they come to the state. */
+static flashc_status explain(chunks *c, int64_t seqlen_prefix, flashc_explanation *shared, flashc_explanation *own)
+{
+    flashc_problem problem;
+    flashc_status status = flashc_problem_init_chunk(&problem, &c->shared, &c->state);
+    if (status == FLASHC_OK)
+        status = flashc_explain_problem(&problem, shared);
+    c->state.next_key = seqlen_prefix;
+    if (status == FLASHC_OK)
+        status = flashc_problem_init_chunk(&problem, &c->own, &c->state);
+    return status == FLASHC_OK ? flashc_explain_problem(&problem, own) : status;
 }
 
 void flashc_shared_prefix_init(flashc_shared_prefix *prefix, size_t struct_size)
@@ -164,17 +195,49 @@ void flashc_shared_prefix_init(flashc_shared_prefix *prefix, size_t struct_size)
     flashc_params_fill(prefix, struct_size, &defaults, sizeof defaults);
 }
 
-flashc_status flashc_attention_shared_prefix(const flashc_attention_params *params, const flashc_shared_prefix *prefix)
+/* Reads and checks the arguments, and makes chunks of them; c->offsets are to be freed in any case. */
+static flashc_status begin(const flashc_attention_params *params, const flashc_shared_prefix *prefix, bool scales,
+                           flashc_shared_prefix *shared, chunks *c)
 {
     flashc_attention_params p;
     flashc_problem own;
-    flashc_shared_prefix shared;
+    c->offsets = NULL;
     flashc_attention_params_init(&p, sizeof p);
-    flashc_shared_prefix_init(&shared, sizeof shared);
+    flashc_shared_prefix_init(shared, sizeof *shared);
     flashc_status status = flashc_params_read(&p, sizeof p, params, sizeof p, "flashc_attention_params_init");
+    if (status == FLASHC_OK && !prefix)
+        status = flashc_fail(FLASHC_ERR_ARGUMENT, "prefix: expected a pointer, found NULL");
     if (status == FLASHC_OK)
-        status = flashc_params_read(&shared, sizeof shared, prefix, FIRST_PREFIX_SIZE, "flashc_shared_prefix_init");
+        status = flashc_params_read(shared, sizeof *shared, prefix, FIRST_PREFIX_SIZE, "flashc_shared_prefix_init");
     if (status == FLASHC_OK)
-        status = check(&p, &shared, &own);
-    return status == FLASHC_OK ? run(&p, &shared, &own) : status;
+        status = check(&p, shared, scales, &own);
+    return status == FLASHC_OK ? make_chunks(c, &p, shared, &own) : status;
+}
+
+flashc_status flashc_attention_shared_prefix(const flashc_attention_params *params, const flashc_shared_prefix *prefix)
+{
+    flashc_shared_prefix shared;
+    chunks c;
+    flashc_status status = begin(params, prefix, true, &shared, &c);
+    if (status == FLASHC_OK)
+        status = run(&c, shared.seqlen);
+    free(c.offsets);
+    return status;
+}
+
+flashc_status flashc_explain_shared_prefix(const flashc_attention_params *params, const flashc_shared_prefix *prefix,
+                                           flashc_explanation *prefix_plan, flashc_explanation *own_plan)
+{
+    flashc_shared_prefix shared;
+    chunks c;
+    flashc_status status = flashc_explanation_check("prefix_plan", prefix_plan);
+    if (status == FLASHC_OK)
+        status = flashc_explanation_check("own_plan", own_plan);
+    if (status != FLASHC_OK)
+        return status;
+    status = begin(params, prefix, false, &shared, &c);
+    if (status == FLASHC_OK)
+        status = explain(&c, shared.seqlen, prefix_plan, own_plan);
+    free(c.offsets);
+    return status;
 }

@@ -8,7 +8,8 @@
 
 enum {
     FOR_EACH = FLASHC_CLI_FOR_ATTENTION | FLASHC_CLI_FOR_EXPLAIN | FLASHC_CLI_FOR_BENCH,
-    FOR_SHAPES = FLASHC_CLI_FOR_EXPLAIN | FLASHC_CLI_FOR_BENCH
+    FOR_SHAPES = FLASHC_CLI_FOR_EXPLAIN | FLASHC_CLI_FOR_BENCH,
+    FOR_PLANS = FLASHC_CLI_FOR_ATTENTION | FLASHC_CLI_FOR_EXPLAIN
 };
 
 enum {
@@ -93,11 +94,11 @@ const flashc_cli_option flashc_cli_attention_options[] = {
      FLASHC_CLI_FOR_ATTENTION},
     {OPT_PREFIX_K, "prefix-k", 0, "FILE",
      "Keys that all batch elements share, in front of each one's own, read once for all: [H,L,D]. Needs --prefix-v.",
-     FLASHC_CLI_FOR_ATTENTION},
-    {OPT_PREFIX_V, "prefix-v", 0, "FILE", "Values of the keys of --prefix-k.", FLASHC_CLI_FOR_ATTENTION},
+     FOR_PLANS},
+    {OPT_PREFIX_V, "prefix-v", 0, "FILE", "Values of the keys of --prefix-k.", FOR_PLANS},
     {OPT_PREFIX_K_SCALE, "prefix-k-scale", 0, "FILE", "Factors of the codes of --prefix-k, as --k-scale.",
-     FLASHC_CLI_FOR_ATTENTION},
-    {OPT_PREFIX_V_SCALE, "prefix-v-scale", 0, "FILE", "Factors of the codes of --prefix-v.", FLASHC_CLI_FOR_ATTENTION},
+     FOR_PLANS},
+    {OPT_PREFIX_V_SCALE, "prefix-v-scale", 0, "FILE", "Factors of the codes of --prefix-v.", FOR_PLANS},
     {OPT_COMPARE, "compare", 0, "REF", "Compare O with this file, after any output was written; a mismatch exits 1.",
      FOR_EACH},
     {OPT_RTOL, "rtol", 0, "X", "Relative tolerance of --compare, times |REF|.", FOR_EACH},

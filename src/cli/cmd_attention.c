@@ -14,7 +14,7 @@ typedef struct attention_run {
     flashc_cli_attention_args args;
     flashc_cli_job job;
     flashc_cli_comparison comparison;
-    flashc_explanation plan, prefix_plan; /* of K and V; of the prefix, if there is one */
+    flashc_cli_plan plan;
     double seconds;
 } attention_run;
 
@@ -36,23 +36,24 @@ static int check_args(const flashc_cli_attention_args *args, const flashc_cli_ou
 
 static double gflops(const attention_run *run)
 {
-    return 1e-9 * (run->plan.flops + run->prefix_plan.flops) / run->seconds;
+    return 1e-9 * (run->plan.own.flops + run->plan.prefix.flops) / run->seconds;
 }
 
 static void report_text(const attention_run *run, FILE *out)
 {
+    const flashc_explanation *own = &run->plan.own;
     flashc_cli_job_print_shapes(&run->job, out);
     if (run->args.verbose) {
         flashc_cli_print_plan(&run->plan, out);
     } else {
-        fprintf(out, "kernel     %s\n", run->plan.kernel);
-        fprintf(out, "compute    %s\n", flashc_cli_compute_name(run->plan.compute));
-        fprintf(out, "gemm       %s\n", run->plan.gemm);
-        fprintf(out, "threads    %lld\n", (long long)run->plan.num_threads);
-        fprintf(out, "workspace  %zu bytes\n", run->plan.workspace_size);
+        fprintf(out, "kernel     %s\n", own->kernel);
+        fprintf(out, "compute    %s\n", flashc_cli_compute_name(own->compute));
+        fprintf(out, "gemm       %s\n", own->gemm);
+        fprintf(out, "threads    %lld\n", (long long)own->num_threads);
+        fprintf(out, "workspace  %zu bytes\n", own->workspace_size);
+        if (run->plan.has_prefix)
+            fprintf(out, "prefix     %s\n", run->plan.prefix.kernel);
     }
-    if (run->args.prefix_k)
-        fprintf(out, "prefix     %s\n", run->prefix_plan.kernel);
     fprintf(out, "time       %.3f ms\n", 1e3 * run->seconds);
     fprintf(out, "speed      %.4g GFLOP/s\n", gflops(run));
     if (run->args.compare)
@@ -66,8 +67,6 @@ static void report_json(const attention_run *run)
     flashc_cli_json_object(&json, NULL);
     flashc_cli_job_json_shapes(&run->job, &json);
     flashc_cli_json_plan(&run->plan, &json);
-    if (run->args.prefix_k)
-        flashc_cli_json_string(&json, "prefix_kernel", run->prefix_plan.kernel);
     flashc_cli_json_double(&json, "milliseconds", 1e3 * run->seconds);
     flashc_cli_json_double(&json, "gflops", gflops(run));
     if (run->args.compare)
@@ -77,24 +76,21 @@ static void report_json(const attention_run *run)
 
 static flashc_status call(const attention_run *run)
 {
-    return run->args.prefix_k ? flashc_attention_shared_prefix(&run->job.params, &run->job.prefix.shared)
-                              : flashc_attention_fwd(&run->job.params);
+    return run->plan.has_prefix ? flashc_attention_shared_prefix(&run->job.params, &run->job.prefix.shared)
+                                : flashc_attention_fwd(&run->job.params);
 }
 
 static int compute(attention_run *run)
 {
     flashc_cli_progress progress;
-    run->plan.struct_size = sizeof run->plan;
-    flashc_status status = flashc_explain(&run->job.params, &run->plan);
-    if (status != FLASHC_OK)
-        return flashc_cli_library_error(status);
-    if (run->args.prefix_k && flashc_cli_prefix_explain(&run->job.prefix, &run->job.params, &run->prefix_plan))
+    flashc_status status;
+    if (flashc_cli_job_plan(&run->job, &run->plan))
         return FLASHC_CLI_FAILED;
     flashc_cli_progress_begin(&progress, run->args.quiet, &run->job.params);
     const double start = flashc_cli_now();
     int exit_code = FLASHC_CLI_OK;
     if (run->args.stream_kv)
-        exit_code = flashc_cli_stream_run(&run->args, &run->job, run->plan.kernel, &progress);
+        exit_code = flashc_cli_stream_run(&run->args, &run->job, run->plan.own.kernel, &progress);
     else if ((status = call(run)) != FLASHC_OK)
         exit_code = flashc_cli_library_error(status);
     run->seconds = flashc_cli_now() - start;

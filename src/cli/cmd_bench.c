@@ -129,7 +129,7 @@ static int bench_kernels(const flashc_cli_attention_args *args, flashc_cli_job *
         if (status != FLASHC_OK)
             return flashc_cli_library_error(status);
         if (args->verbose && !args->json && !args->quiet)
-            flashc_cli_print_plan(&run->plan, stdout);
+            flashc_cli_print_explanation(&run->plan, stdout);
         (*num_runs)++;
         const int code = bench_kernel(args, job->params, rotation, run);
         if (code != FLASHC_CLI_OK)

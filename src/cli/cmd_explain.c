@@ -12,5 +12,6 @@ int flashc_cmd_explain(int argc, char **argv)
             "the headers are read; without files the shapes say what to explain.",
             "Options that say where results go or how they are compared have no effect here.\n", &args, &exit_code))
         return exit_code;
-    return flashc_cli_explain(&args);
+    exit_code = flashc_cli_prefix_check(&args);
+    return exit_code ? exit_code : flashc_cli_explain(&args);
 }

@@ -263,11 +263,23 @@ int flashc_cli_job_open(const flashc_cli_attention_args *args, int plan_only, fl
     job->params.num_threads = args->num_threads;
     job->params.kernel = args->kernel;
     job->params.compute = args->compute;
-    if ((args->prefix_k && flashc_cli_prefix_open(args, &job->prefix, &job->q, &job->params)) ||
+    if ((args->prefix_k && flashc_cli_prefix_open(args, plan_only, &job->prefix, &job->q, &job->params)) ||
         set_alignment(args, job) || read_mask_and_bias(args, plan_only, job) ||
         flashc_cli_scores_set(args, plan_only, &job->scores, &job->params) || make_outputs(args, plan_only, job))
         return FLASHC_CLI_FAILED;
     return FLASHC_CLI_OK;
+}
+
+int flashc_cli_job_plan(const flashc_cli_job *job, flashc_cli_plan *plan)
+{
+    flashc_status status;
+    *plan = (flashc_cli_plan){.own = {.struct_size = sizeof plan->own}, .prefix = {.struct_size = sizeof plan->prefix}};
+    plan->has_prefix = job->prefix.k.data != NULL;
+    if (plan->has_prefix)
+        status = flashc_explain_shared_prefix(&job->params, &job->prefix.shared, &plan->prefix, &plan->own);
+    else
+        status = flashc_explain(&job->params, &plan->own);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
 }
 
 void flashc_cli_job_close(flashc_cli_job *job)

@@ -19,7 +19,7 @@ typedef struct flashc_cli_job {
     flashc_attention_params params; /* ready for flashc_attention_fwd() */
     flashc_cli_array q, k, v, k_scale, v_scale, mask, bias; /* data NULL: none */
     flashc_cli_array o, lse;        /* packed, in Q's rank and layout; always there */
-    flashc_cli_prefix prefix;       /* attention */
+    flashc_cli_prefix prefix;
     flashc_cli_extra extra;         /* further outputs */
     flashc_cli_sequences sequences; /* what params' lengths and tables point to */
     flashc_cli_scores scores;       /* what params' slopes, sinks and block mask point to */
@@ -40,12 +40,22 @@ int flashc_cli_library_error(flashc_status status);
 void flashc_cli_job_print_shapes(const flashc_cli_job *job, FILE *out);
 void flashc_cli_job_json_shapes(const flashc_cli_job *job, flashc_cli_json *json);
 
-/* The same for kernel, tiles, threads and workspace. */
+/* What a job runs: on K and V, and on the prefix where there is one. */
+typedef struct flashc_cli_plan {
+    flashc_explanation own, prefix;
+    int has_prefix;
+} flashc_cli_plan;
+
+/* Returns FLASHC_CLI_OK, or FLASHC_CLI_FAILED after a message. */
+int flashc_cli_job_plan(const flashc_cli_job *job, flashc_cli_plan *plan);
+
 /* "f32" or "bf16" */
 const char *flashc_cli_compute_name(flashc_compute compute);
 
-void flashc_cli_print_plan(const flashc_explanation *plan, FILE *out);
-void flashc_cli_json_plan(const flashc_explanation *plan, flashc_cli_json *json);
+/* Prints kernel, tiles, threads and workspace: of one call, of a job, and as members of the open JSON object. */
+void flashc_cli_print_explanation(const flashc_explanation *explanation, FILE *out);
+void flashc_cli_print_plan(const flashc_cli_plan *plan, FILE *out);
+void flashc_cli_json_plan(const flashc_cli_plan *plan, flashc_cli_json *json);
 
 /* What `explain` and `attention --dry-run` print; returns the exit code. */
 int flashc_cli_explain(const flashc_cli_attention_args *args);

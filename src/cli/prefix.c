@@ -19,7 +19,8 @@ int flashc_cli_prefix_check(const flashc_cli_attention_args *args)
                    {"--scores", args->scores != NULL},
                    {"--key-mass", args->key_mass != NULL},
                    {"--stream-kv", args->stream_kv > 0},
-                   {"--dry-run", args->dry_run}};
+                   {"--probe", args->probe},
+                   {"--predict", args->predict}};
     const char *given = args->prefix_k         ? "--prefix-k"
                         : args->prefix_v       ? "--prefix-v"
                         : args->prefix_k_scale ? "--prefix-k-scale"
@@ -34,12 +35,12 @@ int flashc_cli_prefix_check(const flashc_cli_attention_args *args)
 }
 
 /* K or V: [H,L,D], and the view of it. */
-static int read(const char *path, const flashc_cli_attention_args *args, const flashc_cli_array *q,
+static int read(const char *path, const flashc_cli_attention_args *args, int plan_only, const flashc_cli_array *q,
                 flashc_cli_array *array, flashc_tensor *view, int64_t sizes[4])
 {
     char found[FLASHC_CLI_SHAPE_TEXT];
     const int rank = q->rank < 4 ? q->rank : 3;
-    if (flashc_cli_array_read(path, 0, array) ||
+    if (flashc_cli_array_read(path, plan_only, array) ||
         flashc_cli_array_to_cache(array, args->cache_dtype ? args->cache_dtype : args->dtype))
         return FLASHC_CLI_FAILED;
     if (array->rank != rank)
@@ -57,6 +58,10 @@ static int rearrange_queries(int bshd, flashc_cli_array *q, flashc_attention_par
     int64_t sizes[4];
     if (p->cu_seqlens_q || p->batch <= 1 || p->seqlen_q <= 1 || p->q.stride[0] == p->seqlen_q * p->q.stride[2])
         return FLASHC_CLI_OK;
+    if (q->reserved) {
+        p->q = flashc_tensor_bshd(q->data, q->dtype, p->num_heads, p->seqlen_q, p->head_dim);
+        return FLASHC_CLI_OK;
+    }
     if (!bshd)
         flashc_cli_array_swap_axes(q, 1, 2);
     if (flashc_cli_array_pack(q))
@@ -67,13 +72,14 @@ static int rearrange_queries(int bshd, flashc_cli_array *q, flashc_attention_par
     return FLASHC_CLI_OK;
 }
 
-int flashc_cli_prefix_open(const flashc_cli_attention_args *args, flashc_cli_prefix *prefix, flashc_cli_array *q,
-                           flashc_attention_params *p)
+int flashc_cli_prefix_open(const flashc_cli_attention_args *args, int plan_only, flashc_cli_prefix *prefix,
+                           flashc_cli_array *q, flashc_attention_params *p)
 {
     int64_t k[4], v[4];
     flashc_shared_prefix *s = &prefix->shared;
     flashc_shared_prefix_init(s, sizeof *s);
-    if (read(args->prefix_k, args, q, &prefix->k, &s->k, k) || read(args->prefix_v, args, q, &prefix->v, &s->v, v))
+    if (read(args->prefix_k, args, plan_only, q, &prefix->k, &s->k, k) ||
+        read(args->prefix_v, args, plan_only, q, &prefix->v, &s->v, v))
         return FLASHC_CLI_FAILED;
     const struct {
         const flashc_cli_array *array;
@@ -89,37 +95,12 @@ int flashc_cli_prefix_open(const flashc_cli_attention_args *args, flashc_cli_pre
             return flashc_cli_error("%s: expected %lld %s has, found %lld", sizes[i].array->name,
                                     (long long)sizes[i].expected, sizes[i].what, (long long)sizes[i].found);
     s->seqlen = k[2];
-    if ((args->prefix_k_scale && flashc_cli_scales_read(args->prefix_k_scale, 0, &prefix->k, args->bshd,
+    if ((args->prefix_k_scale && flashc_cli_scales_read(args->prefix_k_scale, plan_only, &prefix->k, args->bshd,
                                                         &prefix->k_scale, &s->k_scale)) ||
-        (args->prefix_v_scale && flashc_cli_scales_read(args->prefix_v_scale, 0, &prefix->v, args->bshd,
+        (args->prefix_v_scale && flashc_cli_scales_read(args->prefix_v_scale, plan_only, &prefix->v, args->bshd,
                                                         &prefix->v_scale, &s->v_scale)))
         return FLASHC_CLI_FAILED;
     return rearrange_queries(args->bshd, q, p);
-}
-
-int flashc_cli_prefix_explain(const flashc_cli_prefix *prefix, const flashc_attention_params *params,
-                              flashc_explanation *plan)
-{
-    flashc_attention_params p = *params;
-    const flashc_tensor absent = {.data = NULL};
-    p.seqlen_q = params->cu_seqlens_q ? params->seqlen_q : params->batch * params->seqlen_q;
-    p.batch = 1;
-    p.cu_seqlens_q = p.cu_seqlens_k = p.seqlens_k = NULL;
-    p.block_table = p.block_table_v = (flashc_block_table){.pages = NULL};
-    p.causal = 0;
-    p.alignment = FLASHC_ALIGN_UNSET;
-    p.seqlen_k = prefix->shared.seqlen;
-    p.k = prefix->shared.k;
-    p.v = prefix->shared.v;
-    p.k_scale = prefix->shared.k_scale;
-    p.v_scale = prefix->shared.v_scale;
-    p.o = flashc_tensor_bhsd(p.o.data, p.o.dtype, p.num_heads, p.seqlen_q, p.head_dim_v); /* any without overlap */
-    p.lse = p.row_max = absent;
-    plan->struct_size = sizeof *plan;
-    const flashc_status status = flashc_explain(&p, plan);
-    if (status == FLASHC_OK)
-        return FLASHC_CLI_OK;
-    return flashc_cli_error("%s: prefix->%s", flashc_status_string(status), flashc_last_error());
 }
 
 void flashc_cli_prefix_close(flashc_cli_prefix *prefix)

@@ -1,4 +1,5 @@
-/* `attention --prefix-k --prefix-v`: keys that all batch elements share, in front of each one's own. */
+/* --prefix-k and --prefix-v of `attention` and `explain`: keys that all batch elements share, in front of each
+ * one's own. */
 #ifndef FLASHC_CLI_PREFIX_H
 #define FLASHC_CLI_PREFIX_H
 
@@ -15,13 +16,10 @@ typedef struct flashc_cli_prefix {
 /* Before anything is read: do the options go with a prefix? */
 int flashc_cli_prefix_check(const flashc_cli_attention_args *args);
 
-/* Reads the prefix of a call whose sizes are set. Q's rows are rearranged if they do not lie as the library wants. */
-int flashc_cli_prefix_open(const flashc_cli_attention_args *args, flashc_cli_prefix *prefix, flashc_cli_array *q,
-                           flashc_attention_params *params);
-
-/* The plan of all queries on the prefix. Returns FLASHC_CLI_OK, or FLASHC_CLI_FAILED after a message. */
-int flashc_cli_prefix_explain(const flashc_cli_prefix *prefix, const flashc_attention_params *params,
-                              flashc_explanation *plan);
+/* Reads the prefix of a call whose sizes are set, or, plan_only, its headers. Q's rows are rearranged if they do not
+ * lie as the library wants. */
+int flashc_cli_prefix_open(const flashc_cli_attention_args *args, int plan_only, flashc_cli_prefix *prefix,
+                           flashc_cli_array *q, flashc_attention_params *params);
 
 void flashc_cli_prefix_close(flashc_cli_prefix *prefix);
 

@@ -60,20 +60,21 @@ const char *flashc_cli_compute_name(flashc_compute compute)
     return compute == FLASHC_COMPUTE_BF16 ? "bf16" : "f32";
 }
 
-void flashc_cli_print_plan(const flashc_explanation *plan, FILE *out)
+void flashc_cli_print_explanation(const flashc_explanation *explanation, FILE *out)
 {
-    fprintf(out, "kernel     %s\n", plan->kernel);
-    fprintf(out, "compute    %s\n", flashc_cli_compute_name(plan->compute));
-    fprintf(out, "gemm       %s\n", plan->gemm);
-    fprintf(out, "tiles      %lld queries x %lld keys\n", (long long)plan->block_m, (long long)plan->block_n);
-    fprintf(out, "items      %lld of up to %lld query rows\n", (long long)plan->num_items,
-            (long long)plan->rows_per_item);
-    if (plan->piece_n > 0)
-        fprintf(out, "pieces     of %lld keys, merged in a fixed tree\n", (long long)plan->piece_n);
-    fprintf(out, "threads    %lld\n", (long long)plan->num_threads);
-    fprintf(out, "workspace  %zu bytes\n", plan->workspace_size);
-    fprintf(out, "flops      %.6g\n", plan->flops);
-    const char *line = plan->refused;
+    fprintf(out, "kernel     %s\n", explanation->kernel);
+    fprintf(out, "compute    %s\n", flashc_cli_compute_name(explanation->compute));
+    fprintf(out, "gemm       %s\n", explanation->gemm);
+    fprintf(out, "tiles      %lld queries x %lld keys\n", (long long)explanation->block_m,
+            (long long)explanation->block_n);
+    fprintf(out, "items      %lld of up to %lld query rows\n", (long long)explanation->num_items,
+            (long long)explanation->rows_per_item);
+    if (explanation->piece_n > 0)
+        fprintf(out, "pieces     of %lld keys, merged in a fixed tree\n", (long long)explanation->piece_n);
+    fprintf(out, "threads    %lld\n", (long long)explanation->num_threads);
+    fprintf(out, "workspace  %zu bytes\n", explanation->workspace_size);
+    fprintf(out, "flops      %.6g\n", explanation->flops);
+    const char *line = explanation->refused;
     while (*line) {
         int length = 0;
         while (line[length] && line[length] != '\n')
@@ -83,25 +84,44 @@ void flashc_cli_print_plan(const flashc_explanation *plan, FILE *out)
     }
 }
 
-void flashc_cli_json_plan(const flashc_explanation *plan, flashc_cli_json *json)
+void flashc_cli_print_plan(const flashc_cli_plan *plan, FILE *out)
 {
-    flashc_cli_json_string(json, "kernel", plan->kernel);
-    flashc_cli_json_string(json, "compute", flashc_cli_compute_name(plan->compute));
-    flashc_cli_json_string(json, "gemm", plan->gemm);
-    flashc_cli_json_int(json, "block_m", plan->block_m);
-    flashc_cli_json_int(json, "block_n", plan->block_n);
-    flashc_cli_json_int(json, "rows_per_item", plan->rows_per_item);
-    flashc_cli_json_int(json, "piece_n", plan->piece_n);
-    flashc_cli_json_int(json, "items", plan->num_items);
-    flashc_cli_json_int(json, "threads", plan->num_threads);
-    flashc_cli_json_int(json, "workspace_bytes", (int64_t)plan->workspace_size);
-    flashc_cli_json_double(json, "flops", plan->flops);
-    flashc_cli_json_string(json, "refused", plan->refused);
+    flashc_cli_print_explanation(&plan->own, out);
+    if (!plan->has_prefix)
+        return;
+    fprintf(out, "on the prefix:\n");
+    flashc_cli_print_explanation(&plan->prefix, out);
+}
+
+static void json_explanation(const flashc_explanation *explanation, flashc_cli_json *json)
+{
+    flashc_cli_json_string(json, "kernel", explanation->kernel);
+    flashc_cli_json_string(json, "compute", flashc_cli_compute_name(explanation->compute));
+    flashc_cli_json_string(json, "gemm", explanation->gemm);
+    flashc_cli_json_int(json, "block_m", explanation->block_m);
+    flashc_cli_json_int(json, "block_n", explanation->block_n);
+    flashc_cli_json_int(json, "rows_per_item", explanation->rows_per_item);
+    flashc_cli_json_int(json, "piece_n", explanation->piece_n);
+    flashc_cli_json_int(json, "items", explanation->num_items);
+    flashc_cli_json_int(json, "threads", explanation->num_threads);
+    flashc_cli_json_int(json, "workspace_bytes", (int64_t)explanation->workspace_size);
+    flashc_cli_json_double(json, "flops", explanation->flops);
+    flashc_cli_json_string(json, "refused", explanation->refused);
+}
+
+void flashc_cli_json_plan(const flashc_cli_plan *plan, flashc_cli_json *json)
+{
+    json_explanation(&plan->own, json);
+    if (!plan->has_prefix)
+        return;
+    flashc_cli_json_object(json, "on_prefix");
+    json_explanation(&plan->prefix, json);
+    flashc_cli_json_end(json, '}');
 }
 
 /* choice and predictions: NULL if not asked for. */
-static void print_explanation(const flashc_cli_job *job, const flashc_explanation *plan, const flashc_choice *choice,
-                              const flashc_predictions *predictions, int as_json)
+static void print_all(const flashc_cli_job *job, const flashc_cli_plan *plan, const flashc_choice *choice,
+                      const flashc_predictions *predictions, int as_json)
 {
     if (!as_json) {
         flashc_cli_job_print_shapes(job, stdout);
@@ -127,21 +147,18 @@ static void print_explanation(const flashc_cli_job *job, const flashc_explanatio
 int flashc_cli_explain(const flashc_cli_attention_args *args)
 {
     static flashc_cli_job job; /* too large for the stack */
-    flashc_explanation plan = {.struct_size = sizeof plan};
+    flashc_cli_plan plan;
     flashc_choice choice;
     flashc_predictions predictions;
     int exit_code = flashc_cli_job_open(args, 1, &job);
     if (exit_code == FLASHC_CLI_OK) {
-        const flashc_status status = flashc_explain(&job.params, &plan);
-        if (status != FLASHC_OK)
-            exit_code = flashc_cli_library_error(status);
+        exit_code = flashc_cli_job_plan(&job, &plan);
         if (exit_code == FLASHC_CLI_OK && args->probe)
-            exit_code = flashc_choice_probe(args, &job, &plan, &choice);
+            exit_code = flashc_choice_probe(args, &job, &plan.own, &choice);
         if (exit_code == FLASHC_CLI_OK && args->predict)
-            exit_code = flashc_predict(args, &job, &plan, &predictions);
+            exit_code = flashc_predict(args, &job, &plan.own, &predictions);
         if (exit_code == FLASHC_CLI_OK && (args->json || !args->quiet))
-            print_explanation(&job, &plan, args->probe ? &choice : NULL, args->predict ? &predictions : NULL,
-                              args->json);
+            print_all(&job, &plan, args->probe ? &choice : NULL, args->predict ? &predictions : NULL, args->json);
         exit_code = flashc_cli_finish_stdout(exit_code);
     }
     flashc_cli_job_close(&job);

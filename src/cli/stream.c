@@ -14,8 +14,8 @@
 int flashc_cli_stream_check(const flashc_cli_attention_args *args)
 {
     if (args->key_mass)
-        return flashc_cli_usage_error("--stream-kv and --key-mass do not go together: the mass needs the log-sum-exp of "
-                                      "all keys");
+        return flashc_cli_usage_error("--stream-kv and --key-mass do not go together: the mass needs the log-sum-exp "
+                                      "of all keys");
     if (args->scores && args->scores_stage == FLASHC_SCORES_WEIGHTS)
         return flashc_cli_usage_error("--stream-kv and --scores-stage weights do not go together: weights need the "
                                       "log-sum-exp of all keys");

@@ -115,8 +115,12 @@ static void check_against_oracle(const problem_shape *shape, int64_t prefix, boo
     p.params.num_threads = 2;
     oracle_attention(&p.params, &expected);
     const flashc_shared_prefix shared = split(&p.params, prefix, &own);
+    const double flops = plan_of(&p).flops;
     if (form >= OWN_LENGTHS)
         own.seqlens_k = own_lengths;
+    static flashc_explanation on_prefix = {.struct_size = sizeof on_prefix}, on_own = {.struct_size = sizeof on_own};
+    expect_ok(flashc_explain_shared_prefix(&own, &shared, &on_prefix, &on_own));
+    assert_true(on_prefix.flops + on_own.flops == flops && on_prefix.num_items > 0 && on_own.block_n > 0);
     run_form(&own, &shared, form, 3);
     const flashc_explanation plan = plan_of(&p);
     if (!bound_check(&p.params, &expected, &plan, p.zero_mean, message, sizeof message))
@@ -166,6 +170,51 @@ static void errors(void **state)
     expect_argument_error(flashc_attention_shared_prefix(&own, &shared),
                           "window: expected none with a shared prefix, found one");
     own.window_left = -1;
+    problem_free(&p);
+}
+
+/* What the two parts run, without a look at an element; the choice of each goes by its own rows. */
+static void explanations(void **state)
+{
+    (void)state;
+    problem p;
+    flashc_attention_params own;
+    problem_plain(&p, &(problem_shape){40, 2, 1, 1, 5000, 16, 16}, FLASHC_F32, 1);
+    flashc_shared_prefix shared = split(&p.params, 4000, &own);
+    flashc_explanation on_prefix = {.struct_size = sizeof on_prefix}, on_own = {.struct_size = sizeof on_own};
+    flashc_explanation alone = {.struct_size = sizeof alone};
+    flashc_tensor *const nowhere[] = {&own.q, &own.k, &own.v, &own.o, &shared.k, &shared.v};
+    for (int i = 0; i < 6; i++)
+        nowhere[i]->data = (void *)(uintptr_t)(64 * (i + 1));
+    own.lse.data = NULL;
+    expect_ok(flashc_explain_shared_prefix(&own, &shared, &on_prefix, &on_own));
+    expect_ok(flashc_explain(&own, &alone));
+    assert_string_equal(on_own.kernel, alone.kernel);
+    assert_true(on_own.flops == alone.flops && on_own.num_items == alone.num_items);
+    flashc_attention_params all = own; /* 80 rows for each K/V head */
+    all.batch = 1;
+    all.seqlen_q = 40;
+    all.q.stride[2] = own.q.stride[0];
+    all.o = flashc_tensor_bhsd(own.o.data, FLASHC_F32, 2, 40, 16);
+    all.seqlen_k = 4000;
+    all.k = shared.k;
+    all.v = shared.v;
+    expect_ok(flashc_explain(&all, &alone));
+    assert_string_equal(on_prefix.kernel, alone.kernel);
+    assert_true(on_prefix.flops == alone.flops && on_prefix.block_m == alone.block_m);
+
+    expect_argument_error(flashc_explain_shared_prefix(&own, &shared, NULL, &on_own),
+                          "prefix_plan: expected a pointer, found NULL");
+    on_own.struct_size = 8;
+    char message[128];
+    snprintf(message, sizeof message, "own_plan->struct_size: expected %zu, found 8", sizeof on_own);
+    expect_argument_error(flashc_explain_shared_prefix(&own, &shared, &on_prefix, &on_own), message);
+    on_own.struct_size = sizeof on_own;
+    own.bias = own.q;
+    expect_argument_error(flashc_explain_shared_prefix(&own, &shared, &on_prefix, &on_own),
+                          "bias: expected none with a shared prefix, found one");
+    expect_argument_error(flashc_explain_shared_prefix(&p.params, NULL, &on_prefix, &on_own),
+                          "prefix: expected a pointer, found NULL");
     problem_free(&p);
 }
 
@@ -258,6 +307,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_a_prefix_of_ones_own),
+        cmocka_unit_test(explanations),
         cmocka_unit_test(errors),
         cmocka_unit_test(errors_of_sequences),
         cmocka_unit_test(far_offsets),

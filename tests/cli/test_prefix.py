@@ -1,5 +1,7 @@
 """flashc-run attention --prefix-k --prefix-v: the result of each sequence with the prefix in front of its own keys."""
-from support import CliTest, main, transpose
+import re
+
+from support import CliTest, main, npy_bytes, transpose
 
 BATCH, HEADS, HEADS_K, QUERIES, PREFIX, OWN, DIM = 3, 4, 2, 5, 70, 30, 8
 FILES = ('-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '--prefix-k', 'pk.npy', '--prefix-v', 'pv.npy')
@@ -107,9 +109,29 @@ class PrefixTest(CliTest):
         self.assertRegex(text, r'(?m)^prefix     \w+$')
         report = self.ok_json('attention', *FILES, '-o', 'o.npy')
         self.assertEqual(report['prefix_v'], {'shape': [HEADS_K, PREFIX, DIM], 'dtype': 'f32'})
-        self.assertIn('prefix_kernel', report)
+        self.assertEqual(report['on_prefix']['flops'], 2 * 2 * DIM * HEADS * BATCH * QUERIES * PREFIX)
         flops = 2 * 2 * DIM * HEADS * BATCH * QUERIES * (PREFIX + OWN)
         self.assertAlmostEqual(report['gflops'], 1e-6 * flops / report['milliseconds'], delta=0.01 * report['gflops'])
+
+    def test_explain(self):
+        """Both plans, the same from a dry run and --verbose; of the prefix the header alone is read."""
+        text = self.ok('explain', *FILES, '--causal', '--align', 'bottom-right')
+        self.assertEqual(text, self.ok('attention', *FILES, '--causal', '--align', 'bottom-right', '--dry-run'))
+        self.assertEqual(len(re.findall(r'(?m)^kernel     \w+$', text)), 2)
+        self.assertRegex(text, r'(?m)^on the prefix:$')
+        verbose = self.ok('attention', *FILES, '--causal', '--align', 'bottom-right', '-o', 'o.npy', '--verbose')
+        self.assertIn(text[text.index('kernel'):], verbose)
+        report = self.ok_json('explain', *FILES, '--threads', 1)
+        self.assertEqual(report['flops'], 2 * 2 * DIM * HEADS * BATCH * QUERIES * OWN)
+        self.assertEqual(report['on_prefix']['flops'], 2 * 2 * DIM * HEADS * BATCH * QUERIES * PREFIX)
+        rows = 1 << 28  # 16 GiB that are not there
+        with open(self.path('long.npy'), 'wb') as file:
+            header = npy_bytes([HEADS_K, rows, DIM], [])
+            file.write(header)
+            file.truncate(len(header) + 4 * HEADS_K * rows * DIM)
+        report = self.ok_json('explain', *FILES[:6], '--prefix-k', 'long.npy', '--prefix-v', 'long.npy')
+        self.assertEqual(report['on_prefix']['flops'], 2 * 2 * DIM * HEADS * BATCH * QUERIES * rows)
+        self.fails(1, ['no.npy'], 'explain', *FILES[:6], '--prefix-k', 'no.npy', '--prefix-v', 'pv.npy')
 
     def test_options_that_contradict(self):
         """Refused before any file is opened."""
@@ -123,11 +145,11 @@ class PrefixTest(CliTest):
         self.fails(2, ['--prefix-k and --alibi'], 'attention', *files, *prefix, '--alibi', 'no.npy', '--align', '0')
         self.fails(2, ['--prefix-k and --block-mask'], 'attention', *files, *prefix, '--block-mask', 'no.npy',
                    '--block-mask-tile', '8,8')
-        self.fails(2, ['--prefix-k and --dry-run'], 'attention', *files, *prefix, '--dry-run')
         self.fails(2, ['--prefix-k needs --prefix-v'], 'attention', *files, '--prefix-k', 'no.npy')
         self.fails(2, ['--prefix-v needs --prefix-k'], 'attention', *files, '--prefix-v', 'no.npy')
         self.fails(2, ['--prefix-v-scale needs --prefix-k'], 'attention', *files, '--prefix-v-scale', 'no.npy')
-        self.fails(2, ['--prefix-k'], 'explain', *prefix)
+        self.fails(2, ['--prefix-k and --probe'], 'explain', *prefix, '--probe')
+        self.fails(2, ['--prefix-k and --predict'], 'explain', *prefix, '--predict')
 
     def test_shapes_that_do_not_fit(self):
         self.write_normal('heads.npy', [HEADS_K + 1, PREFIX, DIM])

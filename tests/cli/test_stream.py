@@ -83,8 +83,8 @@ class StreamTest(CliTest):
         each = -(-max(lengths) // page_size)
         pages = self.random.sample(range(1, 2 * each * len(lengths)), each * len(lengths))
         needed = [-(-length // page_size) for length in lengths]
-        self.write('table.npy', [len(lengths), each],
-                   [pages[b * each + i] if i < needed[b] else -1 for b in range(len(lengths)) for i in range(each)], '<i4')
+        table = [pages[b * each + i] if i < needed[b] else -1 for b in range(len(lengths)) for i in range(each)]
+        self.write('table.npy', [len(lengths), each], table, '<i4')
         self.write('lengths.npy', [len(lengths)], lengths, '<i8')
         for name in 'kv':
             self.write_normal(f'{name}.npy', [2 * each * len(lengths), 2, page_size, 8])
@@ -97,10 +97,12 @@ class StreamTest(CliTest):
         self.write('mask.npy', shape[1:], [int(self.random.random() < 0.7) for _ in range(shape[1] * shape[2])], '|b1')
         packed = ('--cu-seqlens-q', 'at_q.npy', '--cu-seqlens-k', 'at_k.npy')
         self.check(*packed, rows=(1, 100, 10000))
-        self.check(*packed, '--bias', 'bias.npy', '--mask', 'mask.npy', '--causal', '--align', 'bottom-right', rows=(100,))
+        self.check(*packed, '--bias', 'bias.npy', '--mask', 'mask.npy', '--causal', '--align', 'bottom-right',
+                   rows=(100,))
         self.check(*packed, '--window', '50,2', '--align', 200, rows=(100,))
-        self.outputs(*packed, '--bias', 'bias.npy', '--scores', 'scores.npy', '--scores-stage', 'masked')
-        self.outputs(*packed, '--bias', 'bias.npy', '--scores', 'chunks.npy', '--scores-stage', 'masked', '--stream-kv', 90)
+        args = (*packed, '--bias', 'bias.npy', '--scores-stage', 'masked', '--scores')
+        self.outputs(*args, 'scores.npy')
+        self.outputs(*args, 'chunks.npy', '--stream-kv', 90)
         self.assert_close(self.read('chunks.npy')[2], self.read('scores.npy')[2], 2e-6)
 
     def test_packed_keys_alone(self):
@@ -118,12 +120,14 @@ class StreamTest(CliTest):
         lengths = [700, 5, 0, 333]
         self.write_normal('q.npy', [4, 4, 5, 8])
         self.write('sinks.npy', [4], [0.0, 1.0, 2.0, -1.0])
+        pages = ('--block-table', 'table.npy', '--seqlens-k', 'lengths.npy')
         for page_size in (16, 256, 1000):
             self.write_pages(page_size, lengths)
-            self.check('--block-table', 'table.npy', '--seqlens-k', 'lengths.npy', rows=(1, 100))
-            self.check('--block-table', 'table.npy', '--seqlens-k', 'lengths.npy', '--causal', '--align', 'bottom-right',
-                       '--sinks', 'sinks.npy', rows=(99,))
-        self.check('--block-table', 'table.npy', '--block-table-v', 'table.npy', '--seqlens-k', 'lengths.npy', rows=(77,))
+            self.check(*pages, rows=(1, 100))
+            self.check(*pages, '--causal', '--align', 'bottom-right', '--sinks', 'sinks.npy', rows=(99,))
+        _, shape, table = self.read('table.npy')
+        self.write('table_v.npy', shape, [max(0, page - 1) for page in table], '<i4')
+        self.check(*pages, '--block-table-v', 'table_v.npy', rows=(77,))
 
     def test_pages_in_bshd(self):
         self.write_normal('q.npy', [2, 5, 4, 8])
