@@ -32,7 +32,7 @@ V_INLINE void pv_keys(int rows, int vecs, flashc_dtype dtype, const void *const 
 {
     (void)there;
     const int64_t in_block = column_in_block(vecs, dtype, column);
-    const char *row = at_column(dtype, v[0], column);
+    const char *row = opaque(at_column(dtype, v[0], column));
     vec weight[4];
     for (int r = 0; r < rows; r++)
         weight[r] = v_set1(p[r * ld]);

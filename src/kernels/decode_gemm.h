@@ -23,8 +23,8 @@
 
 #include <string.h>
 
-/* sum[r*stride + j] += q[r] . k[j] over `vecs` vectors from d on. */
-V_INLINE void dot_vectors(int rows, int keys, int stride, int vecs, flashc_dtype dtype, const char *const k[4],
+/* sum[r*keys + j] += q[r] . k[j] over `vecs` vectors from d on. */
+V_INLINE void dot_vectors(int rows, int keys, int vecs, flashc_dtype dtype, const char *const k[4],
                           const gemm_element *q, int64_t ld, int64_t d, vec *sum)
 {
     for (int i = 0; i < vecs; i++) {
@@ -34,12 +34,12 @@ V_INLINE void dot_vectors(int rows, int keys, int stride, int vecs, flashc_dtype
         for (int r = 0; r < rows; r++) {
             const vec qd = v_load_elements(q + r * ld + d + i * COLUMNS);
             for (int j = 0; j < keys; j++)
-                sum[r * stride + j] = v_dot(qd, kd[j], sum[r * stride + j]);
+                sum[r * keys + j] = v_dot(qd, kd[j], sum[r * keys + j]);
         }
     }
 }
 
-/* One chain each for `rows` queries and `keys` keys; sum[r*stride + j] += q[r] . k[j] */
+/* One chain each for `rows` queries and `keys` keys; sum[r*stride + j] = q[r] . k[j] */
 V_INLINE void dot_registers(int rows, int keys, int stride, flashc_dtype dtype, const void *const *row, int64_t column,
                             const gemm_element *q, int64_t ld, int64_t depth, vec *sum)
 {
@@ -48,11 +48,17 @@ V_INLINE void dot_registers(int rows, int keys, int stride, flashc_dtype dtype, 
     for (int j = 0; j < keys; j++)
         k[j] = at_column(dtype, row[j], column);
     const int64_t together = dtype == FLASHC_Q8_0 ? depth : depth / (vecs * COLUMNS) * (vecs * COLUMNS);
+    vec chain[VL];
+    for (int i = 0; i < rows * keys; i++)
+        chain[i] = v_set1(0.0f);
     int64_t d = 0;
     for (; d < together; d += vecs * COLUMNS)
-        dot_vectors(rows, keys, stride, vecs, dtype, k, q, ld, d, sum);
+        dot_vectors(rows, keys, vecs, dtype, k, q, ld, d, chain);
     for (; d < depth; d += COLUMNS)
-        dot_vectors(rows, keys, stride, 1, dtype, k, q, ld, d, sum);
+        dot_vectors(rows, keys, 1, dtype, k, q, ld, d, chain);
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < keys; j++)
+            sum[r * stride + j] = chain[r * keys + j];
 }
 
 /* Keys of a step: as many rows of K are in registers. */
@@ -76,8 +82,6 @@ V_INLINE void dot_block(int rows, flashc_dtype dtype, const void *const *k, int6
     if (coming && coming->start)
         coming->start = prefetch_starts(coming->start, key + keys);
     vec sum[VL];
-    for (int i = 0; i < VL; i++)
-        sum[i] = v_set1(0.0f);
     for (int first = 0; first < keys; first += step) {
         if (coming)
             prefetch_rows(step, k + coming->ahead + first, coming->row_bytes);

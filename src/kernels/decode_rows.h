@@ -32,6 +32,14 @@ V_INLINE const char *at_column(flashc_dtype dtype, const void *row, int64_t colu
     return (const char *)row + column / flashc_dtype_columns(dtype) * (int64_t)flashc_element_size(dtype);
 }
 
+/* An address that the compiler does not take apart: it would add the column to a row's address in a register for each
+ * vector of a row, more than there are. */
+V_INLINE const char *opaque(const char *address)
+{
+    __asm__("" : "+r"(address));
+    return address;
+}
+
 /* How far ahead to prefetch: bytes that stay in L1, and take longer to multiply than memory to answer. */
 enum { PREFETCH_AHEAD = 8192 };
 

@@ -122,8 +122,9 @@ static bool row_all_finite(const float *acc, int64_t ld, int64_t n_rows, int64_t
 
 static void row_point(const void **row, const void *first, int64_t stride, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++)
-        row[i] = (const char *)first + i * stride;
+    const char *at = first;
+    for (int64_t i = 0; i < n; i++, at += stride) /* no product of 64 bits, which AVX-512F lacks */
+        row[i] = at;
 }
 
 /* Whole vectors, of rows that lie anywhere. */
