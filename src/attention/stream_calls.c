@@ -53,7 +53,8 @@ flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t 
         .seqlen_k = problem.seqlen_k,
         .levels = 1,
     };
-    while (flashc_stream_capacity(state) < problem.seqlen_k)
+    /* More rows than that many pieces have are not keys: seqlens_k says so, by which pieces go. */
+    while (state->levels < FLASHC_TREE_LEVELS && flashc_stream_capacity(state) < problem.seqlen_k)
         state->levels++;
     return FLASHC_OK;
 }

@@ -45,7 +45,7 @@ const flashc_cli_option flashc_cli_attention_options[] = {
      "[B,N].", FOR_EACH},
     {OPT_BLOCK_TABLE_V, "block-table-v", 0, "FILE", "The pages of V, if they are others.", FOR_EACH},
     {OPT_SCALE, "scale", 0, "X", "Factor of the scores; default 1/sqrt(head_dim).", FOR_EACH},
-    {OPT_SOFTCAP, "softcap", 0, "X", "Cap the scaled scores: X * tanh(score / X).", FOR_EACH},
+    {OPT_SOFTCAP, "softcap", 0, "X", "Cap the scaled scores: X * tanh(score / X); 0 (default): not.", FOR_EACH},
     {OPT_CAUSAL, "causal", 0, NULL, "Hide the keys after each query's position; needs --align.", FOR_EACH},
     {OPT_WINDOW, "window", 0, "L,R",
      "Hide the keys more than L before or R after each query's position; -1: as many as there are. Needs --align.",
@@ -211,7 +211,7 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_BLOCK_TABLE: args->block_table = value; return 0;
     case OPT_BLOCK_TABLE_V: args->block_table_v = value; return 0;
     case OPT_SCALE: return flashc_cli_parse_float("--scale", value, -FLT_MAX, FLT_MAX, &args->scale);
-    case OPT_SOFTCAP: return flashc_cli_parse_float("--softcap", value, FLT_MIN, FLT_MAX, &args->softcap);
+    case OPT_SOFTCAP: return flashc_cli_parse_float("--softcap", value, 0, FLT_MAX, &args->softcap);
     case OPT_CAUSAL: args->causal = 1; return 0;
     case OPT_WINDOW: return flashc_cli_parse_pair("--window", value, -1, args->window);
     case OPT_ALIBI: args->alibi = value; return 0;

@@ -73,11 +73,11 @@ int flashc_bench_time(flashc_attention_params *params, flashc_bench_rotation *ro
     double seconds = 0.0;
     flashc_status status = warm_up(params, rotation, run, &seconds);
     if (status != FLASHC_OK)
-        return flashc_cli_library_error(status);
+        return flashc_cli_library_error();
     run->num_repeats = repeats > 0 ? repeats : seconds > SLOW_CALL_SECONDS ? SLOW_REPEATS : DEFAULT_REPEATS;
     run->repeats = calloc((size_t)run->num_repeats, sizeof *run->repeats);
     if (run->repeats == NULL)
         return flashc_cli_error("no memory for %d repeats", run->num_repeats);
     status = time_repeats(params, rotation, seconds, run);
-    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
 }

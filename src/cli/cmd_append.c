@@ -176,7 +176,7 @@ static int run_append(append_run *run)
     const flashc_status status = flashc_append(params);
     if (status != FLASHC_OK) {
         flashc_npy_abort(batch);
-        return flashc_cli_library_error(status);
+        return flashc_cli_library_error();
     }
     flashc_cli_array_to_file(&array[APPEND_CACHE_K]);
     flashc_cli_array_to_file(&array[APPEND_CACHE_V]);

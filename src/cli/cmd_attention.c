@@ -92,7 +92,7 @@ static int compute(attention_run *run)
     if (run->args.stream_kv)
         exit_code = flashc_cli_stream_run(&run->args, &run->job, run->plan.own.kernel, &progress);
     else if ((status = call(run)) != FLASHC_OK)
-        exit_code = flashc_cli_library_error(status);
+        exit_code = flashc_cli_library_error();
     run->seconds = flashc_cli_now() - start;
     flashc_cli_progress_end(&progress);
     return exit_code;

@@ -127,7 +127,7 @@ static int bench_kernels(const flashc_cli_attention_args *args, flashc_cli_job *
             continue;
         }
         if (status != FLASHC_OK)
-            return flashc_cli_library_error(status);
+            return flashc_cli_library_error();
         if (args->verbose && !args->json && !args->quiet)
             flashc_cli_print_explanation(&run->plan, stdout);
         (*num_runs)++;

@@ -98,7 +98,7 @@ static int merge_parts(merge_run *run)
     const flashc_status status = flashc_merge_partials(run->num_parts, lse->count, o->shape[o->rank - 1],
                                                        run->o_parts, run->lse_parts, o->data, lse->data);
     if (status != FLASHC_OK)
-        return flashc_cli_library_error(status);
+        return flashc_cli_library_error();
     if (run->bshd && exchange_rows(lse))
         return FLASHC_CLI_FAILED;
     return run->out_dtype ? flashc_cli_array_convert(o, (flashc_dtype)run->out_dtype) : FLASHC_CLI_OK;

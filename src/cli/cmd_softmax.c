@@ -140,7 +140,7 @@ static int split_softmax(softmax_run *run)
                                    NULL);
     free(memory);
     flashc_cli_array_free(&values);
-    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
 }
 
 static int compute(softmax_run *run)
@@ -154,7 +154,7 @@ static int compute(softmax_run *run)
         return FLASHC_CLI_FAILED;
     if (status == FLASHC_OK)
         status = flashc_is_softmax(run->rows, run->cols, run->y.data, run->cols, x->dtype, -1, &run->y_valid, NULL);
-    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
 }
 
 static double element(const flashc_cli_array *array, int64_t i)

@@ -56,7 +56,7 @@ int flashc_cli_compare_run(const flashc_cli_job *job, flashc_cli_comparison *com
     const flashc_status status =
         flashc_compare(job->o.count, job->o.data, job->o.dtype, reference->data, reference->dtype, comparison->rtol,
                        comparison->atol, &comparison->report);
-    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
 }
 
 /* The index of an element by its axes; its rank, 0 if there is no such element. */

@@ -9,9 +9,9 @@
 
 enum { DEFAULT_HEADS = 8, DEFAULT_SEQLEN = 2048, DEFAULT_HEAD_DIM = 64 };
 
-int flashc_cli_library_error(flashc_status status)
+int flashc_cli_library_error(void)
 {
-    return flashc_cli_error("%s: %s", flashc_status_string(status), flashc_last_error());
+    return flashc_cli_error("%s", flashc_last_error());
 }
 
 /* expected: a rank; q: what has it, or NULL if the call's form asks for it. */
@@ -279,7 +279,7 @@ int flashc_cli_job_plan(const flashc_cli_job *job, flashc_cli_plan *plan)
         status = flashc_explain_shared_prefix(&job->params, &job->prefix.shared, &plan->prefix, &plan->own);
     else
         status = flashc_explain(&job->params, &plan->own);
-    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
 }
 
 void flashc_cli_job_close(flashc_cli_job *job)

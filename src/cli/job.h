@@ -33,8 +33,8 @@ typedef struct flashc_cli_job {
 int flashc_cli_job_open(const flashc_cli_attention_args *args, int plan_only, flashc_cli_job *job);
 void flashc_cli_job_close(flashc_cli_job *job);
 
-/* The exit code and message of a call into the library that failed. */
-int flashc_cli_library_error(flashc_status status);
+/* The exit code of a call into the library that failed, after its message. */
+int flashc_cli_library_error(void);
 
 /* Prints Q, K, V and the other arrays' shapes and types: as text, or as members of the open JSON object. */
 void flashc_cli_job_print_shapes(const flashc_cli_job *job, FILE *out);

@@ -187,6 +187,8 @@ int flashc_cli_parse_float(const char *option, const char *text, float min, floa
     if (flashc_cli_parse_double(option, text, (double)min, (double)max, &value))
         return FLASHC_CLI_USAGE;
     *out = (float)value;
+    if (value != 0 && *out == 0)
+        return flashc_cli_usage_error("%s expects 0 or a number that f32 has, found '%s'", option, text);
     return 0;
 }
 

@@ -22,7 +22,7 @@ static int predict(const flashc_cli_job *job, const flashc_calibration *measured
     params.num_threads = out->threads;
     flashc_status status = flashc_explain(&params, &plan);
     if (status != FLASHC_OK)
-        return flashc_cli_library_error(status);
+        return flashc_cli_library_error();
     out->team = plan.num_threads;
     out->items = plan.num_items;
     flashc_item_work *work = calloc((size_t)plan.num_items + 1, sizeof *work);
@@ -37,7 +37,7 @@ static int predict(const flashc_cli_job *job, const flashc_calibration *measured
         return code;
     }
     free(work);
-    return flashc_cli_library_error(status);
+    return flashc_cli_library_error();
 }
 
 int flashc_predict(const flashc_cli_attention_args *args, const flashc_cli_job *job, const flashc_explanation *plan,

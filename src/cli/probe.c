@@ -68,7 +68,7 @@ int flashc_probe_plan(flashc_probe *p, int threads)
     p->count = plan.num_items;
     if (status == FLASHC_OK)
         status = flashc_explain_items(&p->job->params, 0, p->count, p->items);
-    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
 }
 
 int flashc_probe_open(const flashc_probed_call *c, const flashc_probe_shape *s, int cold, flashc_probe *p)
@@ -94,7 +94,7 @@ int flashc_probe_calls(flashc_probe *p, int64_t calls, double *seconds)
         flashc_bench_rotate(&p->rotation, &p->job->params);
         const flashc_status status = flashc_attention_fwd(&p->job->params);
         if (status != FLASHC_OK)
-            return flashc_cli_library_error(status);
+            return flashc_cli_library_error();
     }
     *seconds = (flashc_cli_now() - start) / (double)calls;
     return FLASHC_CLI_OK;

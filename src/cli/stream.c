@@ -83,7 +83,7 @@ static int run_chunk(stream *s, const flashc_attention_params *call, int64_t b, 
     p.bias = skip(p.bias, 3, s->first_column + first);
     p.scores = skip(p.scores, 3, s->first_column + first);
     const flashc_status status = flashc_attention_accumulate(&s->state, &p);
-    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
 }
 
 static void free_state(flashc_attention_state *state)
@@ -99,7 +99,7 @@ static int make_state(const flashc_attention_params *call, flashc_attention_stat
     free_state(state);
     flashc_status status = flashc_attention_state_init(state, sizeof *state, call);
     if (status != FLASHC_OK)
-        return flashc_cli_library_error(status);
+        return flashc_cli_library_error();
     const size_t rows = (size_t)(state->levels * state->rows) + 1;
     state->row_max = calloc(rows, sizeof(float));
     state->row_sum = calloc(rows, sizeof(float));
@@ -108,7 +108,7 @@ static int make_state(const flashc_attention_params *call, flashc_attention_stat
         return flashc_cli_error("no memory for a state of %lld x %lld rows of %lld columns", (long long)state->levels,
                                 (long long)state->rows, (long long)state->head_dim_v);
     status = flashc_attention_state_clear(state);
-    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
 }
 
 /* Columns of scores behind the sequence's last row, where it has no chunks: what a hidden key has at each stage that a
@@ -143,7 +143,7 @@ static int run_sequence(stream *s, const flashc_attention_params *whole, int64_t
     if (!whole->cu_seqlens_k)
         fill_columns(&call, call.seqlen_k, whole->seqlen_k);
     const flashc_status status = flashc_attention_finish(&s->state, &call);
-    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error(status);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
 }
 
 static int run(stream *s, const flashc_cli_attention_args *args, const flashc_cli_job *job, const char *kernel,

@@ -341,6 +341,11 @@ static void errors(void **unused)
     chunk.seqlen_k = 10;
     expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
                           "seqlen_k: expected at most 9 more keys, for which the state has 4 levels, found 10");
+    flashc_attention_params few = p.params; /* keys of all these rows, in pieces of their number */
+    few.seqlen_k = INT64_C(1) << 40;
+    few.seqlens_k = (int64_t[]){5000};
+    expect_ok(flashc_attention_state_init(&none, sizeof none, &few));
+    assert_true(none.piece_n == s.state.piece_n && none.levels >= 4 && none.seqlen_k == few.seqlen_k);
     s.state.n_nodes = 5;
     expect_argument_error(flashc_attention_finish(&s.state, &p.params), "state->n_nodes: expected 0 to 4, found 5");
     s.state.n_nodes = 0;

@@ -32,6 +32,7 @@ class ScoresTest(CliTest):
     def test_softcap(self):
         self.run_attention()
         plain = self.read('lse.npy')[2]
+        self.assertEqual(self.run_attention('--softcap', '0')[1], plain)
         _, capped = self.run_attention('--softcap', '1e4')
         self.assert_close(capped, plain, 1e-5)
         o, lse = self.run_attention('--softcap', '1e-6')  # all scores are nearly the same then
@@ -95,7 +96,10 @@ class ScoresTest(CliTest):
         self.fails(2, ['--window', "'3'"], *files, '--window', '3', '--align', 'top-left')
         self.fails(2, ['--window', "'-2'"], *files, '--window', '-2,0', '--align', 'top-left')
         self.fails(2, ['--window', "'x'"], *files, '--window', '1,x', '--align', 'top-left')
-        self.fails(2, ['--softcap', "'0'"], *files, '--softcap', '0')
+        self.fails(2, ['--softcap', "'-1'"], *files, '--softcap', '-1')
+        self.fails(2, ['--softcap', "'1e-60'"], *files, '--softcap', '1e-60')
+        self.fails(1, ['flashc-run: softcap: expected 0 (none)'], *files, '--softcap', '1e-40')
+        self.fails(1, ['flashc-run: kernel: expected one of', '"nope"'], *files, '--kernel', 'nope')
         self.fails(2, ['--alibi', 'needs --align'], *files, '--alibi', 'three.npy')
         self.fails(1, ['three.npy', '4 heads', '[3]'], *files, '--alibi', 'three.npy', '--align', 'top-left')
         self.fails(1, ['three.npy', '4 heads', '[3]'], *files, '--sinks', 'three.npy')

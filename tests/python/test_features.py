@@ -109,7 +109,7 @@ def test_explain_counts_what_is_visible() -> None:
 
 
 REFUSED = [
-    (dict(softcap=0), ValueError, "softcap: expected a positive float32 number, or None, found 0"),
+    (dict(softcap=-1), ValueError, "softcap: expected a positive float32 number, or 0 or None for none, found -1"),
     (dict(softcap="x"), TypeError, "softcap: expected a number, found 'x'"),
     (dict(window=(3, 0)), ValueError, "align: window needs 'top-left'"),
     (dict(window=3, align=0), TypeError, "window: expected a tuple of two ints, found 3"),

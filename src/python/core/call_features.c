@@ -16,8 +16,9 @@ static int set_softcap(flashc_py_call *c, PyObject *softcap)
     const double value = PyFloat_AsDouble(softcap);
     if (PyErr_Occurred())
         return flashc_py_wrong_argument("softcap", "a number", softcap);
-    if (!(value >= (double)FLT_MIN && value <= (double)FLT_MAX)) {
-        PyErr_Format(PyExc_ValueError, "softcap: expected a positive float32 number, or None, found %R", softcap);
+    if (value != 0 && !(value >= (double)FLT_MIN && value <= (double)FLT_MAX)) {
+        PyErr_Format(PyExc_ValueError, "softcap: expected a positive float32 number, or 0 or None for none, found %R",
+                     softcap);
         return -1;
     }
     c->params.softcap = (float)value;

@@ -145,7 +145,7 @@ def attention(
     bias:
         float32, float16 or bfloat16, added to the scaled scores (-inf hides the key). Broadcasts as mask does.
     softcap:
-        A cap of the scaled scores, before bias and masks: softcap * tanh(score / softcap).
+        A cap of the scaled scores, before bias and masks: softcap * tanh(score / softcap). None or 0: none.
     window:
         (left, right): query at position p sees the keys p - left to p + right; None or -1 is open. Needs align; of a
         window of N keys that ends at the query's own, left is N - 1.
