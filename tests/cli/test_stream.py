@@ -170,6 +170,13 @@ class StreamTest(CliTest):
         self.write('blocks.npy', [2, 1, 3, 11], [int(self.random.random() < 0.5) for _ in range(66)], '|b1')
         self.check('--block-mask', 'blocks.npy', '--block-mask-tile', '4,64', rows=(100,))
 
+    def test_block_mask_of_packed(self):
+        """Tiles of the longest sequence."""
+        self.write_packed([9, 0, 20, 3], [700, 5, 0, 333])
+        self.write('blocks.npy', [4, 1, 5, 11], [int(self.random.random() < 0.5) for _ in range(220)], '|b1')
+        self.check('--cu-seqlens-q', 'at_q.npy', '--cu-seqlens-k', 'at_k.npy', '--block-mask', 'blocks.npy',
+                   '--block-mask-tile', '4,64', rows=(100,))
+
     def test_scores_of_lengths(self):
         """Columns of no keys are -inf as in one call, of a sequence without chunks too."""
         self.write_inputs()

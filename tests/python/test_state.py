@@ -52,6 +52,30 @@ def test_chunks_aligned_at_the_bottom_right() -> None:
     np.testing.assert_array_equal(packed.finish(), expected)
 
 
+def test_block_mask_and_row_max() -> None:
+    """Tiles are those of all keys, whatever the chunk; of packed sequences those of the longest."""
+    q, k, v = arrays((2, 4, 70, 16), (2, 2, 700, 16), (2, 2, 700, 16))
+    mask = RNG.random((2, 1, 3, 11)) < 0.5
+    options: dict[str, Any] = {"block_mask": mask, "block_mask_tile": (32, 64)}
+    row_max, got = np.empty((2, 4, 70), np.float32), np.empty((2, 4, 70), np.float32)
+    expected = flashc.attention(q, k, v, row_max=row_max, **options)
+    state = flashc.AttentionState(q, seqlen_k=700, **options)
+    packed = flashc.AttentionState(q, seqlen_k=700, **options)
+    for first in range(0, 700, 192):
+        chunk = [x[:, :, first:first + 192] for x in (k, v)]
+        state.accumulate(*chunk)
+        packed.accumulate(*(np.concatenate(x, 1) for x in chunk), cu_seqlens_k=np.arange(3) * chunk[0].shape[2])
+    np.testing.assert_allclose(state.finish(row_max=got), expected, atol=2e-6)
+    np.testing.assert_array_equal(got, row_max)
+    np.testing.assert_array_equal(packed.finish(), state.finish())
+    np.testing.assert_allclose(flashc.attention(q, *(np.concatenate(x, 1) for x in (k, v)), cu_seqlens_k=[0, 700, 1400],
+                                                **options), expected, atol=2e-6)
+    with pytest.raises(ValueError, match="k: expected no more keys than seqlen_k, 700, of which the block mask has tiles"):
+        state.accumulate(k[:, :, :1], v[:, :, :1])
+    with pytest.raises(ValueError, match="block_mask"):
+        flashc.AttentionState(q, seqlen_k=800, **options).accumulate(k, v)
+
+
 def test_chunks_padded_on_the_left() -> None:
     q, k, v = arrays((3, 2, 4, 16), (3, 1, 700, 16), (3, 1, 700, 16))
     options: dict[str, Any] = {"causal": True, "align": "bottom-right", "leftpad_k": [0, 333, 700],

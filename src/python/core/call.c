@@ -67,9 +67,19 @@ static int set_compute(flashc_py_call *c, PyObject *compute)
     return 0;
 }
 
-int flashc_py_call_build(flashc_py_call *c, PyObject *const *args, bool plan_only)
+int64_t flashc_py_call_longest(const int64_t *cu_seqlens, int64_t batch, int64_t otherwise)
+{
+    int64_t longest = 0, rows;
+    for (int64_t b = 0; cu_seqlens && b < batch; b++)
+        if (!__builtin_sub_overflow(cu_seqlens[b + 1], cu_seqlens[b], &rows) && rows > longest)
+            longest = rows;
+    return cu_seqlens ? longest : otherwise;
+}
+
+static int build(flashc_py_call *c, PyObject *const *args, bool plan_only, int64_t keys_in_all)
 {
     memset(c, 0, sizeof *c);
+    c->keys_in_all = keys_in_all;
     flashc_attention_params *p = &c->params;
     flashc_attention_params_init(p, sizeof *p);
     const int bshd = PyObject_IsTrue(args[BSHD]);
@@ -108,6 +118,16 @@ int flashc_py_call_build(flashc_py_call *c, PyObject *const *args, bool plan_onl
     if (set_compute(c, args[COMPUTE]) != 0)
         return -1;
     return args[FEATURES] == Py_None ? 0 : flashc_py_call_set_features(c, args[FEATURES]);
+}
+
+int flashc_py_call_build(flashc_py_call *c, PyObject *const *args, bool plan_only)
+{
+    return build(c, args, plan_only, -1);
+}
+
+int flashc_py_call_build_chunk(flashc_py_call *c, PyObject *const *args, int64_t keys_in_all)
+{
+    return build(c, args, true, keys_in_all);
 }
 
 void flashc_py_call_release(flashc_py_call *c)

@@ -20,6 +20,7 @@ enum { FIRST_FEATURE_ARRAY = ALIBI_SLOPES, N_FEATURE_ARRAYS = 5, FIRST_LENGTHS =
 /* A call being put together. Everything that params points to lives here or in the caller's arguments. */
 typedef struct {
     flashc_attention_params params;
+    int64_t keys_in_all; /* of a chunk: what block masks have tiles of; < 0: the call's */
     bool bshd;
     flashc_py_view view[N_TENSORS];
     flashc_py_integers sequences[N_SEQUENCES];
@@ -36,6 +37,11 @@ typedef struct {
 /* Fills *call from the arguments up to N_EXPLAIN. Returns 0, or -1 with an exception. Release in any case.
  * plan_only: the argument O may be "f32", "f16" or "bf16" instead of an array; the call cannot be run then. */
 int flashc_py_call_build(flashc_py_call *call, PyObject *const *args, bool plan_only);
+/* The same of a chunk of keys: how many there will be in all. */
+int flashc_py_call_build_chunk(flashc_py_call *call, PyObject *const *args, int64_t keys_in_all);
+
+/* Rows of the longest sequence, or (not packed) `otherwise`. */
+int64_t flashc_py_call_longest(const int64_t *cu_seqlens, int64_t batch, int64_t otherwise);
 
 /* The part of build() that is about arrays: fills call->view and params' tensors and sizes. */
 int flashc_py_call_set_tensors(flashc_py_call *call, PyObject *const *args, int bshd, bool plan_only);

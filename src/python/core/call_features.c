@@ -84,8 +84,11 @@ static int set_block_mask(flashc_py_call *c, const flashc_py_view *view, PyObjec
         PyErr_Format(PyExc_ValueError, "block_mask_tile: expected two positive ints, found %R", tile);
         return -1;
     }
-    const int64_t sizes[4] = {p->batch, p->num_heads, p->seqlen_q / pair[0] + (p->seqlen_q % pair[0] != 0),
-                              p->seqlen_k / pair[1] + (p->seqlen_k % pair[1] != 0)};
+    const int64_t queries = flashc_py_call_longest(p->cu_seqlens_q, p->batch, p->seqlen_q);
+    const int64_t keys = c->keys_in_all >= 0 ? c->keys_in_all
+                                             : flashc_py_call_longest(p->cu_seqlens_k, p->batch, p->seqlen_k);
+    const int64_t sizes[4] = {p->batch, p->num_heads, queries / pair[0] + (queries % pair[0] != 0),
+                              keys / pair[1] + (keys % pair[1] != 0)};
     p->block_mask = (flashc_tensor){.data = view->data, .dtype = FLASHC_BOOL};
     p->block_mask_m = pair[0];
     p->block_mask_n = pair[1];

@@ -64,11 +64,9 @@ static void set_row_strides(flashc_attention_state *s, const flashc_attention_pa
 }
 
 /* The call is built of a chunk: this is what the one call has in its place. */
-static int set_whole(flashc_attention_params *p, PyObject *seqlen_k, PyObject *seqlens_k, flashc_py_integers *lengths)
+static int set_whole(flashc_attention_params *p, int64_t seqlen_k, PyObject *seqlens_k, flashc_py_integers *lengths)
 {
-    p->seqlen_k = PyLong_AsLongLong(seqlen_k);
-    if (PyErr_Occurred())
-        return flashc_py_wrong_argument("seqlen_k", "an int", seqlen_k);
+    p->seqlen_k = seqlen_k;
     if (flashc_py_integers_take(seqlens_k, "seqlens_k", 1, lengths) != 0 ||
         flashc_py_integers_expect(lengths, "seqlens_k", p->batch) != 0)
         return -1;
@@ -87,9 +85,12 @@ PyObject *flashc_py_attention_state_init(PyObject *module, PyObject *const *args
     flashc_py_integers lengths = {.values = NULL};
     flashc_attention_state s;
     flashc_status status = FLASHC_OK;
-    int built = flashc_py_call_build(&c, args, true);
+    const int64_t keys = PyLong_AsLongLong(args[N_EXPLAIN]);
+    if (PyErr_Occurred())
+        return flashc_py_wrong_argument("seqlen_k", "an int", args[N_EXPLAIN]), NULL;
+    int built = flashc_py_call_build_chunk(&c, args, keys);
     if (built == 0)
-        built = set_whole(&c.params, args[N_EXPLAIN], args[N_EXPLAIN + 1], &lengths);
+        built = set_whole(&c.params, keys, args[N_EXPLAIN + 1], &lengths);
     if (built == 0)
         status = flashc_attention_state_init(&s, sizeof s, &c.params);
     if (status != FLASHC_OK)
@@ -114,6 +115,17 @@ static PyObject *finish(state_argument *s, bool failed, flashc_status status)
     return result;
 }
 
+/* The library goes by strides: a block mask has tiles of seqlen_k keys. */
+static int check_block_mask(const flashc_attention_state *s, const flashc_attention_params *p)
+{
+    const int64_t rows = flashc_py_call_longest(p->cu_seqlens_k, p->batch, p->seqlen_k);
+    if (!p->block_mask.data || rows == 0 || (s->next_key <= s->seqlen_k && rows <= s->seqlen_k - s->next_key))
+        return 0;
+    PyErr_Format(PyExc_ValueError, "k: expected no more keys than seqlen_k, %lld, of which the block mask has tiles, found "
+                 "%lld from %lld on", (long long)s->seqlen_k, (long long)rows, (long long)s->next_key);
+    return -1;
+}
+
 typedef flashc_status (*state_function)(flashc_attention_state *, const flashc_attention_params *);
 
 /* The arguments of explain, and a state. */
@@ -127,8 +139,9 @@ static PyObject *run(const char *name, state_function function, PyObject *const 
     const bool failed = acquire(&s, args[N_EXPLAIN]) != 0;
     if (failed)
         return finish(&s, true, FLASHC_OK);
-    const bool built = flashc_py_call_build(&c, args, true) == 0;
-    const bool fits = built && flashc_py_integers_expect(&s.seqlens_k, "seqlens_k", c.params.batch) == 0;
+    const bool built = flashc_py_call_build_chunk(&c, args, s.state.seqlen_k) == 0;
+    const bool fits = built && flashc_py_integers_expect(&s.seqlens_k, "seqlens_k", c.params.batch) == 0 &&
+                      check_block_mask(&s.state, &c.params) == 0;
     if (fits) {
         set_row_strides(&s.state, &c.params);
         Py_BEGIN_ALLOW_THREADS

@@ -24,8 +24,8 @@ class AttentionState:
     (flashc.explain(...).block_n), within the stated bound elsewhere. Row 0 of a chunk is row `next_key` of all; causal,
     window and ALiBi count positions among all.
 
-    q, scale, causal, align, softcap, window, alibi_slopes, score_mod, sinks, seqlens_q, leftpad_k, cu_seqlens_q, layout,
-    num_threads, kernel, compute: as in attention() on all keys. A score_mod that raises spoils the state.
+    q, scale, causal, align, softcap, window, block_mask, block_mask_tile, alibi_slopes, score_mod, sinks, seqlens_q,
+    leftpad_k, cu_seqlens_q, layout, num_threads, kernel, compute: as in attention() on all keys. A score_mod that raises spoils the state.
     seqlens_k: how many keys each batch element will have in all, if not seqlen_k; align "bottom-right" needs it where
     chunks have seqlens_k or cu_seqlens_k.
 
@@ -34,7 +34,8 @@ class AttentionState:
     """
 
     def __init__(self, q: Any, *, seqlen_k: int, scale: float | None = None, causal: bool = False, align: Any = None,
-                 softcap: float | None = None, window: Any = None, alibi_slopes: Any = None,
+                 softcap: float | None = None, window: Any = None, block_mask: Any = None,
+                 block_mask_tile: tuple[int, int] | None = None, alibi_slopes: Any = None,
                  score_mod: ScoreMod | None = None, sinks: Any = None, seqlens_q: Any = None, seqlens_k: Any = None,
                  leftpad_k: Any = None, cu_seqlens_q: Any = None, layout: str = "bhsd", num_threads: int = 0,
                  kernel: str | None = None, compute: str | None = None) -> None:
@@ -43,6 +44,7 @@ class AttentionState:
         self._q, self._kind = kind_of(q, "q")
         self._in_all = (seqlen_k, seqlens_k)
         self._options = (scale, causal, align, self._bshd, num_threads, kernel, compute)
+        self._block_mask = (block_mask, block_mask_tile)
         self._of_scores = (softcap, window, score_mod, alibi_slopes, sinks, seqlens_q, leftpad_k)
         self._cu_seqlens_q = cu_seqlens_q
         self._arrays: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
@@ -54,11 +56,12 @@ class AttentionState:
     def _call(self, k: Any, v: Any, o: Any, lse: Any, last: tuple[Any, ...], *, mask: Any = None, bias: Any = None,
               k_scale: Any = None, v_scale: Any = None, seqlens_k: Any = None, cu_seqlens_k: Any = None,
               block_table: Any = None, block_table_v: Any = None, scores: Any = None,
-              scores_stage: str | None = None) -> tuple[Any, ...]:
+              scores_stage: str | None = None, row_max: Any = None) -> tuple[Any, ...]:
         """The arguments of a function of _core: those of explain(), then `last`."""
         softcap, window, score_mod, alibi_slopes, sinks, seqlens_q, leftpad_k = self._of_scores
-        features = _features(softcap, window, None, score_mod, alibi_slopes, sinks, None, k_scale, v_scale, seqlens_q,
-                             seqlens_k, leftpad_k, scores, None, None, scores_stage)
+        block_mask, tile = self._block_mask
+        features = _features(softcap, window, tile, score_mod, alibi_slopes, sinks, block_mask, k_scale, v_scale,
+                             seqlens_q, seqlens_k, leftpad_k, scores, None, row_max, scores_stage)
         sequences = _sequences(self._cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
         return (self._q, k, v, o, lse, mask, bias, *self._options, sequences, features, *last)
 
@@ -113,14 +116,14 @@ class AttentionState:
             return
         self.n_nodes, self.next_key = _core.attention_state_merge(self._state(), other._state())
 
-    def finish(self, *, out: Any = None, out_dtype: Any = None, return_lse: bool = False) -> Any:
-        """o, or (o, lse), over the keys seen so far, as attention() returns them. More may follow."""
+    def finish(self, *, out: Any = None, out_dtype: Any = None, return_lse: bool = False, row_max: Any = None) -> Any:
+        """o, or (o, lse), over the keys seen so far, as attention() returns them, and row_max filled. More may follow."""
         if self._arrays is None:
             raise ValueError("finish: expected a chunk of keys before, found none")
         k, v = self._no_keys
         o = _new_output(self._q, v, self._kind, out_dtype) if out is None else out
         lse = self._kind.empty(self._q, _lse_shape(self._q.shape, self._bshd), "float32") if return_lse else None
-        _core.attention_finish(*self._call(k, v, o, lse, (self._state(),)))
+        _core.attention_finish(*self._call(k, v, o, lse, (self._state(),), row_max=row_max))
         if out is None:
             o = self._kind.result(self._q, o)
         return (o, self._kind.result(self._q, lse)) if return_lse else o
