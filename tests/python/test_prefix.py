@@ -26,6 +26,19 @@ def whole(prefix: np.ndarray, own: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rows", [1, 5])
+def test_explanation(rows: int) -> None:
+    q, prefix_k, prefix_v, k, v = problem(rows)
+    on_prefix, own = flashc.explain_shared_prefix(q, prefix_k, prefix_v, k, v, num_threads=1, **CAUSAL)
+    assert on_prefix.flops == 4 * DIM * BATCH * HEADS * rows * PREFIX
+    assert own.flops == flashc.explain(q, k, v, **CAUSAL).flops
+    assert own.kernel == flashc.explain(q, k, v).kernel and on_prefix.num_threads == own.num_threads == 1
+    with pytest.raises(ValueError, match="prefix_v: expected 3 axes"):
+        flashc.explain_shared_prefix(q, prefix_k, v, k, v)
+    with pytest.raises(ValueError, match="kernel: expected one of"):
+        flashc.explain_shared_prefix(q, prefix_k, prefix_v, k, v, kernel="nope")
+
+
+@pytest.mark.parametrize("rows", [1, 5])
 def test_behind_the_prefix(rows: int) -> None:
     q, prefix_k, prefix_v, k, v = problem(rows)
     options: dict[str, Any] = {"softcap": 5.0, "sinks": np.array([0, 1, -1, 2], np.float32), "return_lse": True, **CAUSAL}

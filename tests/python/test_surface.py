@@ -41,6 +41,7 @@ FUNCTIONS = {
     "flashc_attention_finish": "AttentionState.finish",
     "flashc_shared_prefix_init": "a prefix is arrays",
     "flashc_attention_shared_prefix": "shared_prefix_attention",
+    "flashc_explain_shared_prefix": "explain_shared_prefix",
     "flashc_kernel_count": "kernels",
     "flashc_kernel_get": "kernels",
     "flashc_system_get": "info",

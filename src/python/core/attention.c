@@ -81,6 +81,14 @@ PyObject *flashc_py_attention(PyObject *module, PyObject *const *args, Py_ssize_
     return flashc_py_call_run(&c, args[PROGRESS], NULL);
 }
 
+PyObject *flashc_py_explanation(const flashc_explanation *e)
+{
+    const char *compute = e->compute == FLASHC_COMPUTE_BF16 ? "bf16" : "f32";
+    return Py_BuildValue("(sssLLLLLLKds)", e->kernel, compute, e->gemm, (long long)e->block_m, (long long)e->block_n,
+                         (long long)e->rows_per_item, (long long)e->piece_n, (long long)e->num_items,
+                         (long long)e->num_threads, (unsigned long long)e->workspace_size, e->flops, e->refused);
+}
+
 PyObject *flashc_py_explain(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
@@ -93,11 +101,5 @@ PyObject *flashc_py_explain(PyObject *module, PyObject *const *args, Py_ssize_t 
     if (status != FLASHC_OK)
         flashc_py_raise(status);
     flashc_py_call_release(&c);
-    if (built != 0 || status != FLASHC_OK)
-        return NULL;
-    const char *compute = e.compute == FLASHC_COMPUTE_BF16 ? "bf16" : "f32";
-    return Py_BuildValue("(sssLLLLLLKds)", e.kernel, compute, e.gemm, (long long)e.block_m, (long long)e.block_n,
-                         (long long)e.rows_per_item, (long long)e.piece_n, (long long)e.num_items,
-                         (long long)e.num_threads,
-                         (unsigned long long)e.workspace_size, e.flops, e.refused);
+    return built != 0 || status != FLASHC_OK ? NULL : flashc_py_explanation(&e);
 }

@@ -53,6 +53,9 @@ flashc_tensor flashc_py_call_tensor(const flashc_py_view *view, int bshd, int64_
  * it. None, or NULL with an exception. */
 PyObject *flashc_py_call_run(flashc_py_call *call, PyObject *progress, const flashc_shared_prefix *prefix);
 
+/* As a tuple, which the package makes an Explanation. */
+PyObject *flashc_py_explanation(const flashc_explanation *explanation);
+
 /* The part of build() that is about FEATURES, after everything else. */
 int flashc_py_call_set_features(flashc_py_call *call, PyObject *features);
 void flashc_py_call_release_features(flashc_py_call *call);

@@ -83,6 +83,7 @@ static PyMethodDef methods[] = {
     ROW("attention_finish", flashc_py_attention_finish),
     ROW("attention_state_merge", flashc_py_attention_state_merge),
     ROW("shared_prefix_attention", flashc_py_shared_prefix_attention),
+    ROW("explain_shared_prefix", flashc_py_explain_shared_prefix),
     ROW("softmax", flashc_py_softmax),
     ROW("merge_states", flashc_py_merge_states),
     ROW("state_init", flashc_py_state_init),

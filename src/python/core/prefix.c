@@ -1,4 +1,4 @@
-/* flashc._core.shared_prefix_attention(). */
+/* flashc._core.shared_prefix_attention() and .explain_shared_prefix(). */
 #include "python/core/arguments.h"
 #include "python/core/call.h"
 
@@ -45,6 +45,13 @@ static int set_prefix(const flashc_py_call *c, const flashc_py_view *views, flas
                : 0;
 }
 
+static void release_views(flashc_py_view views[N_PREFIX])
+{
+    for (int i = 0; i < N_PREFIX; i++)
+        if (views[i].name)
+            flashc_py_view_release(&views[i]);
+}
+
 /* shared_prefix_attention(the arguments of attention, prefix_k, prefix_v, prefix_k_scale, prefix_v_scale) */
 PyObject *flashc_py_shared_prefix_attention(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -60,8 +67,31 @@ PyObject *flashc_py_shared_prefix_attention(PyObject *module, PyObject *const *a
     PyObject *result = built ? flashc_py_call_run(&c, args[PROGRESS], &prefix) : NULL;
     if (!built)
         flashc_py_call_release(&c);
-    for (int i = 0; i < N_PREFIX; i++)
-        if (views[i].name)
-            flashc_py_view_release(&views[i]);
+    release_views(views);
     return result;
+}
+
+/* explain_shared_prefix(the arguments of explain, prefix_k, prefix_v, prefix_k_scale, prefix_v_scale) */
+PyObject *flashc_py_explain_shared_prefix(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    if (flashc_py_check_count("explain_shared_prefix", count, N_EXPLAIN + N_PREFIX) != 0)
+        return NULL;
+    flashc_py_view views[N_PREFIX];
+    flashc_shared_prefix prefix;
+    flashc_py_call c;
+    flashc_explanation on_prefix = {.struct_size = sizeof on_prefix}, own = {.struct_size = sizeof own};
+    flashc_status status = FLASHC_OK;
+    if (flashc_py_acquire_all(views, args + N_EXPLAIN, arguments, N_PREFIX) != 0)
+        return NULL;
+    const bool built = flashc_py_call_build(&c, args, true) == 0 && set_prefix(&c, views, &prefix) == 0;
+    if (built)
+        status = flashc_explain_shared_prefix(&c.params, &prefix, &on_prefix, &own);
+    if (status != FLASHC_OK)
+        flashc_py_raise(status);
+    flashc_py_call_release(&c);
+    release_views(views);
+    if (!built || status != FLASHC_OK)
+        return NULL;
+    return Py_BuildValue("(NN)", flashc_py_explanation(&on_prefix), flashc_py_explanation(&own));
 }

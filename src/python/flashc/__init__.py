@@ -20,7 +20,7 @@ from . import _core
 from ._arrays import Comparison, compare, convert, is_softmax
 from ._attention import Explanation, attention, explain
 from ._caches import append_kv
-from ._prefix import shared_prefix_attention
+from ._prefix import explain_shared_prefix, shared_prefix_attention
 from ._softmax import SoftmaxState, merge_states, softmax, trace
 from ._state import AttentionState
 from ._system import Info, Kernel, info, kernels
@@ -39,6 +39,7 @@ __all__ = [
     "compare",
     "convert",
     "explain",
+    "explain_shared_prefix",
     "info",
     "is_softmax",
     "kernels",

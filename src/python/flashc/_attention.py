@@ -259,6 +259,11 @@ class Explanation(NamedTuple):
     """each faster kernel that was not taken, and why"""
 
 
+def _explanation(plan: Any) -> Explanation:
+    refused = (line.partition(": ") for line in plan[-1].splitlines())
+    return Explanation(*plan[:-1], {name: reason for name, _, reason in refused})
+
+
 def explain(
     q: Any,
     k: Any,
@@ -308,5 +313,4 @@ def explain(
                          v_scale, seqlens_q, seqlens_k, leftpad_k, None, None, None, None)
     plan = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel, compute, sequences,
                          features)
-    refused = (line.partition(": ") for line in plan[-1].splitlines())
-    return Explanation(*plan[:-1], {name: reason for name, _, reason in refused})
+    return _explanation(plan)

@@ -37,6 +37,12 @@ def shared_prefix_attention(
     progress: Callable[[int, int], object] | None, workspace: Any,
     prefix_k: Any, prefix_v: Any, prefix_k_scale: Any, prefix_v_scale: Any, /,
 ) -> None: ...
+def explain_shared_prefix(
+    q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
+    align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
+    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None,
+    prefix_k: Any, prefix_v: Any, prefix_k_scale: Any, prefix_v_scale: Any, /,
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]: ...
 def append(
     k: Any, v: Any, k_cache: Any, v_cache: Any, q: Any, q_out: Any, cos: Any, sin: Any, k_scale: Any, v_scale: Any,
     positions: Any, seqlens: Any, cu_seqlens: Any, block_table: Any, block_table_v: Any, rotary_positions: Any,

@@ -1,4 +1,4 @@
-"""flashc.shared_prefix_attention(): keys that sequences share, read once for all."""
+"""flashc.shared_prefix_attention() and flashc.explain_shared_prefix(): keys that sequences share, read once for all."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import _core
-from ._arrays import Kind, kind_of, refuse_gradients
-from ._attention import _check_one_type, _features, _is_bshd, _lse_shape, _new_output, _sequences
+from ._arrays import Kind, dtype_name, kind_of, refuse_gradients
+from ._attention import (_SHORT, Explanation, _check_one_type, _explanation, _features, _is_bshd, _lse_shape, _new_output,
+                         _sequences)
 
 
-def _rows_in_line(q: Any, kind: Kind) -> Any:
+def _rows_in_line(q: Any, kind: Kind, filled: bool = True) -> Any:
     """q [batch, heads, seqlen_q, head_dim] with the rows of all sequences one after the other in memory."""
     batch, heads, rows, dim = q.shape
     if batch < 2 or rows < 2:
         return q
     in_line = kind.empty(q, (batch, rows, heads, dim), None)
-    in_line[...] = q.swapaxes(1, 2)
+    if filled:
+        in_line[...] = q.swapaxes(1, 2)
     return in_line.swapaxes(1, 2)
 
 
@@ -75,3 +77,44 @@ def shared_prefix_attention(
     if out is None:
         o = kind.result(q, o)
     return (o, kind.result(q, lse)) if return_lse else o
+
+
+def explain_shared_prefix(
+    q: Any,
+    prefix_k: Any,
+    prefix_v: Any,
+    k: Any,
+    v: Any,
+    *,
+    causal: bool = False,
+    align: str | int | Sequence[int] = "bottom-right",
+    softcap: float | None = None,
+    sinks: Any = None,
+    seqlens_k: Sequence[int] | None = None,
+    k_scale: Any = None,
+    v_scale: Any = None,
+    prefix_k_scale: Any = None,
+    prefix_v_scale: Any = None,
+    cu_seqlens_q: Any = None,
+    cu_seqlens_k: Any = None,
+    block_table: Any = None,
+    block_table_v: Any = None,
+    layout: str = "bhsd",
+    out_dtype: Any = None,
+    num_threads: int = 0,
+    kernel: str | None = None,
+    compute: str | None = None,
+) -> tuple[Explanation, Explanation]:
+    """What shared_prefix_attention() would run for these arguments: on the prefix, and on each sequence's own keys.
+    Reads no element."""
+    bshd = _is_bshd(layout)
+    q, kind = kind_of(q, "q")
+    out = _SHORT[dtype_name(q.dtype, "q") if out_dtype is None else dtype_name(out_dtype, "out_dtype")]
+    in_line = q if bshd or len(q.shape) != 4 else _rows_in_line(q, kind, filled=False)
+    sequences = _sequences(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
+    features = _features(softcap, None, None, None, None, sinks, None, k_scale, v_scale, None, seqlens_k, None, None, None,
+                         None, None)
+    on_prefix, own = _core.explain_shared_prefix(
+        in_line, k, v, out, None, None, None, None, causal, align if causal else None, bshd, num_threads, kernel, compute,
+        sequences, features, prefix_k, prefix_v, prefix_k_scale, prefix_v_scale)
+    return _explanation(on_prefix), _explanation(own)
