@@ -486,13 +486,19 @@ FLASHC_API flashc_status flashc_attention_state_init(flashc_attention_state *sta
                                                      const flashc_attention_params *params);
 /* No keys seen. */
 FLASHC_API flashc_status flashc_attention_state_clear(flashc_attention_state *state);
-/* Takes a chunk of seqlen_k keys. o, lse, row_max, sinks and workspace are not looked at (scratch is one internal
- * allocation). scores are filled for the chunk's keys, but weights (FLASHC_SCORES_WEIGHTS) and key_mass are refused:
+/* Takes a chunk of seqlen_k keys. o, lse, row_max and sinks are not looked at. Scratch is params->workspace, the caller's,
+ * of at least flashc_attention_accumulate_workspace_size() bytes, aligned to 64; NULL: one internal allocation, freed
+ * before return. It holds nothing between calls. scores are filled for the chunk's keys, but weights (FLASHC_SCORES_WEIGHTS) and key_mass are refused:
  * they take the LSE of all keys, which is known only when the last chunk has come. Threads share the blocks of query
  * rows and, where these are few, the pieces (piece_n) of the chunk's keys. Errors as flashc_attention_fwd(), and more
  * keys than levels; after FLASHC_ERR_CANCELLED the state can only be cleared. */
 FLASHC_API flashc_status flashc_attention_accumulate(flashc_attention_state *state,
                                                      const flashc_attention_params *params);
+/* Bytes of workspace that this chunk needs; it goes with tiles and threads, not with the keys. Tensor data is not read,
+ * and params->workspace ignored. Errors as flashc_attention_accumulate(). */
+FLASHC_API flashc_status flashc_attention_accumulate_workspace_size(const flashc_attention_state *state,
+                                                                    const flashc_attention_params *params,
+                                                                    size_t *size);
 /* into = the state over the union of both (disjoint) key sets, one partial result; its next_key becomes the larger of
  * both. from is not changed. */
 FLASHC_API flashc_status flashc_attention_state_merge(flashc_attention_state *into, const flashc_attention_state *from);

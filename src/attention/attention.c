@@ -1,6 +1,5 @@
 /* The public calls on attention: params -> problem -> plan -> execute. */
 #include "attention/execute.h"
-#include "attention/outputs.h"
 #include "attention/plan.h"
 #include "attention/problem.h"
 #include "attention/threads.h"
@@ -18,19 +17,14 @@ flashc_status flashc_attention_fwd(const flashc_attention_params *params)
         status = flashc_scales_check(&problem);
     if (status == FLASHC_OK)
         status = flashc_plan_init(&plan, &problem, NULL, 0);
-    if (status != FLASHC_OK || (plan.num_items == 0 && flashc_outputs_items(&problem, &plan) == 0))
+    void *workspace = NULL;
+    if (status == FLASHC_OK)
+        status = flashc_workspace_begin(&problem, &plan, &workspace);
+    if (status != FLASHC_OK)
         return status;
-
-    if (problem.workspace) {
-        if ((uintptr_t)problem.workspace % FLASHC_ALIGNMENT != 0)
-            return flashc_fail(FLASHC_ERR_WORKSPACE, "workspace: expected an address aligned to %d bytes, found %p",
-                               FLASHC_ALIGNMENT, problem.workspace);
-        if (problem.workspace_size < plan.workspace_size)
-            return flashc_fail(FLASHC_ERR_WORKSPACE, "workspace_size: expected at least %zu bytes, found %zu",
-                               plan.workspace_size, problem.workspace_size);
-        return flashc_execute(&problem, &plan, problem.workspace);
-    }
-    return flashc_execute_plan(&problem, &plan);
+    status = flashc_execute(&problem, &plan, workspace);
+    flashc_workspace_end(&problem, workspace);
+    return status;
 }
 
 flashc_status flashc_attention_workspace_size(const flashc_attention_params *params, size_t *size)

@@ -99,6 +99,8 @@ static void run_pass(run *r)
 flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *plan, void *workspace)
 {
     const int64_t outputs = flashc_outputs_items(problem, plan);
+    if (plan->num_items == 0 && outputs == 0)
+        return FLASHC_OK;
     run r = {.problem = problem,
              .plan = plan,
              .workspace = workspace,
@@ -119,14 +121,29 @@ flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *p
     return FLASHC_OK;
 }
 
-flashc_status flashc_execute_plan(const flashc_problem *problem, const flashc_plan *plan)
+flashc_status flashc_workspace_begin(const flashc_problem *problem, const flashc_plan *plan, void **workspace)
 {
+    *workspace = NULL;
     if (plan->num_items == 0 && flashc_outputs_items(problem, plan) == 0)
         return FLASHC_OK;
-    void *workspace = aligned_alloc(FLASHC_ALIGNMENT, plan->workspace_size);
-    if (!workspace)
+    if (!problem->workspace) {
+        *workspace = aligned_alloc(FLASHC_ALIGNMENT, plan->workspace_size);
+        if (*workspace)
+            return FLASHC_OK;
         return flashc_fail(FLASHC_ERR_MEMORY, "workspace: could not allocate %zu bytes", plan->workspace_size);
-    flashc_status status = flashc_execute(problem, plan, workspace);
-    free(workspace);
-    return status;
+    }
+    if ((uintptr_t)problem->workspace % FLASHC_ALIGNMENT != 0)
+        return flashc_fail(FLASHC_ERR_WORKSPACE, "workspace: expected an address aligned to %d bytes, found %p",
+                           FLASHC_ALIGNMENT, problem->workspace);
+    if (problem->workspace_size < plan->workspace_size)
+        return flashc_fail(FLASHC_ERR_WORKSPACE, "workspace_size: expected at least %zu bytes, found %zu",
+                           plan->workspace_size, problem->workspace_size);
+    *workspace = problem->workspace;
+    return FLASHC_OK;
+}
+
+void flashc_workspace_end(const flashc_problem *problem, void *workspace)
+{
+    if (workspace != problem->workspace)
+        free(workspace);
 }

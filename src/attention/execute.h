@@ -5,10 +5,12 @@
 #include "attention/plan.h"
 #include "attention/problem.h"
 
-/* workspace: plan->workspace_size bytes, aligned. FLASHC_OK or FLASHC_ERR_CANCELLED. */
-flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *plan, void *workspace);
+/* The problem's workspace, checked, or one of its own; NULL if there are no items. FLASHC_ERR_WORKSPACE or _MEMORY. */
+flashc_status flashc_workspace_begin(const flashc_problem *problem, const flashc_plan *plan, void **workspace);
+/* Frees what was its own. */
+void flashc_workspace_end(const flashc_problem *problem, void *workspace);
 
-/* The same in memory of its own; nothing if there are no items. FLASHC_ERR_MEMORY if that cannot be had. */
-flashc_status flashc_execute_plan(const flashc_problem *problem, const flashc_plan *plan);
+/* workspace: as begun. FLASHC_OK or FLASHC_ERR_CANCELLED. */
+flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *plan, void *workspace);
 
 #endif

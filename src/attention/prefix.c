@@ -130,6 +130,7 @@ static flashc_status make_chunks(chunks *c, const flashc_attention_params *p, co
     whole.causal = 0;
     whole.alignment = FLASHC_ALIGN_UNSET;
     *c = (chunks){.shared = of_prefix(p, prefix), .own = *p};
+    c->shared.workspace = c->own.workspace = NULL; /* of the caller's nobody said how large it must be */
     flashc_status status = flashc_attention_state_init(&c->state, sizeof c->state, &whole);
     if (status != FLASHC_OK)
         return status;

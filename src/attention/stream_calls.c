@@ -71,53 +71,81 @@ flashc_status flashc_attention_state_clear(flashc_attention_state *state)
     return status;
 }
 
-static flashc_status accumulate(flashc_attention_state *state, flashc_attention_params *p)
+/* A chunk, checked, and its plan. */
+static flashc_status plan_chunk(const flashc_attention_state *state, const flashc_attention_params *params,
+                                flashc_problem *problem, flashc_plan *plan)
 {
-    flashc_problem problem;
-    flashc_plan plan;
-    p->sinks = NULL;
-    p->row_max.data = NULL;
-    flashc_status status = flashc_stream_check_outputs(p);
+    flashc_attention_params p;
+    flashc_status status = flashc_stream_check_state("state", state);
     if (status == FLASHC_OK)
-        status = flashc_problem_init_chunk(&problem, p, state);
+        status = flashc_stream_read_params(&p, params);
+    if (status != FLASHC_OK)
+        return status;
+    p.sinks = NULL;
+    p.row_max.data = NULL;
+    status = flashc_stream_check_outputs(&p);
     if (status == FLASHC_OK)
-        status = flashc_stream_check_rows(state, p);
-    if (status == FLASHC_OK && problem.seqlen_k > flashc_stream_capacity(state) - state->next_key)
+        status = flashc_problem_init_chunk(problem, &p, state);
+    if (status == FLASHC_OK)
+        status = flashc_stream_check_rows(state, &p);
+    if (status == FLASHC_OK && problem->seqlen_k > flashc_stream_capacity(state) - state->next_key)
         status = flashc_fail(FLASHC_ERR_ARGUMENT,
                              "seqlen_k: expected at most %" PRId64 " more keys, for which the state has %" PRId64
                              " levels, found %" PRId64, flashc_stream_capacity(state) - state->next_key, state->levels,
-                             problem.seqlen_k);
+                             problem->seqlen_k);
+    return status == FLASHC_OK ? flashc_plan_init(plan, problem, NULL, 0) : status;
+}
+
+flashc_status flashc_attention_accumulate_workspace_size(const flashc_attention_state *state,
+                                                         const flashc_attention_params *params, size_t *size)
+{
+    flashc_problem problem;
+    flashc_plan plan;
+    if (!size)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "size: expected a pointer, found NULL");
+    flashc_status status = plan_chunk(state, params, &problem, &plan);
     if (status == FLASHC_OK)
-        status = flashc_scales_check(&problem);
-    if (status == FLASHC_OK)
-        status = flashc_plan_init(&plan, &problem, NULL, 0);
-    if (status != FLASHC_OK)
-        return status;
-    const int64_t end = state->next_key + problem.seqlen_k;
-    plan.pass = (flashc_chunk_pass){.end = state->next_key, .nodes = state->n_nodes};
-    const flashc_tensor scores = problem.scores;
+        *size = plan.workspace_size;
+    return status;
+}
+
+/* The chunk's keys to the state, pass by pass. */
+static flashc_status take(flashc_attention_state *state, flashc_problem *problem, flashc_plan *plan, void *workspace)
+{
+    flashc_status status;
+    const int64_t end = state->next_key + problem->seqlen_k;
+    plan->pass = (flashc_chunk_pass){.end = state->next_key, .nodes = state->n_nodes};
+    const flashc_tensor scores = problem->scores;
     do {
-        flashc_stream_next_pass(state, plan.runs, end, &plan.pass);
-        problem.scores.data = plan.pass.end < end ? NULL : scores.data; /* all of the chunk's, once */
-        status = flashc_execute_plan(&problem, &plan);
-        plan.pass.nodes = flashc_stream_nodes_after(state, plan.pass.begin, plan.pass.end, plan.pass.nodes);
-    } while (status == FLASHC_OK && plan.pass.end < end);
+        flashc_stream_next_pass(state, plan->runs, end, &plan->pass);
+        problem->scores.data = plan->pass.end < end ? NULL : scores.data; /* all of the chunk's, once */
+        status = flashc_execute(problem, plan, workspace);
+        plan->pass.nodes = flashc_stream_nodes_after(state, plan->pass.begin, plan->pass.end, plan->pass.nodes);
+    } while (status == FLASHC_OK && plan->pass.end < end);
     if (status == FLASHC_OK) {
-        state->n_nodes = plan.pass.nodes;
+        state->n_nodes = plan->pass.nodes;
         state->next_key = end;
-    } else if (status == FLASHC_ERR_CANCELLED) {
-        state->next_key = -1; /* some rows have the chunk, others do not */
+    } else {
+        state->next_key = -1; /* cancelled: some rows have the chunk, others do not */
     }
     return status;
 }
 
 flashc_status flashc_attention_accumulate(flashc_attention_state *state, const flashc_attention_params *params)
 {
-    flashc_attention_params p;
-    flashc_status status = flashc_stream_check_state("state", state);
+    flashc_problem problem;
+    flashc_plan plan;
+    void *workspace = NULL;
+    flashc_status status = plan_chunk(state, params, &problem, &plan);
     if (status == FLASHC_OK)
-        status = flashc_stream_read_params(&p, params);
-    return status == FLASHC_OK ? accumulate(state, &p) : status;
+        status = flashc_scales_check(&problem);
+    if (status == FLASHC_OK)
+        status = flashc_workspace_begin(&problem, &plan, &workspace);
+    if (status != FLASHC_OK)
+        return status;
+    status = take(state, &problem, &plan, workspace);
+    flashc_workspace_end(&problem, workspace);
+    return status;
 }
 
 flashc_status flashc_attention_state_merge(flashc_attention_state *into, const flashc_attention_state *from)

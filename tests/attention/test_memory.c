@@ -4,6 +4,7 @@
 #include "support/expect.h"
 #include "support/features.h"
 #include "support/kernels.h"
+#include "support/stream.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -110,6 +111,66 @@ static void no_memory(const char *kernel)
 
 /* Grows with tile and threads, never with seqlen (a short call, whose items are not all filled, may do
  * with less); below 1 MiB per thread at head_dim 128. decode: one query, and only the keys grow. */
+static flashc_status accumulate_failing(flashc_attention_state *s, const flashc_attention_params *p, long fail, long *made)
+{
+    atomic_store(&allocations, 0);
+    atomic_store(&failing, fail);
+    atomic_store(&counting, true);
+    flashc_status status = flashc_attention_accumulate(s, p);
+    atomic_store(&counting, false);
+    *made = atomic_load(&allocations);
+    return status;
+}
+
+/* A chunk makes one allocation however many passes it takes, or none in the caller's workspace; where that cannot be had
+ * or is not large enough the state is as it was. */
+static void chunk_memory(const char *kernel)
+{
+    const problem_shape shape = shape_for(kernel, (problem_shape){1, 2, 2, 1, 9 * kernel_piece(kernel, 24, 20), 24, 20});
+    problem p;
+    problem_plain(&p, &shape, FLASHC_F32, 43);
+    p.params.kernel = kernel;
+    p.params.num_threads = 2;
+    assert_true(run_problem(&p));
+    problem streamed = problem_twin(&p);
+    test_stream s = test_stream_begin(&p.params);
+    flashc_attention_params chunk = p.params;
+    long made;
+    size_t size = 0;
+    assert_int_equal(accumulate_failing(&s.state, &chunk, 0, &made), FLASHC_ERR_MEMORY);
+    assert_int_equal(made, 1);
+    assert_true(s.state.n_nodes == 0 && s.state.next_key == 0);
+    assert_int_equal(accumulate_failing(&s.state, &chunk, 1, &made), FLASHC_OK);
+    assert_int_equal(made, 1);
+    expect_ok(flashc_attention_finish(&s.state, &streamed.params));
+    assert_same_bits(&p, &streamed, "one call and one chunk");
+
+    expect_ok(flashc_attention_state_clear(&s.state));
+    expect_ok(flashc_attention_accumulate_workspace_size(&s.state, &chunk, &size));
+    expect_argument_error(flashc_attention_accumulate_workspace_size(&s.state, &chunk, NULL),
+                          "size: expected a pointer, found NULL");
+    char *memory = aligned_alloc(64, (size + 127) / 64 * 64);
+    assert_non_null(memory);
+    chunk.workspace = memory;
+    chunk.workspace_size = size - 1;
+    assert_int_equal(accumulate_failing(&s.state, &chunk, 0, &made), FLASHC_ERR_WORKSPACE);
+    assert_non_null(strstr(flashc_last_error(), "workspace_size: expected at least"));
+    chunk.workspace = memory + 4;
+    assert_int_equal(accumulate_failing(&s.state, &chunk, 0, &made), FLASHC_ERR_WORKSPACE);
+    assert_true(s.state.n_nodes == 0 && s.state.next_key == 0);
+    chunk.workspace = memory;
+    chunk.workspace_size = size;
+    assert_int_equal(accumulate_failing(&s.state, &chunk, 0, &made), FLASHC_OK);
+    assert_int_equal(made, 0);
+    problem_snapshot(&streamed);
+    expect_ok(flashc_attention_finish(&s.state, &streamed.params));
+    assert_same_bits(&p, &streamed, "one call and one chunk in a workspace");
+    free(memory);
+    test_stream_free(&s);
+    problem_free_twin(&streamed);
+    problem_free(&p);
+}
+
 static void check_workspace(const char *kernel, bool decode)
 {
     static const int64_t prefill_lengths[] = {1024, 8192, 65536}, decode_lengths[] = {1024, 32768, 1048576};
@@ -232,11 +293,12 @@ static void test_workspace_of_every_feature(void **state)
 
 int main(void)
 {
-    static kernel_check checks[] = {{no_memory}, {workspace}, {workspace_beyond_the_address_space}};
+    static kernel_check checks[] = {{no_memory}, {workspace}, {workspace_beyond_the_address_space}, {chunk_memory}};
     const struct CMUnitTest tests[] = {
         {"every_allocation_may_fail", test_on_kernels, NULL, NULL, &checks[0]},
         {"workspace_does_not_grow_with_seqlen", test_on_kernels, NULL, NULL, &checks[1]},
         {"workspace_beyond_the_address_space", test_on_kernels, NULL, NULL, &checks[2]},
+        {"memory_of_chunks", test_on_kernels, NULL, NULL, &checks[3]},
         cmocka_unit_test(test_workspace_of_every_feature),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -36,6 +36,7 @@ FUNCTIONS = {
     "flashc_append": "append_kv",
     "flashc_attention_state_init": "AttentionState",
     "flashc_attention_state_clear": "AttentionState",
+    "flashc_attention_accumulate_workspace_size": "AttentionState allocates",
     "flashc_attention_accumulate": "AttentionState.accumulate",
     "flashc_attention_state_merge": "AttentionState.merge",
     "flashc_attention_finish": "AttentionState.finish",
@@ -57,7 +58,7 @@ FUNCTIONS = {
     "flashc_is_softmax": "is_softmax",
 }
 NOT_A_NAME = {"exceptions", "arrays have dtypes", "arrays have strides", "attention(layout=)", "attention's defaults",
-              "append_kv's defaults", "a prefix is arrays", "flashc-run explain --predict"}
+              "append_kv's defaults", "a prefix is arrays", "AttentionState allocates", "flashc-run explain --predict"}
 
 # Every field of flashc_attention_params, and the argument of attention() that fills it.
 FIELDS = {

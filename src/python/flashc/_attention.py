@@ -259,7 +259,10 @@ class Explanation(NamedTuple):
     """each faster kernel that was not taken, and why"""
 
 
-def _explanation(plan: Any) -> Explanation:
+_Plan = tuple[str, str, str, int, int, int, int, int, int, int, float, str]
+
+
+def _explanation(plan: _Plan) -> Explanation:
     refused = (line.partition(": ") for line in plan[-1].splitlines())
     return Explanation(*plan[:-1], {name: reason for name, _, reason in refused})
 

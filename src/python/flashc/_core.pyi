@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+_Plan = tuple[str, str, str, int, int, int, int, int, int, int, float, str]
+
 def attention(
     q: Any, k: Any, v: Any, o: Any, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
@@ -13,7 +15,7 @@ def explain(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
     sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, /,
-) -> tuple[str, str, str, int, int, int, int, int, int, int, float, str]: ...
+) -> _Plan: ...
 def attention_state_init(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
@@ -42,7 +44,7 @@ def explain_shared_prefix(
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
     sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None,
     prefix_k: Any, prefix_v: Any, prefix_k_scale: Any, prefix_v_scale: Any, /,
-) -> tuple[tuple[Any, ...], tuple[Any, ...]]: ...
+) -> tuple[_Plan, _Plan]: ...
 def append(
     k: Any, v: Any, k_cache: Any, v_cache: Any, q: Any, q_out: Any, cos: Any, sin: Any, k_scale: Any, v_scale: Any,
     positions: Any, seqlens: Any, cu_seqlens: Any, block_table: Any, block_table_v: Any, rotary_positions: Any,
