@@ -15,9 +15,9 @@ enum {
 enum {
     OPT_Q = 1, OPT_K, OPT_V, OPT_O, OPT_LSE, OPT_MASK, OPT_BIAS, OPT_SEQLENS_Q, OPT_SEQLENS_K, OPT_LEFTPAD_K,
     OPT_CU_SEQLENS_Q, OPT_CU_SEQLENS_K, OPT_BLOCK_TABLE, OPT_BLOCK_TABLE_V, OPT_SCALE, OPT_SOFTCAP, OPT_CAUSAL,
-    OPT_WINDOW, OPT_ALIBI, OPT_SINKS, OPT_BLOCK_MASK, OPT_BLOCK_MASK_TILE, OPT_ALIGN, OPT_LAYOUT, OPT_DTYPE,
-    OPT_CACHE_DTYPE, OPT_K_SCALE, OPT_V_SCALE, OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE, OPT_STREAM_KV,
-    OPT_PREFIX_K, OPT_PREFIX_V, OPT_PREFIX_K_SCALE, OPT_PREFIX_V_SCALE, OPT_SCORES, OPT_SCORES_STAGE, OPT_KEY_MASS,
+    OPT_WINDOW, OPT_ALIBI, OPT_SINKS, OPT_BLOCK_MASK, OPT_BLOCK_MASK_TILE, OPT_ALIGN, OPT_OFFSETS, OPT_LAYOUT,
+    OPT_DTYPE, OPT_CACHE_DTYPE, OPT_K_SCALE, OPT_V_SCALE, OPT_OUT_DTYPE, OPT_THREADS, OPT_KERNEL, OPT_COMPUTE,
+    OPT_STREAM_KV, OPT_PREFIX_K, OPT_PREFIX_V, OPT_PREFIX_K_SCALE, OPT_PREFIX_V_SCALE, OPT_SCORES, OPT_SCORES_STAGE, OPT_KEY_MASS,
     OPT_ROW_MAX, OPT_COMPARE, OPT_RTOL, OPT_ATOL, OPT_BATCH, OPT_HEADS, OPT_HEADS_K, OPT_SEQLEN_Q, OPT_SEQLEN_K,
     OPT_HEAD_DIM, OPT_HEAD_DIM_V, OPT_PACKED, OPT_PAGE_SIZE, OPT_REPEATS, OPT_SEED, OPT_COLD, OPT_HUGE_PAGES,
     OPT_NO_LIMITS, OPT_PROBE, OPT_PREDICT, OPT_BANDWIDTH, OPT_JSON, OPT_DRY_RUN, OPT_QUIET, OPT_VERBOSE
@@ -60,6 +60,7 @@ const flashc_cli_option flashc_cli_attention_options[] = {
     {OPT_ALIGN, "align", 0, "A",
      "Position of query 0 among the keys: top-left (0), bottom-right (seqlen_k - seqlen_q) or a number, "
      "which holds for every batch element.", FOR_EACH},
+    {OPT_OFFSETS, "offsets", 0, "FILE", "Position of query 0 of each batch element, not --align: [B].", FOR_EACH},
     {OPT_LAYOUT, "layout", 0, "L", "Order of the axes of Q, K, V and O: bhsd (default) or bshd.", FOR_EACH},
     {OPT_DTYPE, "dtype", 0, "T",
      "Compute on f32, f16 or bf16: files of other floating types are converted. Only with bf16 is 2-byte raw "
@@ -154,15 +155,6 @@ static int parse_align(const char *text, flashc_cli_attention_args *args)
     return is_number ? flashc_cli_parse_int("--align", text, INT64_MIN / 4, INT64_MAX / 4, &args->offset) : 0;
 }
 
-static int parse_bandwidth(const char *text, double *bytes_per_second)
-{
-    double value;
-    if (flashc_cli_parse_double("--bandwidth", text, 0.001, 1e9, &value))
-        return FLASHC_CLI_USAGE;
-    *bytes_per_second = 1e9 * value;
-    return 0;
-}
-
 static int parse_threads(const char *text, int *threads)
 {
     int64_t value;
@@ -219,6 +211,7 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_BLOCK_MASK: args->block_mask = value; return 0;
     case OPT_BLOCK_MASK_TILE: return flashc_cli_parse_pair("--block-mask-tile", value, 1, args->block_mask_tile);
     case OPT_ALIGN: return parse_align(value, args);
+    case OPT_OFFSETS: args->offsets = value; return 0;
     case OPT_LAYOUT: return flashc_cli_parse_layout(value, &args->bshd);
     case OPT_DTYPE: return flashc_cli_parse_dtype("--dtype", value, &args->dtype);
     case OPT_CACHE_DTYPE: return flashc_cli_parse_cache_dtype("--cache-dtype", value, &args->cache_dtype);
@@ -256,7 +249,7 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     case OPT_NO_LIMITS: args->no_limits = 1; return 0;
     case OPT_PROBE: args->probe = 1; return 0;
     case OPT_PREDICT: args->predict = 1; return 0;
-    case OPT_BANDWIDTH: return parse_bandwidth(value, &args->bandwidth);
+    case OPT_BANDWIDTH: return flashc_cli_parse_double("--bandwidth", value, 0.001, 1e9, &args->bandwidth);
     case OPT_JSON: args->json = 1; return 0;
     case OPT_DRY_RUN: args->dry_run = 1; return 0;
     case OPT_QUIET: args->quiet = 1; return 0;
@@ -288,6 +281,10 @@ int flashc_cli_attention_parse(unsigned command, int argc, char **argv, const ch
                               : args->window[0] >= 0 || args->window[1] >= 0 ? "--window"
                               : args->alibi                                  ? "--alibi"
                                                                              : NULL;
+    if (args->offsets && args->alignment != FLASHC_ALIGN_UNSET)
+        return flashc_cli_usage_error("give --align or --offsets, not both"), 0;
+    if (args->offsets)
+        args->alignment = FLASHC_ALIGN_EXPLICIT;
     if (needs_align && args->alignment == FLASHC_ALIGN_UNSET)
         return flashc_cli_usage_error("%s needs --align top-left, bottom-right or N", needs_align), 0;
     if (args->huge_pages && !args->cold)

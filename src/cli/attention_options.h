@@ -20,7 +20,8 @@ typedef struct flashc_cli_attention_args {
     float scale;              /* FLASHC_SCALE_DEFAULT = not given */
     int causal;
     flashc_alignment alignment;
-    int64_t offset;           /* for FLASHC_ALIGN_EXPLICIT, the same for every batch element */
+    int64_t offset;           /* for FLASHC_ALIGN_EXPLICIT, the same for every batch element, unless there is a */
+    const char *offsets;      /* file of them */
     int bshd;                 /* --layout bshd */
     int dtype, cache_dtype, out_dtype; /* a flashc_dtype; 0 = not given */
     int num_threads;          /* 0 = default */
@@ -41,7 +42,7 @@ typedef struct flashc_cli_attention_args {
     int64_t seed;             /* bench */
     int cold, huge_pages, no_limits; /* bench */
     int probe, predict;       /* explain */
-    double bandwidth;         /* explain; bytes per second; 0 = not given */
+    double bandwidth;         /* explain; 1e9 bytes per second; 0 = not given */
 } flashc_cli_attention_args;
 
 /* The table, ended by an entry whose name is NULL. */

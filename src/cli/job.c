@@ -240,7 +240,7 @@ static int set_alignment(const flashc_cli_attention_args *args, flashc_cli_job *
     flashc_attention_params *p = &job->params;
     p->causal = args->causal;
     p->alignment = args->alignment;
-    if (args->alignment != FLASHC_ALIGN_EXPLICIT)
+    if (args->alignment != FLASHC_ALIGN_EXPLICIT || p->offsets)
         return FLASHC_CLI_OK;
     job->offsets = calloc((size_t)p->batch + 1, sizeof *job->offsets);
     if (!job->offsets)

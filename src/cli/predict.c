@@ -50,7 +50,7 @@ int flashc_predict(const flashc_cli_attention_args *args, const flashc_cli_job *
     int code = flashc_calibrate(args, job, plan, &out->measured);
     out->bandwidth = out->measured.memory.bandwidth;
     if (args->bandwidth > 0.0)
-        out->measured.memory.bandwidth = args->bandwidth;
+        out->measured.memory.bandwidth = 1e9 * args->bandwidth;
     for (int threads = 1; code == FLASHC_CLI_OK && out->count < FLASHC_MOST_PREDICTIONS; threads *= 2) {
         flashc_prediction *next = &out->list[out->count++];
         next->threads = threads < most ? threads : most;

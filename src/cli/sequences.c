@@ -11,8 +11,8 @@ int flashc_cli_sequences_read(const flashc_cli_attention_args *args, flashc_cli_
         flashc_cli_integers *integers;
     } files[] = {{args->cu_seqlens_q, &s->cu_seqlens_q}, {args->cu_seqlens_k, &s->cu_seqlens_k},
                  {args->seqlens_q, &s->seqlens_q},       {args->seqlens_k, &s->seqlens_k},
-                 {args->leftpad_k, &s->leftpad_k},       {args->block_table, &s->block_table},
-                 {args->block_table_v, &s->block_table_v}};
+                 {args->leftpad_k, &s->leftpad_k},       {args->offsets, &s->offsets},
+                 {args->block_table, &s->block_table},   {args->block_table_v, &s->block_table_v}};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         const int is_table = files[i].integers == &s->block_table || files[i].integers == &s->block_table_v;
         if (files[i].path && (flashc_cli_integers_read(files[i].path, is_table ? 2 : 1, files[i].integers) ||
@@ -87,7 +87,8 @@ int flashc_cli_sequences_set(const flashc_cli_sequences *s, const int64_t k_page
                   {&s->cu_seqlens_k, &p->cu_seqlens_k, 1},
                   {&s->seqlens_q, &p->seqlens_q, 0},
                   {&s->seqlens_k, &p->seqlens_k, 0},
-                  {&s->leftpad_k, &p->leftpad_k, 0}};
+                  {&s->leftpad_k, &p->leftpad_k, 0},
+                  {&s->offsets, &p->offsets, 0}};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         if (!arrays[i].integers->values)
             continue;
@@ -108,7 +109,7 @@ int flashc_cli_sequences_set(const flashc_cli_sequences *s, const int64_t k_page
 void flashc_cli_sequences_free(flashc_cli_sequences *s)
 {
     flashc_cli_integers *const all[] = {&s->cu_seqlens_q, &s->cu_seqlens_k, &s->seqlens_q,    &s->seqlens_k,
-                                        &s->leftpad_k,    &s->block_table,  &s->block_table_v};
+                                        &s->leftpad_k,    &s->offsets,      &s->block_table,  &s->block_table_v};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         flashc_cli_integers_free(all[i]);
 }

@@ -27,6 +27,9 @@ class ScoresTest(CliTest):
         self.check(('--window', '3,1', '--align', 'bottom-right'),
                    visible=lambda b, h, i, j: i + 4 - 3 <= j <= i + 4 + 1)
         self.check(('--window', '0,-1', '--align', '2'), visible=lambda b, h, i, j: j >= i + 2)
+        at = list(range(5, 5 + SHAPE_Q[0]))
+        self.write('at.npy', [SHAPE_Q[0]], at, '<i8')
+        self.check(('--causal', '--offsets', 'at.npy'), visible=lambda b, h, i, j: j <= i + at[b])
         self.check(('--window', '4,-1', '--causal', '--align', 'top-left'), visible=lambda b, h, i, j: i - 4 <= j <= i)
 
     def test_softcap(self):
@@ -93,6 +96,10 @@ class ScoresTest(CliTest):
         self.write('nan.npy', [4], [0.0, math.nan, 0.0, 0.0])
         self.write('blocks.npy', [3, 4], [1] * 12, '|b1')
         self.fails(2, ['--window', 'needs --align'], *files, '--window', '3,0')
+        self.fails(2, ['--align or --offsets'], *files, '--causal', '--align', '3', '--offsets', 'three.npy')
+        self.fails(1, ['three.npy', 'expected i32 or i64'], *files, '--causal', '--offsets', 'three.npy')
+        self.write('at.npy', [SHAPE_Q[0] + 1], [1] * (SHAPE_Q[0] + 1), '<i8')
+        self.fails(1, ['at.npy', 'one for each sequence'], *files, '--causal', '--offsets', 'at.npy')
         self.fails(2, ['--window', "'3'"], *files, '--window', '3', '--align', 'top-left')
         self.fails(2, ['--window', "'-2'"], *files, '--window', '-2,0', '--align', 'top-left')
         self.fails(2, ['--window', "'x'"], *files, '--window', '1,x', '--align', 'top-left')

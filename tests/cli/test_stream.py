@@ -128,6 +128,8 @@ class StreamTest(CliTest):
         _, shape, table = self.read('table.npy')
         self.write('table_v.npy', shape, [max(0, page - 1) for page in table], '<i4')
         self.check(*pages, '--block-table-v', 'table_v.npy', rows=(77,))
+        self.write('at.npy', [4], [300, 3, 9, 100], '<i8')
+        self.check(*pages, '--causal', '--offsets', 'at.npy', rows=(77,))
 
     def test_pages_in_bshd(self):
         self.write_normal('q.npy', [2, 5, 4, 8])
