@@ -128,6 +128,28 @@ def test_score_mod_and_scales() -> None:
     np.testing.assert_array_equal(state.finish(), expected)
 
 
+def test_progress() -> None:
+    q, k, v = arrays((8, 300, 32), (8, 900, 32), (8, 900, 32))
+    seen: list[tuple[int, int]] = []
+    state = flashc.AttentionState(q, seqlen_k=900)
+    state.accumulate(k, v, progress=lambda done, total: seen.append((done, total)))
+    assert seen and all(0 <= done <= total for done, total in seen)
+    np.testing.assert_array_equal(state.finish(), flashc.attention(q, k, v))
+
+    def fail(*_: int) -> None:
+        raise LookupError("enough")
+
+    state = flashc.AttentionState(q, seqlen_k=900)
+    with pytest.raises(TypeError, match="progress: expected a function, found 7"):
+        state.accumulate(k, v, progress=7)  # type: ignore[arg-type]
+    assert state.next_key == 0
+    with pytest.raises(LookupError, match="enough"):
+        state.accumulate(k, v, progress=fail)
+    assert state.next_key == -1
+    with pytest.raises(ValueError, match="next_key"):
+        state.accumulate(k, v)
+
+
 def test_a_score_mod_that_raises() -> None:
     q, k, v = arrays((2, 3, 16), (2, 40, 16), (2, 40, 16))
 

@@ -46,26 +46,41 @@ static int watch(void *user_data, int64_t done, int64_t total)
     return w->raised;
 }
 
-PyObject *flashc_py_call_run(flashc_py_call *c, PyObject *progress, const flashc_shared_prefix *prefix)
+bool flashc_py_call_watched(flashc_py_call *c, PyObject *progress, flashc_py_function *function, void *context,
+                            flashc_status *status)
 {
-    if (progress != Py_None && !PyCallable_Check(progress)) {
-        PyErr_Format(PyExc_TypeError, "progress: expected a function, found %R", progress);
-        flashc_py_call_release(c);
-        return NULL;
-    }
     watcher w = {.function = progress, .call = c};
     is_due(&w); /* starts the period */
     c->params.progress = watch;
     c->params.progress_user_data = &w;
     w.thread = PyEval_SaveThread();
-    const flashc_status status =
-        prefix ? flashc_attention_shared_prefix(&c->params, prefix) : flashc_attention_fwd(&c->params);
+    *status = function(context, &c->params);
     PyEval_RestoreThread(w.thread);
-    w.raised = w.raised || flashc_py_call_raise_of_score_mod(c);
-    if (!w.raised && status != FLASHC_OK)
+    return w.raised || flashc_py_call_raise_of_score_mod(c);
+}
+
+int flashc_py_check_progress(PyObject *progress)
+{
+    if (progress == Py_None || PyCallable_Check(progress))
+        return 0;
+    PyErr_Format(PyExc_TypeError, "progress: expected a function, found %R", progress);
+    return -1;
+}
+
+static flashc_status forward(void *prefix, const flashc_attention_params *params)
+{
+    return prefix ? flashc_attention_shared_prefix(params, prefix) : flashc_attention_fwd(params);
+}
+
+PyObject *flashc_py_call_run(flashc_py_call *c, PyObject *progress, flashc_shared_prefix *prefix)
+{
+    flashc_status status = FLASHC_OK;
+    const bool failed =
+        flashc_py_check_progress(progress) != 0 || flashc_py_call_watched(c, progress, forward, prefix, &status);
+    if (!failed && status != FLASHC_OK)
         flashc_py_raise(status); /* before the release, which may run code that calls flashc */
     flashc_py_call_release(c);
-    return w.raised || status != FLASHC_OK ? NULL : Py_NewRef(Py_None);
+    return failed || status != FLASHC_OK ? NULL : Py_NewRef(Py_None);
 }
 
 PyObject *flashc_py_attention(PyObject *module, PyObject *const *args, Py_ssize_t count)

@@ -51,7 +51,15 @@ flashc_tensor flashc_py_call_tensor(const flashc_py_view *view, int bshd, int64_
 
 /* Runs a call that was built, with the caller's progress function or Py_None, on a prefix if there is one, and releases
  * it. None, or NULL with an exception. */
-PyObject *flashc_py_call_run(flashc_py_call *call, PyObject *progress, const flashc_shared_prefix *prefix);
+PyObject *flashc_py_call_run(flashc_py_call *call, PyObject *progress, flashc_shared_prefix *prefix);
+
+/* Runs function(context, the call's params) without the GIL, watching for signals and calling progress, which was
+ * checked. True, with an exception, if one of these or score_mod raised. */
+typedef flashc_status flashc_py_function(void *context, const flashc_attention_params *params);
+bool flashc_py_call_watched(flashc_py_call *call, PyObject *progress, flashc_py_function *function, void *context,
+                            flashc_status *status);
+/* Is it a function, or None? 0, or -1 with an exception. */
+int flashc_py_check_progress(PyObject *progress);
 
 /* As a tuple, which the package makes an Explanation. */
 PyObject *flashc_py_explanation(const flashc_explanation *explanation);

@@ -126,49 +126,62 @@ static int check_block_mask(const flashc_attention_state *s, const flashc_attent
     return -1;
 }
 
-typedef flashc_status (*state_function)(flashc_attention_state *, const flashc_attention_params *);
-
-/* The arguments of explain, and a state. */
-static PyObject *run(const char *name, state_function function, PyObject *const *args, Py_ssize_t count)
+/* owner: NULL, or the object whose next_key becomes -1 when the state is spoiled. */
+static PyObject *run(flashc_py_function *function, PyObject *const *args, PyObject *progress, PyObject *owner)
 {
-    if (flashc_py_check_count(name, count, N_EXPLAIN + 1) != 0)
-        return NULL;
     flashc_py_call c;
     state_argument s;
     flashc_status status = FLASHC_OK;
-    const bool failed = acquire(&s, args[N_EXPLAIN]) != 0;
-    if (failed)
+    bool raised = false;
+    if (acquire(&s, args[N_EXPLAIN]) != 0)
         return finish(&s, true, FLASHC_OK);
-    const bool built = flashc_py_call_build_chunk(&c, args, s.state.seqlen_k) == 0;
-    const bool fits = built && flashc_py_integers_expect(&s.seqlens_k, "seqlens_k", c.params.batch) == 0 &&
+    const bool fits = flashc_py_call_build_chunk(&c, args, s.state.seqlen_k) == 0 &&
+                      flashc_py_check_progress(progress) == 0 &&
+                      flashc_py_integers_expect(&s.seqlens_k, "seqlens_k", c.params.batch) == 0 &&
                       check_block_mask(&s.state, &c.params) == 0;
     if (fits) {
         set_row_strides(&s.state, &c.params);
-        Py_BEGIN_ALLOW_THREADS
-        status = function(&s.state, &c.params);
-        Py_END_ALLOW_THREADS
+        raised = flashc_py_call_watched(&c, progress, function, &s.state, &status);
     }
-    const bool raised = fits && flashc_py_call_raise_of_score_mod(&c);
+    if (raised && owner) {
+        PyObject *type, *value, *traceback, *spoiled = PyLong_FromLong(-1);
+        PyErr_Fetch(&type, &value, &traceback);
+        if (!spoiled || PyObject_SetAttrString(owner, "next_key", spoiled) != 0)
+            PyErr_Clear();
+        Py_XDECREF(spoiled);
+        PyErr_Restore(type, value, traceback);
+    }
     PyObject *result = finish(&s, !fits || raised, status);
     flashc_py_call_release(&c);
     return result;
 }
 
-static flashc_status finish_state(flashc_attention_state *state, const flashc_attention_params *params)
+static flashc_status accumulate_state(void *state, const flashc_attention_params *params)
+{
+    return flashc_attention_accumulate(state, params);
+}
+
+static flashc_status finish_state(void *state, const flashc_attention_params *params)
 {
     return flashc_attention_finish(state, params);
 }
 
+/* attention_accumulate(the arguments of explain, state, progress, owner) */
 PyObject *flashc_py_attention_accumulate(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    return run("attention_accumulate", flashc_attention_accumulate, args, count);
+    if (flashc_py_check_count("attention_accumulate", count, N_EXPLAIN + 3) != 0)
+        return NULL;
+    return run(accumulate_state, args, args[N_EXPLAIN + 1], args[N_EXPLAIN + 2]);
 }
 
+/* attention_finish(the arguments of explain, state) */
 PyObject *flashc_py_attention_finish(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    return run("attention_finish", finish_state, args, count);
+    if (flashc_py_check_count("attention_finish", count, N_EXPLAIN + 1) != 0)
+        return NULL;
+    return run(finish_state, args, Py_None, NULL);
 }
 
 /* attention_state_merge(into, from) */

@@ -24,7 +24,8 @@ def attention_state_init(
 def attention_accumulate(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
-    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, state: tuple[Any, ...], /,
+    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, state: tuple[Any, ...],
+    progress: Callable[[int, int], object] | None, owner: object, /,
 ) -> tuple[int, int]: ...
 def attention_finish(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _core
@@ -89,20 +90,20 @@ class AttentionState:
 
     def accumulate(self, k: Any, v: Any, *, mask: Any = None, bias: Any = None, k_scale: Any = None, v_scale: Any = None,
                    seqlens_k: Any = None, cu_seqlens_k: Any = None, block_table: Any = None, block_table_v: Any = None,
-                   scores: Any = None, scores_stage: str = "scaled") -> None:
+                   scores: Any = None, scores_stage: str = "scaled",
+                   progress: Callable[[int, int], object] | None = None) -> None:
         """Takes a chunk of keys: k and v as in attention(), of the types of caches too, packed or in pages; the others for the
         chunk's keys alone: seqlens_k says how many of the chunk's keys each batch element has, and scores are filled with
-        those of its keys (at any stage but "weights", which need all keys)."""
+        those of its keys (at any stage but "weights", which need all keys). What progress(done, total) raises, as Ctrl-C,
+        spoils the state."""
         refuse_gradients(k=k, v=v, bias=bias)
         k, v = kind_of(k, "k")[0], kind_of(v, "v")[0]
         lies = {"k_scale": k_scale, "v_scale": v_scale, "seqlens_k": seqlens_k, "cu_seqlens_k": cu_seqlens_k,
                 "block_table": block_table, "block_table_v": block_table_v}
         self._begin(k, v, **lies)
         out = _SHORT[dtype_name(self._q.dtype, "q")]
-        arguments = self._call(k, v, out, None, (self._state(),), mask=mask, bias=bias, scores=scores,
+        arguments = self._call(k, v, out, None, (self._state(), progress, self), mask=mask, bias=bias, scores=scores,
                                scores_stage=None if scores is None else scores_stage, **lies)
-        if self._of_scores[2] is not None:
-            self.next_key = -1  # should score_mod raise
         self.n_nodes, self.next_key = _core.attention_accumulate(*arguments)
 
     def merge(self, other: AttentionState) -> None:
