@@ -231,6 +231,16 @@ def test_same_bits_for_any_threads_and_batch(kernel: str) -> None:
         assert flashc.attention(q[b], k[b], v[b], **options).tobytes() == whole[b].tobytes(), b
 
 
+def test_items_add_up_to_the_plan() -> None:
+    q, k = np.zeros((2, 4, 300, 64), np.float32), np.zeros((2, 2, 300, 64), np.float32)
+    plan, items = flashc.explain(q, k, k, causal=True, align="top-left", return_items=True)
+    assert plan == flashc.explain(q, k, k, causal=True, align="top-left")
+    assert len(items) == plan.num_items and sum(item.rows for item in items) == 2 * 4 * 300
+    assert sum(item.flops for item in items) == pytest.approx(plan.flops)
+    assert {(item.batch, item.head_k) for item in items} == {(b, h) for b in range(2) for h in range(2)}
+    assert all(item.pieces >= 1 and item.edge_tiles <= item.tiles and item.scores > 0 for item in items)
+
+
 def test_workspace() -> None:
     q, k, v = problem(np.random.default_rng(11), rows=65, keys=97)
     size = flashc.explain(q, k, v, num_threads=2).workspace_size

@@ -31,7 +31,7 @@ FUNCTIONS = {
     "flashc_attention_fwd": "attention",
     "flashc_attention_workspace_size": "explain",
     "flashc_explain": "explain",
-    "flashc_explain_items": "flashc-run explain --predict",
+    "flashc_explain_items": "explain",
     "flashc_append_params_init": "append_kv's defaults",
     "flashc_append": "append_kv",
     "flashc_attention_state_init": "AttentionState",
@@ -58,7 +58,7 @@ FUNCTIONS = {
     "flashc_is_softmax": "is_softmax",
 }
 NOT_A_NAME = {"exceptions", "arrays have dtypes", "arrays have strides", "attention(layout=)", "attention's defaults",
-              "append_kv's defaults", "a prefix is arrays", "AttentionState allocates", "flashc-run explain --predict"}
+              "append_kv's defaults", "a prefix is arrays", "AttentionState allocates"}
 
 # Every field of flashc_attention_params, and the argument of attention() that fills it.
 FIELDS = {
@@ -83,6 +83,7 @@ FIELDS = {
 # Structs whose fields are those of a Python tuple.
 TUPLES = {
     "flashc_explanation": (flashc.Explanation, {"struct_size"}),
+    "flashc_item_work": (flashc.ItemWork, set()),
     "flashc_kernel": (flashc.Kernel, set()),
     "flashc_system_info": (flashc.Info, {"struct_size"}),
     "flashc_compare_report": (flashc.Comparison, set()),
@@ -115,7 +116,7 @@ def test_every_parameter_has_an_argument() -> None:
     assert {argument for argument in FIELDS.values() if argument} | {"layout", "out_dtype"} == arguments
     explained = set(inspect.signature(flashc.explain).parameters)
     outputs = {"scores", "scores_stage", "key_mass", "row_max"}
-    assert arguments - explained == {"progress", "workspace"} | outputs and explained <= arguments
+    assert arguments - explained == {"progress", "workspace"} | outputs and explained - arguments == {"return_items"}
 
 
 @pytest.mark.parametrize("name", TUPLES)

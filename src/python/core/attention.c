@@ -104,17 +104,47 @@ PyObject *flashc_py_explanation(const flashc_explanation *e)
                          (long long)e->num_threads, (unsigned long long)e->workspace_size, e->flops, e->refused);
 }
 
+/* Of each work item a tuple, which the package makes an ItemWork. */
+static PyObject *items_of(const flashc_attention_params *params, int64_t count)
+{
+    flashc_item_work *work = PyMem_Calloc((size_t)count + 1, sizeof *work);
+    if (!work)
+        return PyErr_NoMemory();
+    const flashc_status status = flashc_explain_items(params, 0, count, work);
+    PyObject *list = status == FLASHC_OK ? PyList_New(0) : flashc_py_raise(status);
+    for (int64_t i = 0; list && i < count; i++) {
+        const flashc_item_work *w = &work[i];
+        PyObject *item = Py_BuildValue("(LLLLLLLLdd)", (long long)w->batch, (long long)w->head_k, (long long)w->rows,
+                                       (long long)w->first_key, (long long)w->keys, (long long)w->pieces,
+                                       (long long)w->tiles, (long long)w->edge_tiles, w->scores, w->flops);
+        if (!item || PyList_Append(list, item) != 0)
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    PyMem_Free(work);
+    return list;
+}
+
+/* explain(the arguments up to N_EXPLAIN, whether items are wanted) */
 PyObject *flashc_py_explain(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    if (flashc_py_check_count("explain", count, N_EXPLAIN) != 0)
+    if (flashc_py_check_count("explain", count, N_EXPLAIN + 1) != 0)
         return NULL;
     flashc_py_call c;
     flashc_explanation e = {.struct_size = sizeof e};
-    const int built = flashc_py_call_build(&c, args, true);
-    const flashc_status status = built == 0 ? flashc_explain(&c.params, &e) : FLASHC_OK;
+    PyObject *plan = NULL, *items = NULL;
+    flashc_status status = FLASHC_OK;
+    if (flashc_py_call_build(&c, args, true) == 0 && (status = flashc_explain(&c.params, &e)) == FLASHC_OK) {
+        plan = flashc_py_explanation(&e);
+        items = args[N_EXPLAIN] == Py_True ? items_of(&c.params, e.num_items) : Py_NewRef(Py_None);
+    }
     if (status != FLASHC_OK)
         flashc_py_raise(status);
     flashc_py_call_release(&c);
-    return built != 0 || status != FLASHC_OK ? NULL : flashc_py_explanation(&e);
+    if (plan && items)
+        return Py_BuildValue("(NN)", plan, items);
+    Py_XDECREF(plan);
+    Py_XDECREF(items);
+    return NULL;
 }

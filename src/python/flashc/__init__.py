@@ -18,7 +18,7 @@ bounds are those of flashc.h.
 
 from . import _core
 from ._arrays import Comparison, compare, convert, is_softmax
-from ._attention import Explanation, attention, explain
+from ._attention import Explanation, ItemWork, attention, explain
 from ._caches import append_kv
 from ._prefix import explain_shared_prefix, shared_prefix_attention
 from ._softmax import SoftmaxState, merge_states, softmax, trace
@@ -32,6 +32,7 @@ __all__ = [
     "Comparison",
     "Explanation",
     "Info",
+    "ItemWork",
     "Kernel",
     "SoftmaxState",
     "append_kv",

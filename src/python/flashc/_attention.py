@@ -259,6 +259,29 @@ class Explanation(NamedTuple):
     """each faster kernel that was not taken, and why"""
 
 
+class ItemWork(NamedTuple):
+    """What one work item of a call has to do, counted from shapes, lengths and positions (masks and bias are not read)."""
+
+    batch: int
+    head_k: int
+    """batch element and K/V head that it reads"""
+    rows: int
+    """query rows; of several items over the same rows (keys split) each counts them"""
+    first_key: int
+    keys: int
+    """it loads so many keys from the first on, once for all its rows"""
+    pieces: int
+    """partial results that it makes of them; 1 unless keys are split"""
+    tiles: int
+    """at most block_m rows against at most block_n keys"""
+    edge_tiles: int
+    """of these: where position hides keys of the tile from some row"""
+    scores: float
+    """elements of the tiles, those hidden and rows that pad a vector included"""
+    flops: float
+    """useful operations: of all items together Explanation.flops"""
+
+
 _Plan = tuple[str, str, str, int, int, int, int, int, int, int, float, str]
 
 
@@ -300,9 +323,11 @@ def explain(
     num_threads: int = 0,
     kernel: str | None = None,
     compute: str | None = None,
-) -> Explanation:
-    """What attention() would run for these arguments, and why faster kernels were refused. Reads no element and
-    makes no array.
+    return_items: bool = False,
+) -> Any:
+    """The Explanation of what attention() would run for these arguments, and why faster kernels were refused. Reads no
+    element and makes no array. return_items: (Explanation, list of ItemWork), in the order in which whichever thread is
+    free takes the next item: the balance for any num_threads can be worked out of it.
 
     Shapes without memory behind them do: numpy.broadcast_to(numpy.float32(0), shape).
     """
@@ -314,6 +339,6 @@ def explain(
     sequences = _sequences(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
     features = _features(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, k_scale,
                          v_scale, seqlens_q, seqlens_k, leftpad_k, None, None, None, None)
-    plan = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel, compute, sequences,
-                         features)
-    return _explanation(plan)
+    plan, items = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel, compute,
+                                sequences, features, bool(return_items))
+    return _explanation(plan) if items is None else (_explanation(plan), [ItemWork(*item) for item in items])

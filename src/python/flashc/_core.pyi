@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+_Item = tuple[int, int, int, int, int, int, int, int, float, float]
 _Plan = tuple[str, str, str, int, int, int, int, int, int, int, float, str]
 
 def attention(
@@ -14,8 +15,9 @@ def attention(
 def explain(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
-    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, /,
-) -> _Plan: ...
+    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None,
+    return_items: bool, /,
+) -> tuple[_Plan, list[_Item] | None]: ...
 def attention_state_init(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
