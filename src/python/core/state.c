@@ -121,8 +121,8 @@ static int check_block_mask(const flashc_attention_state *s, const flashc_attent
     const int64_t rows = flashc_py_call_longest(p->cu_seqlens_k, p->batch, p->seqlen_k);
     if (!p->block_mask.data || rows == 0 || (s->next_key <= s->seqlen_k && rows <= s->seqlen_k - s->next_key))
         return 0;
-    PyErr_Format(PyExc_ValueError, "k: expected no more keys than seqlen_k, %lld, of which the block mask has tiles, found "
-                 "%lld from %lld on", (long long)s->seqlen_k, (long long)rows, (long long)s->next_key);
+    PyErr_Format(PyExc_ValueError, "k: expected no more keys than seqlen_k, %lld, of which the block mask has tiles, "
+                 "found %lld from %lld on", (long long)s->seqlen_k, (long long)rows, (long long)s->next_key);
     return -1;
 }
 

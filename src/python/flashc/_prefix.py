@@ -7,8 +7,8 @@ from typing import Any
 
 from . import _core
 from ._arrays import Kind, dtype_name, kind_of, refuse_gradients
-from ._attention import (_SHORT, Explanation, _check_one_type, _explanation, _features, _is_bshd, _lse_shape, _new_output,
-                         _sequences)
+from ._attention import (_SHORT, Explanation, _check_one_type, _explanation, _features, _is_bshd, _lse_shape,
+                         _new_output, _sequences)
 
 
 def _rows_in_line(q: Any, kind: Kind, filled: bool = True) -> Any:
@@ -112,9 +112,9 @@ def explain_shared_prefix(
     out = _SHORT[dtype_name(q.dtype, "q") if out_dtype is None else dtype_name(out_dtype, "out_dtype")]
     in_line = q if bshd or len(q.shape) != 4 else _rows_in_line(q, kind, filled=False)
     sequences = _sequences(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
-    features = _features(softcap, None, None, None, None, sinks, None, k_scale, v_scale, None, seqlens_k, None, None, None,
-                         None, None)
+    features = _features(softcap, None, None, None, None, sinks, None, k_scale, v_scale, None, seqlens_k, None, None,
+                         None, None, None)
     on_prefix, own = _core.explain_shared_prefix(
-        in_line, k, v, out, None, None, None, None, causal, align if causal else None, bshd, num_threads, kernel, compute,
-        sequences, features, prefix_k, prefix_v, prefix_k_scale, prefix_v_scale)
+        in_line, k, v, out, None, None, None, None, causal, align if causal else None, bshd, num_threads, kernel,
+        compute, sequences, features, prefix_k, prefix_v, prefix_k_scale, prefix_v_scale)
     return _explanation(on_prefix), _explanation(own)
