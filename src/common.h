@@ -64,6 +64,12 @@ static inline int64_t flashc_max(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
+/* |stride| without the overflow of -INT64_MIN. */
+static inline uint64_t flashc_magnitude(int64_t stride)
+{
+    return stride < 0 ? 0 - (uint64_t)stride : (uint64_t)stride;
+}
+
 /* a / b rounded up, a >= 0, b > 0. */
 static inline int64_t flashc_ceil_div(int64_t a, int64_t b)
 {

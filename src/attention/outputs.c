@@ -6,7 +6,8 @@
 
 int64_t flashc_outputs_items(const flashc_problem *p, const flashc_plan *plan)
 {
-    if (!p->scores.data && !p->key_mass.data)
+    const bool has_scores = p->scores.data && p->seqlen_q > 0;
+    if (p->num_heads == 0 || (!has_scores && !p->key_mass.data))
         return 0;
     /* Of no keys one tile too: it fills what is no key. */
     return p->batch * p->num_heads_k * flashc_max(1, flashc_ceil_div(p->seqlen_k, plan->block.block_n));

@@ -31,8 +31,9 @@ static flashc_status check_sizes(const flashc_attention_params *p)
                            "num_heads: expected a multiple of num_heads_k, found %" PRId64 " query heads and %" PRId64
                            " K/V heads",
                            p->num_heads, p->num_heads_k);
+    /* Of an empty batch too: what is planned from heads and rows does not look at it. */
     int64_t rows;
-    if (__builtin_mul_overflow(p->batch, p->num_heads, &rows) || __builtin_mul_overflow(rows, p->seqlen_q, &rows) ||
+    if (__builtin_mul_overflow(flashc_max(1, p->batch), p->num_heads, &rows) || __builtin_mul_overflow(rows, p->seqlen_q, &rows) ||
         rows > FLASHC_SIZE_LIMIT)
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "batch, num_heads, seqlen_q: expected at most 2^48 query rows, found %" PRId64 " * %" PRId64

@@ -62,7 +62,7 @@ static void write_sequence(const flashc_append_params *p, const stream *s, int64
 {
     /* Neighbours in memory follow each other: 7 ms, against 30 in the other order, for 128 MiB of f32 in which a
      * row has its heads side by side. */
-    const bool heads_together = llabs(s->from->stride[1]) < llabs(s->from->stride[2]);
+    const bool heads_together = flashc_magnitude(s->from->stride[1]) < flashc_magnitude(s->from->stride[2]);
     const int64_t rows = flashc_append_rows(p, b);
     for (int64_t first = 0; first < rows; first += ROWS_TOGETHER) {
         const int64_t n = flashc_min(ROWS_TOGETHER, rows - first);

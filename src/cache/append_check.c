@@ -84,9 +84,11 @@ static flashc_status check_scale(const char *name, const flashc_tensor *scale, c
     flashc_tensor_argument a = cache_argument(name, scale, t, p, 1);
     a.direction = cache->tensor->dtype == FLASHC_I8 ? FLASHC_OUTPUT : FLASHC_INPUT;
     a.types = FLASHC_TYPES_F32;
-    flashc_status status = FLASHC_OK;
-    if (cache->tensor->data)
-        status = flashc_cache_check_scale_given(name, scale, cache->name, cache->tensor, cache->size[3]);
+    if (!cache->tensor->data)
+        return scale->data ? flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected NULL without %s, found %p", name,
+                                         cache->name, scale->data)
+                           : FLASHC_OK;
+    flashc_status status = flashc_cache_check_scale_given(name, scale, cache->name, cache->tensor, cache->size[3]);
     if (status == FLASHC_OK && scale->data)
         status = flashc_tensor_check(&a);
     return status == FLASHC_OK && scale->data ? flashc_tensor_check_apart(cache, &a) : status;

@@ -35,11 +35,11 @@ static void to_blocks(char *block, const float *x, int64_t n)
     }
 }
 
-/* What is finite stays so. */
-static float within(flashc_dtype dtype, float x)
+/* What is finite stays so, also where the quotient is not. */
+static float divide_within(flashc_dtype dtype, float x, float divisor)
 {
     const float most = dtype == FLASHC_F8_E4M3 ? 448.0f : 57344.0f;
-    return isfinite(x) ? fminf(most, fmaxf(-most, x)) : x;
+    return isfinite(x) ? fminf(most, fmaxf(-most, x / divisor)) : x;
 }
 
 void flashc_row_quantise(flashc_row dst, const float *x, int64_t n, float *scale)
@@ -54,6 +54,6 @@ void flashc_row_quantise(flashc_row dst, const float *x, int64_t n, float *scale
     } else {
         const float divisor = scale ? *scale : 1.0f;
         for (int64_t i = 0; i < n; i++)
-            flashc_store_f32(dst.data, dst.dtype, i * dst.stride, within(dst.dtype, x[i] / divisor));
+            flashc_store_f32(dst.data, dst.dtype, i * dst.stride, divide_within(dst.dtype, x[i], divisor));
     }
 }

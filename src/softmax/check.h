@@ -22,10 +22,4 @@ flashc_status flashc_check_output(const char *name, const void *data, int64_t ro
 /* name and other: [n] f32 each. They are the same array or share no element. */
 flashc_status flashc_check_no_overlap(const char *name, const void *a, const char *other, const void *b, int64_t n);
 
-/* |stride| without the overflow of -INT64_MIN. */
-static inline uint64_t flashc_magnitude(int64_t stride)
-{
-    return stride < 0 ? 0 - (uint64_t)stride : (uint64_t)stride;
-}
-
 #endif

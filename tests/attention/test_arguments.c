@@ -37,6 +37,11 @@ static void huge_kv_heads(problem *p)
     p->params.batch = p->params.num_heads_k = (int64_t)1 << 40;
     p->params.num_heads = 0;
 }
+static void huge_sizes_of_no_batch(problem *p)
+{
+    p->params.batch = 0;
+    p->params.num_heads = p->params.seqlen_q = (int64_t)1 << 40;
+}
 static void no_multiple(problem *p) { p->params.num_heads_k = 3; }
 static void no_heads_k(problem *p) { p->params.num_heads_k = 0; }
 static void bool_q(problem *p) { p->params.q.dtype = FLASHC_BOOL; }
@@ -181,6 +186,7 @@ static const mistake mistakes[] = {
     {"head_dim -8", negative_head_dim, FLASHC_ERR_ARGUMENT, "head_dim", "-8"},
     {"head_dim_v -6", negative_head_dim_v, FLASHC_ERR_ARGUMENT, "head_dim_v", "-6"},
     {"sizes whose product overflows", huge_sizes, FLASHC_ERR_ARGUMENT, "batch", "4611686018427387903"},
+    {"such sizes in an empty batch", huge_sizes_of_no_batch, FLASHC_ERR_ARGUMENT, "batch, num_heads", "1099511627776"},
     {"K/V heads whose product overflows", huge_kv_heads, FLASHC_ERR_ARGUMENT, "num_heads_k", "1099511627776"},
     {"4 heads on 3", no_multiple, FLASHC_ERR_ARGUMENT, "num_heads_k", "3"},
     {"4 heads on 0", no_heads_k, FLASHC_ERR_ARGUMENT, "num_heads_k", "0"},

@@ -66,6 +66,11 @@ static void test_usual_calls(void **state)
         p.positions = NULL;
         expect_ok(flashc_append(&p));
     }
+    flashc_append_params p;
+    usual(&p, false);
+    p.num_heads = p.num_heads_k = 1;
+    p.k.stride[1] = p.v.stride[1] = p.q.stride[1] = p.q_out.stride[1] = INT64_MIN; /* nobody goes to another head */
+    expect_ok(flashc_append(&p));
     flashc_append_params nothing;
     flashc_append_params_init(&nothing, sizeof nothing);
     nothing.head_dim = 1;

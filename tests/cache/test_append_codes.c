@@ -157,6 +157,12 @@ static void known_rows(void **state)
     const uint32_t f8[4] = {0x7e, 0xfe, 0x7f, 0x2a};
     for (int j = 0; j < 4; j++)
         assert_int_equal(test_get_bits(&p.k_cache, 0, 0, positions[0], j), f8[j]);
+    p.k_cache_scale.data = coded.k_scale; /* a finite x stays finite, also where x / scale is not */
+    coded.k_scale[positions[0]] = 1e-35f;
+    const uint32_t finite[4] = {0x7e, 0xfe, 0x7f, 0x7e};
+    expect_ok(flashc_append(&p));
+    for (int j = 0; j < 4; j++)
+        assert_int_equal(test_get_bits(&p.k_cache, 0, 0, positions[0], j), finite[j]);
 }
 
 static void refuses(const flashc_append_params *p, const char *message)
@@ -186,6 +192,11 @@ static void wrong_scales(void **state)
     char message[128];
     snprintf(message, sizeof message, "k_cache_scale.data: expected NULL with k_cache of type q8_0, found %p",
              (void *)k);
+    refuses(&p, message);
+    p = params_of(&coded, FLASHC_I8);
+    p.v = p.v_cache = (flashc_tensor){0};
+    snprintf(message, sizeof message, "v_cache_scale.data: expected NULL without v_cache, found %p",
+             p.v_cache_scale.data);
     refuses(&p, message);
     p = params_of(&coded, FLASHC_F8_E5M2);
     coded.v_scale[(1 * HEADS + 1) * ROWS + 10] = 0.0f;
