@@ -2,7 +2,9 @@
 """README.md agrees with the header and with --help: check_readme.py SOURCE_DIRECTORY FLASHC_RUN
 
 The C program in README is the one in flashc.h; every command line of flashc-run in README names a command and
-options that its --help has; every script that README names exists.
+options that its --help has; every script that README names exists; every link within README leads to a heading, every
+other one to a file; no line of prose is longer than 120 characters. The examples of flashc-run ("$ flashc-run ...") run
+on the arrays of scripts/example_arrays.py and print what README says, but for what depends on the machine.
 """
 import os
 import pathlib
@@ -10,10 +12,15 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
+
+# First words of the lines that depend on the machine, and what stands before numbers that depend on the C library.
+OF_THE_MACHINE = {"kernel", "gemm", "tiles", "items", "threads", "workspace", "time", "speed", "refused"}
+ROUNDING = "largest "
 
 source = pathlib.Path(sys.argv[1])
 # In a cross build meson names the emulator.
-flashc_run = [*shlex.split(os.environ.get("MESON_EXE_WRAPPER", "")), sys.argv[2]]
+flashc_run = [*shlex.split(os.environ.get("MESON_EXE_WRAPPER", "")), os.path.abspath(sys.argv[2])]
 readme = (source / "README.md").read_text(encoding="utf-8")
 header = (source / "include" / "flashc.h").read_text(encoding="utf-8")
 problems = []
@@ -48,7 +55,45 @@ for script in set(re.findall(r"`?(scripts/[a-z0-9_]+(?:\.py)?|\.ci/run)", readme
     if not (source / script).exists():
         problems.append(f"{script} does not exist")
 
-print(f"{commands} command lines of flashc-run checked")
+headings = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+            for title in re.findall(r"(?m)^#+ (.*)$", re.sub(r"```.*?```", "", readme, flags=re.S))}
+for link in re.findall(r"\]\(([^)]*)\)", readme):
+    if link.startswith("#") and link[1:] not in headings:
+        problems.append(f"no heading for the link {link}")
+    elif not link.startswith(("#", "http")) and not (source / link).exists():
+        problems.append(f"no file for the link {link}")
+for line in readme.splitlines():
+    if len(line) > 120 and not line.startswith(("|", "    ")): # tables, and output as it is printed
+        problems.append(f"more than 120 characters: {line}")
+
+
+def check_example(command, expected, folder):
+    done = subprocess.run([*flashc_run, *shlex.split(command)[1:]], cwd=folder, capture_output=True, text=True,
+                          check=False)
+    printed = {line.rstrip() for line in (done.stdout + done.stderr).splitlines()} | {""}
+    fails = any(line.startswith("flashc-run: ") for line in expected)
+    if (done.returncode != 0) != fails:
+        problems.append(f"exit status {done.returncode} of {command}: {done.stderr.strip()}")
+    for line in expected:
+        if line.rstrip() not in printed and line.split()[0] not in OF_THE_MACHINE and ROUNDING not in line:
+            problems.append(f"{command}: does not print: {line}")
+
+
+examples = 0
+with tempfile.TemporaryDirectory() as folder:
+    subprocess.run([sys.executable, source / "scripts" / "example_arrays.py", folder], check=True)
+    for block in re.findall(r"(?:^    .*\n)+", readme, re.M):
+        lines = re.sub(r"\\\n *", "", block).splitlines()
+        starts = [i for i, line in enumerate(lines) if line.startswith("    $ ")] + [len(lines)]
+        for start, end in zip(starts, starts[1:]):
+            command = lines[start].removeprefix("    $ ")
+            if command.startswith("flashc-run "):
+                examples += 1
+                check_example(command, [line.removeprefix("    ") for line in lines[start + 1:end]], folder)
+if examples < 10:
+    problems.append(f"only {examples} examples of flashc-run found: is this still README's form?")
+
+print(f"{commands} command lines of flashc-run checked, {examples} examples run")
 for problem in problems:
     print("README.md:", problem)
 sys.exit(bool(problems))
