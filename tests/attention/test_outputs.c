@@ -95,6 +95,28 @@ static void empty_sequences(const char *kernel)
     }
 }
 
+/* Logits so large that a weight may be off by more than a double holds, and below the smallest double in one row, but not
+ * in the other: the bound must not come out as 0 times infinity. */
+static void weights_beyond_doubles(const char *kernel)
+{
+    const problem_shape shape = shape_for(kernel, (problem_shape){1, 1, 1, 2, 40, 2, 8});
+    for (flashc_score_stage stage = FLASHC_SCORES_SCALED; stage <= FLASHC_SCORES_WEIGHTS; stage++) {
+        problem p;
+        problem_plain(&p, &shape, FLASHC_F32, 5);
+        p.zero_mean = false;
+        p.params.kernel = kernel;
+        for (int64_t d = 0; d < 2; d++) {
+            test_set(&p.params.q, 0, 0, 0, d, 4e4);
+            test_set(&p.params.q, 0, 0, 1, d, 1e4);
+            for (int64_t j = 0; j < shape.seqlen_k; j++)
+                test_set(&p.params.k, 0, 0, j, d, d == 0 ? 3e4 : j == 0 ? -3e4 : -3e4 - 0x1p-5);
+        }
+        problem_add_outputs(&p, stage, FLASHC_F32);
+        assert_true(run_and_check(&p));
+        problem_free(&p);
+    }
+}
+
 /* MLA: V is the first 512 of K's 576 columns. */
 static void mla(const char *kernel)
 {
@@ -132,11 +154,12 @@ static void errors(void **unused)
 int main(void)
 {
     static kernel_check random = {random_problems}, special = {nan_in_a_key}, latent = {mla},
-                        empty = {empty_sequences};
+                        empty = {empty_sequences}, beyond = {weights_beyond_doubles};
     const struct CMUnitTest tests[] = {
         {"random_problems", test_on_kernels, NULL, NULL, &random},
         {"nan_in_a_key", test_on_kernels, NULL, NULL, &special},
         {"empty_sequences", test_on_kernels, NULL, NULL, &empty},
+        {"weights_beyond_doubles", test_on_kernels, NULL, NULL, &beyond},
         {"mla", test_on_kernels, NULL, NULL, &latent},
         cmocka_unit_test(errors),
     };

@@ -33,8 +33,15 @@ static bool near(const check *c, const char *what, int64_t row, int64_t key, dou
     return false;
 }
 
-/* One row of scores at the stage that is asked for. weight_error: relative. */
-static bool check_scores(const check *c, int64_t row, double error, double per_magnitude, double weight_error)
+/* How far exp(logit) may be off where logit is off by error. A difference, since of the two factors of
+ * exp(logit) * expm1(error) one may be 0 where the other is infinite. */
+static double weight_bound(double logit, double error)
+{
+    return SMALLEST_WEIGHT + exp(logit + error) - exp(logit);
+}
+
+/* One row of scores at the stage that is asked for. logit_error: of score - LSE. */
+static bool check_scores(const check *c, int64_t row, double error, double per_magnitude, double logit_error)
 {
     const flashc_attention_params *p = c->p;
     const flashc_tensor *t = &p->scores;
@@ -43,8 +50,9 @@ static bool check_scores(const check *c, int64_t row, double error, double per_m
         const double got = test_get(t, b, h, i, j), score = c->exact->scores[row * p->seqlen_k + j];
         double expected = score, bound = error;
         if (p->scores_stage == FLASHC_SCORES_WEIGHTS) {
-            expected = score == -(double)INFINITY ? 0.0 : exp(score - c->exact->lse[row]);
-            bound = score == -(double)INFINITY ? 0.0 : SMALLEST_WEIGHT + expected * weight_error;
+            const double logit = score - c->exact->lse[row];
+            expected = score == -(double)INFINITY ? 0.0 : exp(logit);
+            bound = score == -(double)INFINITY ? 0.0 : weight_bound(logit, logit_error);
         } else if (p->scores_stage < FLASHC_SCORES_MASKED) {
             expected = c->exact->early[row * p->seqlen_k + j];
             bound = c->exact->early_magnitude[row * p->seqlen_k + j] * per_magnitude + PER_SCORE * U;
@@ -56,16 +64,16 @@ static bool check_scores(const check *c, int64_t row, double error, double per_m
 }
 
 /* Adds a row's weights to the mass of its head's keys. */
-static void add_mass(const check *c, int64_t row, double weight_error, double *mass, double *slack)
+static void add_mass(const check *c, int64_t row, double logit_error, double *mass, double *slack)
 {
     const int64_t keys = c->p->seqlen_k, first = row / c->p->seqlen_q * keys;
     for (int64_t j = 0; j < keys; j++) {
         const double score = c->exact->scores[row * keys + j];
         if (score == -(double)INFINITY)
             continue;
-        const double weight = exp(score - c->exact->lse[row]);
+        const double logit = score - c->exact->lse[row], weight = exp(logit);
         mass[first + j] += weight;
-        slack[first + j] += SMALLEST_WEIGHT + weight * (weight_error + U * (double)c->p->seqlen_q);
+        slack[first + j] += weight_bound(logit, logit_error) + weight * U * (double)c->p->seqlen_q;
     }
 }
 
@@ -92,11 +100,11 @@ bool bound_check_outputs(const flashc_attention_params *p, const oracle *exact, 
     bool good = true;
     for (int64_t row = 0; row < exact->rows && good; row++) {
         const double error = exact->magnitude[row] * per_magnitude + PER_SCORE * U;
-        const double weight_error = expm1(error + bound_lse(exact, row, terms));
+        const double logit_error = error + bound_lse(exact, row, terms);
         good = (p->row_max.data == NULL || check_row_max(&c, row, error)) &&
-               (p->scores.data == NULL || check_scores(&c, row, error, per_magnitude, weight_error));
+               (p->scores.data == NULL || check_scores(&c, row, error, per_magnitude, logit_error));
         if (p->key_mass.data != NULL)
-            add_mass(&c, row, weight_error, mass, slack);
+            add_mass(&c, row, logit_error, mass, slack);
     }
     for (int64_t n = 0; n < columns && good && p->key_mass.data != NULL; n++)
         good = near(&c, "key_mass", n / p->seqlen_k, n % p->seqlen_k,
