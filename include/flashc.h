@@ -171,8 +171,8 @@ typedef enum flashc_score_stage {
 } flashc_score_stage;
 
 /* Called on the calling thread only, from time to time while it has work itself (not while it waits for
- * the last items of other threads), with the work items done so far and their number. Return 0 to go on;
- * anything else cancels the call. Must not call longjmp or throw. */
+ * the last items of other threads), with the work items done so far and their number; the last time, unless
+ * cancelled, when all are done. Return 0 to go on; anything else cancels the call. Must not call longjmp or throw. */
 typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
 
 /* One head's scores of some queries and keys, in f32 and natural units, on their way to softmax. Key 0 is the batch

@@ -43,10 +43,16 @@ static bool allows_bf16(const flashc_problem *p)
 static void choose_best(const flashc_problem *p, int64_t rows, const flashc_kernel_row **kernel, char *refused,
                         size_t refused_size)
 {
+    const flashc_kernel_shape shape = {
+        .n_rows = rows,
+        .head_dim = p->head_dim,
+        .head_dim_v = p->head_dim_v,
+        .by_position = p->causal || p->window_left >= 0 || p->window_right >= 0,
+    };
     size_t used = 0;
     for (int i = 0; i < flashc_kernel_rows(); i++) {
         const flashc_kernel_row *row = flashc_kernel_row_at(i);
-        const char *reason = flashc_kernel_not_preferred(row, rows, p->head_dim, p->head_dim_v);
+        const char *reason = flashc_kernel_not_preferred(row, &shape);
         if (!reason)
             reason = flashc_kernel_too_many_rows(row, rows);
         if (!reason && row->bf16 && !allows_bf16(p))

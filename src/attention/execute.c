@@ -29,6 +29,7 @@ typedef struct run {
     int64_t num_items, total; /* of this pass, of all */
     atomic_int_least64_t next, done; /* of this pass, of all */
     atomic_bool cancelled;
+    int64_t reported; /* the calling thread's: done as the callback last heard it */
 } run;
 
 /* One member of the team. */
@@ -39,18 +40,24 @@ typedef struct worker {
     unsigned tiles;
 } worker;
 
+/* In the caller's floating-point mode: the callback is its code. */
+static void report(run *r)
+{
+    const flashc_problem *p = r->problem;
+    r->reported = atomic_load(&r->done);
+    if (p->progress(p->progress_user_data, r->reported, r->total) != 0)
+        atomic_store(&r->cancelled, true);
+}
+
 /* Key tiles between two calls of the callback inside an item: about a millisecond. */
 enum { TILES_PER_REPORT = 64 };
 
 static void report_progress(const worker *w)
 {
-    const flashc_problem *p = w->r->problem;
-    if (w->slot != 0 || !p->progress)
+    if (w->slot != 0 || !w->r->problem->progress)
         return;
-    /* The callback is the caller's code: it runs in the caller's floating-point mode. */
     flashc_cpu_restore_float_mode(w->float_mode);
-    if (p->progress(p->progress_user_data, atomic_load(&w->r->done), w->r->total) != 0)
-        atomic_store(&w->r->cancelled, true);
+    report(w->r);
     flashc_cpu_default_float_mode();
 }
 
@@ -115,6 +122,9 @@ flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *p
         r.num_items = outputs;
         run_pass(&r);
     }
+    /* The other threads may have done the last items, or all. */
+    if (problem->progress && r.reported < r.total && !atomic_load(&r.cancelled))
+        report(&r);
     if (atomic_load(&r.cancelled))
         return flashc_fail(FLASHC_ERR_CANCELLED, "progress: the callback cancelled the call after %lld of %lld items",
                            (long long)atomic_load(&r.done), (long long)r.total);

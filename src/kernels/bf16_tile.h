@@ -26,14 +26,17 @@ static flashc_kv_tile bf16_pack_rows(void *dst, flashc_tile src, int64_t n_rows,
     return (flashc_kv_tile){.data = dst, .dtype = FLASHC_BF16, .row_stride = ld};
 }
 
-/* In pieces of FLASHC_QK_DEPTH products, as in f32. */
+/* Elements of head_dim in a piece: of FLASHC_QK_DEPTH products in pairs (f32's scores are summed in as many), which store
+ * half as many sums as pieces of so many elements would. */
+enum { BF16_QK_DEPTH = FLASHC_QK_DEPTH * BF16_GROUP };
+
 static void bf16_qk(float *scores, flashc_kv_tile k, const void *queries, int64_t ld, int64_t n_keys, int64_t lanes,
                     int64_t head_dim, float factor)
 {
     const uint16_t *data = k.data, *qt = queries;
     prefetcher upcoming = prefetch_over(k.upcoming, n_keys / GEMM_ROWS);
-    for (int64_t d = 0; d < head_dim; d += FLASHC_QK_DEPTH) {
-        const int64_t groups = flashc_ceil_div(flashc_min(head_dim - d, FLASHC_QK_DEPTH), BF16_GROUP);
+    for (int64_t d = 0; d < head_dim; d += BF16_QK_DEPTH) {
+        const int64_t groups = flashc_ceil_div(flashc_min(head_dim - d, BF16_QK_DEPTH), BF16_GROUP);
         if (d == 0)
             gemm(GEMM_SET_SCALED, n_keys, lanes, groups, data, k.row_stride, BF16_GROUP, qt, scores, ld, &factor,
                  &upcoming);

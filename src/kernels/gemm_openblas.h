@@ -14,8 +14,8 @@ const char *flashc_openblas_name(void);
 const char *flashc_openblas_unusable(void);
 
 /* Why it is not taken unasked: it is unusable, or slow here: only its small-matrix path (no packing, no locks, no
- * allocation, no threads) is fit for tiles, and that depends on version, core and tile size. NULL if it is. Loads it
+ * allocation, no threads) is fit for tiles, and that depends on version, core and shape. NULL if it is. Loads it
  * only if CPU and sizes alone do not decide. */
-const char *flashc_openblas_not_preferred(flashc_block_shape block, int64_t head_dim, int64_t head_dim_v);
+const char *flashc_openblas_not_preferred(const flashc_kernel_shape *shape);
 
 #endif

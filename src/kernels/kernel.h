@@ -241,10 +241,16 @@ const char *flashc_kernel_unavailable(const flashc_kernel_row *row);
 /* Why the row refuses a call with so many query rows per K/V head: "at most ..."; NULL if it takes it. */
 const char *flashc_kernel_too_many_rows(const flashc_kernel_row *row, int64_t n_rows);
 
+/* What of a call's shape decides between rows. */
+typedef struct flashc_kernel_shape {
+    int64_t n_rows; /* query rows per K/V head */
+    int64_t head_dim, head_dim_v;
+    bool by_position; /* which keys a query sees depends on its position: causal, window */
+} flashc_kernel_shape;
+
 /* Why the row is not taken unless it is named: it cannot run, or would be slow here; NULL if it may be. Pure: CPU,
  * OpenBLAS build and shape decide, never a timing. OpenBLAS is loaded only if the others do not decide. */
-const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, int64_t n_rows, int64_t head_dim,
-                                        int64_t head_dim_v);
+const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, const flashc_kernel_shape *shape);
 
 /* The OpenBLAS that is loaded, "none: " and why it could not be, or "none" in a build without it. */
 const char *flashc_kernel_blas_name(void);

@@ -41,7 +41,7 @@ static flashc_block_shape decode_blocks(int64_t head_dim, int64_t head_dim_v)
 #if FLASHC_HAVE_OPENBLAS
 /* OpenBLAS's small-matrix path: the best of a sweep over multiples of 64 x 4, one thread, AVX-512
  * (Zen 4: 84/89/92/91 % of the FMA peak at head_dim 32/64/128/256); block_m * block_n * head_dim stays
- * within that path's limit of 1e6. */
+ * within that path's limit of 1e6 (OpenBLAS 0.3.21, SkylakeX permit function). */
 static flashc_block_shape openblas_blocks(int64_t head_dim, int64_t head_dim_v)
 {
     int64_t d = flashc_max(head_dim, head_dim_v);
@@ -135,21 +135,20 @@ const char *flashc_kernel_too_many_rows(const flashc_kernel_row *row, int64_t n_
  * head_dim 128, one thread, products of bf16 take 1.03 to 0.98 times as long at 1, 2 and 4 rows, and 0.81 at 8. */
 enum { HIDDEN_F32_ROWS = 4 };
 
-const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, int64_t n_rows, int64_t head_dim,
-                                        int64_t head_dim_v)
+const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, const flashc_kernel_shape *shape)
 {
     const char *missing = flashc_cpu_missing(row->cpu_features);
     if (missing)
         return missing;
 #if FLASHC_HAVE_OPENBLAS
     if (row->uses_openblas)
-        return flashc_openblas_not_preferred(row->block_shape(head_dim, head_dim_v), head_dim, head_dim_v);
+        return flashc_openblas_not_preferred(shape);
 #endif
     if (!row->bf16 || !row->vector->rows_along)
         return NULL;
-    if (n_rows <= HIDDEN_F32_ROWS)
+    if (shape->n_rows <= HIDDEN_F32_ROWS)
         return "with at most 4 query rows per K/V head f32 products are as fast, and round no weights";
-    if (head_dim % row->gemm->k.col_multiple != 0 || head_dim_v % row->gemm->v.col_multiple != 0)
+    if (shape->head_dim % row->gemm->k.col_multiple != 0 || shape->head_dim_v % row->gemm->v.col_multiple != 0)
         return "head_dim or head_dim_v is no multiple of 32: rows would be copied";
     return NULL;
 }

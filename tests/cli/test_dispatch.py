@@ -154,9 +154,9 @@ class OpenBLAS(unittest.TestCase):
 
     def expect_refused(self, reason, env):
         """Every OpenBLAS row is unavailable for this reason, and the others do the work."""
-        explain = as_json("explain", "--seqlen-q", "64", env=env)
+        explain = as_json("explain", "--seqlen-q", "256", env=env)
         self.assertNotIn("openblas", explain["kernel"])
-        refused = run("explain", "--seqlen-q", "64", env=env).stdout
+        refused = run("explain", "--seqlen-q", "256", env=env).stdout
         self.assertRegex(refused, "the built-in tiles were faster|needs avx512f|" + reason)
         if is_zen4() and "avx512f" in as_json("info")["cpu_features"].split():
             self.assertRegex(refused, reason)
@@ -242,12 +242,21 @@ class OpenBLAS(unittest.TestCase):
             NOT_RUN.append("test_small_matrix_path: this CPU has no avx512f")
             return
         env = {"OPENBLAS_CORETYPE": "SkylakeX"}
-        preferred = is_zen4()
-        explain = as_json("explain", "--seqlen-q", "64", "--head-dim", "64", env=env)
-        self.assertEqual(explain["kernel"], "f32_avx512_openblas" if preferred else "f32_avx512")
-        if not preferred:
+        zen4 = is_zen4()
+        plain = ["--seqlen-q", "256", "--head-dim", "64"]
+        explain = as_json("explain", *plain, env=env)
+        self.assertEqual(explain["kernel"], "f32_avx512_openblas" if zen4 else "f32_avx512")
+        if not zen4:
             self.assertIn("the built-in tiles were faster on every CPU measured but Zen 4",
-                          run("explain", "--seqlen-q", "64", env=env).stdout)
+                          run("explain", *plain, env=env).stdout)
+        else:
+            for other, reason in ((["--causal", "--align", "top-left"], "a query's position hides keys"),
+                                  (["--window", "9,-1", "--align", "0"], "a query's position hides keys"),
+                                  (["--head-dim", "80"], "head_dim beyond 64"), (["--head-dim", "72"], "beyond 64"),
+                                  (["--head-dim", "40"], "no multiple of 16"), (["--seqlen-q", "255"], "fewer than 256")):
+                with self.subTest(other=other):
+                    self.assertEqual(as_json("explain", *plain, *other, env=env)["kernel"], "f32_avx512")
+                    self.assertIn(reason, run("explain", *plain, *other, env=env).stdout)
         forced = as_json("explain", "--seqlen-q", "64", "--kernel", "f32_avx512_openblas", env=env)
         self.assertIn("SkylakeX", forced["gemm"])
         done = compare_with_the_model("--kernel", "f32_avx512_openblas", env=env)

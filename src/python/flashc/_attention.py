@@ -198,7 +198,8 @@ def attention(
         What the products are made in: "f32", or "bf16" to allow kernels that round q, k, v and the softmax weights to
         it. None is "bf16" where q, k and v all are bfloat16, and "f32" otherwise. explain() tells what runs.
     progress:
-        progress(done, total) in work items, called now and then on this thread; what it raises cancels the call.
+        progress(done, total) in work items, called now and then on this thread, the last time when all are done; what
+        it raises cancels the call.
     workspace:
         A writable buffer aligned to 64 bytes of flashc.explain(...).workspace_size bytes; None allocates.
 
