@@ -8,20 +8,18 @@
 #ifndef FLASHC_CAREFUL_H
 #define FLASHC_CAREFUL_H
 
+#include "attention/block.h"
 #include "cache/rows.h"
-#include "kernels/kernel.h"
 
 /* Replaces NaN and infinity in a copy of a V tile by 0; returns whether there were any. */
 bool flashc_careful_clear(float *copy, int64_t n_keys, int64_t n_cols, int64_t ld);
 
-/* Adds the elements that this left out of the keys first_key .. + n_keys of a head to the rows that see them.
- * copy, copy_ld: what it left. hidden: of the tile, as noted before its softmax; row_step and key_step lead
- * through it. */
-void flashc_careful_add(const flashc_softmax_state *state, const flashc_cache_rows *rows, int64_t sequence,
-                        int64_t head, int64_t first_key, int64_t n_keys, const float *copy, int64_t copy_ld,
-                        const uint8_t *hidden, int64_t row_step, int64_t key_step);
+/* Adds the elements of v that this left out to the rows of the tile that see them. state: of those rows. copy, copy_ld:
+ * what it left. hidden: as noted before the tile's softmax. */
+void flashc_careful_add(const flashc_softmax_state *state, const flashc_cache_rows *v, const flashc_score_tile *tile,
+                        const float *copy, int64_t copy_ld, const uint8_t *hidden);
 
-/* hidden[i]: is that score -inf? */
-void flashc_careful_note_hidden(const float *scores, int64_t count, uint8_t *hidden);
+/* hidden[i]: is score i of the tile -inf? */
+void flashc_careful_note_hidden(const flashc_score_tile *tile, uint8_t *hidden);
 
 #endif

@@ -25,20 +25,20 @@ typedef struct run {
     const flashc_problem *problem;
     const flashc_plan *plan;
     char *workspace;
-    void (*run_item)(const flashc_problem *, const flashc_plan *, int64_t, char *, int, flashc_keep_going_fn, void *);
+    void (*run_item)(const flashc_problem *, const flashc_plan *, int64_t, const flashc_worker *);
     int64_t num_items, total; /* of this pass, of all */
     atomic_int_least64_t next, done; /* of this pass, of all */
     atomic_bool cancelled;
     int64_t reported; /* the calling thread's: done as the callback last heard it */
 } run;
 
-/* One member of the team. */
-typedef struct worker {
+/* One thread of the team. */
+typedef struct member {
     run *r;
     int slot; /* 0 is the calling thread */
     unsigned float_mode;
     unsigned tiles;
-} worker;
+} member;
 
 /* In the caller's floating-point mode: the callback is its code. */
 static void report(run *r)
@@ -52,37 +52,39 @@ static void report(run *r)
 /* Key tiles between two calls of the callback inside an item: about a millisecond. */
 enum { TILES_PER_REPORT = 64 };
 
-static void report_progress(const worker *w)
+static void report_progress(const member *m)
 {
-    if (w->slot != 0 || !w->r->problem->progress)
+    if (m->slot != 0 || !m->r->problem->progress)
         return;
-    flashc_cpu_restore_float_mode(w->float_mode);
-    report(w->r);
+    flashc_cpu_restore_float_mode(m->float_mode);
+    report(m->r);
     flashc_cpu_default_float_mode();
 }
 
 static bool keep_going(void *context)
 {
-    worker *w = context;
-    if (++w->tiles % TILES_PER_REPORT == 0)
-        report_progress(w);
-    return !atomic_load_explicit(&w->r->cancelled, memory_order_relaxed);
+    member *m = context;
+    if (++m->tiles % TILES_PER_REPORT == 0)
+        report_progress(m);
+    return !atomic_load_explicit(&m->r->cancelled, memory_order_relaxed);
 }
 
 static void work(run *r, int slot)
 {
-    worker w = {.r = r, .slot = slot, .float_mode = flashc_cpu_default_float_mode()};
+    member m = {.r = r, .slot = slot, .float_mode = flashc_cpu_default_float_mode()};
+    const flashc_worker worker = {
+        .workspace = r->workspace, .slot = slot, .keep_going = keep_going, .context = &m};
     while (!atomic_load_explicit(&r->cancelled, memory_order_relaxed)) {
         const int64_t index = atomic_fetch_add_explicit(&r->next, 1, memory_order_relaxed);
         if (index >= r->num_items)
             break;
-        r->run_item(r->problem, r->plan, index, r->workspace, slot, keep_going, &w);
+        r->run_item(r->problem, r->plan, index, &worker);
         if (atomic_load_explicit(&r->cancelled, memory_order_relaxed))
             break;
         atomic_fetch_add_explicit(&r->done, 1, memory_order_relaxed);
-        report_progress(&w);
+        report_progress(&m);
     }
-    flashc_cpu_restore_float_mode(w.float_mode);
+    flashc_cpu_restore_float_mode(m.float_mode);
 }
 
 static void run_pass(run *r)

@@ -16,43 +16,45 @@
 #include <stdatomic.h>
 #include <string.h>
 
-static void clear_block(const flashc_item *it, int64_t i)
+static void clear(const flashc_item *it, const flashc_softmax_state *state)
 {
-    const flashc_softmax_state state = flashc_tiles_state(it, i);
-    for (int64_t r = 0; r < state.rows; r++) {
-        state.row_max[r] = -INFINITY;
-        state.row_sum[r] = 0.0f;
+    for (int64_t r = 0; r < state->rows; r++) {
+        state->row_max[r] = -INFINITY;
+        state->row_sum[r] = 0.0f;
     }
-    memset(state.acc, 0, (size_t)flashc_plan_tile_floats(it->plan, state.head_dim_v) * sizeof(float));
+    memset(state->acc, 0, (size_t)flashc_plan_tile_floats(it->plan, state->head_dim_v) * sizeof(float));
 }
 
 /* it->partial as a node of the problem's state holds it; node < 0: of no keys. */
-static void load_node(const flashc_item *it, const flashc_row_block *blocks, int64_t node)
+static void load_node(const flashc_item *it, int64_t node)
 {
     for (int64_t i = 0; i < it->span.n_blocks; i++) {
-        clear_block(it, i);
-        if (node >= 0) {
-            const flashc_softmax_state state = flashc_tiles_state(it, i);
-            flashc_stream_load(it->p, &blocks[i], node, &state);
-        }
+        const flashc_softmax_state state = flashc_tiles_state(it, &it->blocks[i]);
+        clear(it, &state);
+        if (node >= 0)
+            flashc_stream_load(it->p, &it->blocks[i], node, &state);
     }
 }
 
-/* One piece, begin .. end, into it->partial, on top of what a node of the problem's state holds (node < 0: nothing);
- * see careful.h. Returns false if told to end. */
-static bool run_piece(flashc_item *it, const flashc_row_block *blocks, int64_t node, int64_t begin, int64_t end,
-                      int64_t run_end, flashc_keep_going_fn keep_going, void *context)
+static bool partial_is_finite(const flashc_item *it)
+{
+    bool finite = true;
+    for (int64_t i = 0; i < it->span.n_blocks; i++)
+        finite = finite && it->vector->all_finite(flashc_tiles_state(it, &it->blocks[i]).acc, it->plan->ld,
+                                                  it->blocks[i].n_rows, it->p->head_dim_v);
+    return finite;
+}
+
+/* One piece, begin .. end of the keys that the run has until run_end, into it->partial, on top of what a node of the
+ * problem's state holds (node < 0: nothing); see careful.h. Returns false if told to end. */
+static bool run_piece(flashc_item *it, int64_t node, int64_t begin, int64_t end, int64_t run_end)
 {
     it->careful = false;
     for (;;) {
-        load_node(it, blocks, node);
-        if (!flashc_tiles_run(it, blocks, begin, end, run_end, keep_going, context))
+        load_node(it, node);
+        if (!flashc_tiles_run(it, begin, end, run_end))
             return false;
-        bool finite = true;
-        for (int64_t i = 0; i < it->span.n_blocks; i++)
-            finite = finite && it->vector->all_finite(flashc_tiles_state(it, i).acc, it->plan->ld,
-                                                      blocks[i].n_rows, it->p->head_dim_v);
-        if (finite || it->careful)
+        if (it->careful || partial_is_finite(it))
             return true;
         it->careful = true;
     }
@@ -60,8 +62,7 @@ static bool run_piece(flashc_item *it, const flashc_row_block *blocks, int64_t n
 
 /* All pieces of the item's run that its rows can see; without any, one of no keys. Returns their union, or NULL if
  * told to end. */
-static float *run_pieces(flashc_item *it, const flashc_row_block *blocks, flashc_fold *fold,
-                         flashc_keep_going_fn keep_going, void *context)
+static float *run_pieces(flashc_item *it, flashc_fold *fold)
 {
     const flashc_key_range keys = it->span.keys;
     int64_t begin = keys.begin;
@@ -70,7 +71,7 @@ static float *run_pieces(flashc_item *it, const flashc_row_block *blocks, flashc
         const int64_t left = it->span.piece_keys - begin % it->span.piece_keys; /* of this piece */
         const int64_t end = keys.end - begin > left ? begin + left : keys.end;
         it->partial = flashc_fold_next(fold);
-        if (!run_piece(it, blocks, -1, begin, end, keys.end, keep_going, context))
+        if (!run_piece(it, -1, begin, end, keys.end))
             return NULL;
         flashc_fold_add(fold);
         begin = end;
@@ -79,95 +80,95 @@ static float *run_pieces(flashc_item *it, const flashc_row_block *blocks, flashc
 }
 
 /* The part of a piece, of these rows of the one call, that the item's rows may see. */
-static bool run_part(flashc_item *it, const flashc_row_block *blocks, int64_t node, int64_t begin, int64_t end,
-                     flashc_keep_going_fn keep_going, void *context)
+static bool run_part(flashc_item *it, int64_t node, int64_t begin, int64_t end)
 {
     const flashc_key_range keys = it->span.keys;
     const int64_t leftpad = it->span.sequence.leftpad;
-    return run_piece(it, blocks, node, flashc_max(begin - leftpad, keys.begin), flashc_min(end - leftpad, keys.end),
-                     keys.end, keep_going, context);
+    return run_piece(it, node, flashc_max(begin - leftpad, keys.begin), flashc_min(end - leftpad, keys.end),
+                     keys.end);
 }
 
-static void load_nodes(flashc_item *it, const flashc_row_block *blocks, flashc_fold *fold)
+static void load_nodes(flashc_item *it, flashc_fold *fold)
 {
     for (fold->open = 0; fold->open < it->plan->pass.nodes; fold->open++) {
         it->partial = flashc_fold_next(fold);
-        load_node(it, blocks, fold->open);
+        load_node(it, fold->open);
     }
 }
 
-static void store_nodes(flashc_item *it, const flashc_row_block *blocks, flashc_fold *fold)
+static void store_nodes(flashc_item *it, flashc_fold *fold)
 {
     for (int64_t nodes = fold->open, node = 0; node < nodes; node++) {
         fold->open = node;
         it->partial = flashc_fold_next(fold);
         for (int64_t i = 0; i < it->span.n_blocks; i++) {
-            const flashc_softmax_state rows = flashc_tiles_state(it, i);
-            flashc_stream_store(it->p, &blocks[i], node, &rows);
+            const flashc_softmax_state rows = flashc_tiles_state(it, &it->blocks[i]);
+            flashc_stream_store(it->p, &it->blocks[i], node, &rows);
         }
     }
 }
 
 /* All pieces of the pass, also those that its rows do not see, on top of the state's nodes. An item that was told to
  * end leaves the state as it was. */
-static void run_chunk(flashc_item *it, const flashc_row_block *blocks, flashc_fold *fold,
-                      flashc_keep_going_fn keep_going, void *context)
+static void run_chunk(flashc_item *it, flashc_fold *fold)
 {
     const flashc_chunk_pass *pass = &it->plan->pass;
     flashc_stream_step step;
-    load_nodes(it, blocks, fold);
+    load_nodes(it, fold);
     for (int64_t begin = pass->begin; begin < pass->end; begin = step.end) {
         step = flashc_stream_next(it->p->state, begin, pass->end, fold->open);
         fold->open -= step.continues;
         fold->next_piece = step.index;
         it->partial = flashc_fold_next(fold);
-        if (!run_part(it, blocks, step.continues ? fold->open : -1, begin, step.end, keep_going, context))
+        if (!run_part(it, step.continues ? fold->open : -1, begin, step.end))
             return;
         if (step.completes)
             flashc_fold_add(fold);
         else
             fold->open++;
     }
-    store_nodes(it, blocks, fold);
+    store_nodes(it, fold);
 }
 
 /* Hands in the result of one of n_runs runs. The last to do so gets all of them, one after the other, the others
  * NULL. */
-static float *hand_in(const flashc_plan *plan, const float *partial, int64_t index, int64_t n_runs, char *workspace)
+static float *hand_in(const flashc_item *it, const float *partial, int64_t n_runs)
 {
-    const int64_t row_index = index / plan->runs;
+    const flashc_plan *plan = it->plan;
+    char *workspace = it->worker->workspace;
+    const int64_t row_index = it->index / plan->runs;
     float *all = (float *)(void *)(workspace + plan->shared_partials);
     all += row_index * plan->runs * plan->partial_floats;
     atomic_int *count = (atomic_int *)(void *)(workspace + plan->shared_counts) + row_index;
-    memcpy(all + index % plan->runs * plan->partial_floats, partial, (size_t)plan->partial_floats * sizeof(float));
+    memcpy(all + it->index % plan->runs * plan->partial_floats, partial,
+           (size_t)plan->partial_floats * sizeof(float));
     return atomic_fetch_add(count, 1) + 1 < n_runs ? NULL : all;
 }
 
 /* One of the pass's runs; the last to end puts all of them on top of the state's nodes. A run is a node: what remains
  * is the tree over the runs. */
-static void run_part_of_chunk(flashc_item *it, const flashc_row_block *blocks, flashc_fold *fold, int64_t index,
-                              char *workspace, flashc_keep_going_fn keep_going, void *context)
+static void run_part_of_chunk(flashc_item *it, flashc_fold *fold)
 {
     const flashc_chunk_pass *pass = &it->plan->pass;
-    const int64_t run = index % it->plan->runs, floats = it->plan->partial_floats;
+    const int64_t run = it->index % it->plan->runs, floats = it->plan->partial_floats;
     const int64_t first = pass->begin + run * pass->run_keys;
     fold->next_piece = first / it->span.piece_keys;
     for (int64_t begin = first; begin < first + pass->run_keys; begin += it->span.piece_keys) {
         it->partial = flashc_fold_next(fold);
-        if (!run_part(it, blocks, -1, begin, begin + it->span.piece_keys, keep_going, context))
+        if (!run_part(it, -1, begin, begin + it->span.piece_keys))
             return;
         flashc_fold_add(fold);
     }
-    const float *all = hand_in(it->plan, flashc_fold_finish(fold), index, pass->n_runs, workspace);
+    const float *all = hand_in(it, flashc_fold_finish(fold), pass->n_runs);
     if (!all)
         return;
-    load_nodes(it, blocks, fold);
+    load_nodes(it, fold);
     fold->next_piece = pass->begin / pass->run_keys;
     for (int64_t i = 0; i < pass->n_runs; i++) {
         memcpy(flashc_fold_next(fold), all + i * floats, (size_t)floats * sizeof(float));
         flashc_fold_add(fold);
     }
-    store_nodes(it, blocks, fold);
+    store_nodes(it, fold);
 }
 
 /* Of lse or row_max the number of a block's row; NULL if they are not wanted. */
@@ -177,10 +178,10 @@ static float *number_of(const flashc_problem *p, const flashc_row_block *block, 
     return output->data ? (float *)(void *)flashc_row_element(p, block, output, row) : NULL;
 }
 
-static void store_block(const flashc_item *it, int64_t i, const flashc_row_block *block)
+static void store_block(const flashc_item *it, const flashc_row_block *block)
 {
     const flashc_problem *p = it->p;
-    const flashc_softmax_state state = flashc_tiles_state(it, i);
+    const flashc_softmax_state state = flashc_tiles_state(it, block);
     void *row[FLASHC_MAX_BLOCK_M];
     float factor[FLASHC_MAX_BLOCK_M] = {0};
     for (int64_t r = 0; r < block->n_rows; r++) {
@@ -219,43 +220,45 @@ void flashc_items_prepare(const flashc_plan *plan, char *workspace)
         atomic_init(&counts[i], 0);
 }
 
-void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int64_t index, char *workspace, int slot,
-                     flashc_keep_going_fn keep_going, void *context)
+/* What the item's rows are after all of its keys, by whichever of the runs over them ends last. */
+static void run_rows(flashc_item *it, flashc_fold *fold)
 {
-    char *scratch = workspace + (size_t)slot * plan->scratch.size;
-    flashc_item it = flashc_tiles_open(problem, plan, scratch);
+    it->partial = run_pieces(it, fold);
+    if (it->partial && it->span.n_runs > 1) {
+        it->partial = hand_in(it, it->partial, it->span.n_runs);
+        if (it->partial)
+            flashc_fold_runs(fold, it->partial, it->span.first_run, it->span.n_runs);
+    }
+    for (int64_t i = 0; it->partial && i < it->span.n_blocks; i++)
+        store_block(it, &it->blocks[i]);
+}
+
+void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int64_t index,
+                     const flashc_worker *worker)
+{
+    flashc_row_block blocks[FLASHC_MAX_BLOCKS_PER_ITEM];
+    flashc_item it = flashc_tiles_open(problem, plan, worker);
+    it.index = index;
     it.span = flashc_span_of(problem, plan, index);
+    it.blocks = blocks;
     if (!plan->kernel->vector->rows_along && index + plan->num_threads < plan->num_items)
         it.next = flashc_span_of(problem, plan, index + plan->num_threads);
-    flashc_row_block blocks[FLASHC_MAX_BLOCKS_PER_ITEM];
-    flashc_fold fold = {.plan = plan,
-                        .head_dim_v = problem->head_dim_v,
-                        .stack = (float *)(void *)(scratch + plan->scratch.partials)};
     if (it.span.run >= it.span.n_runs || (problem->state && index % plan->runs >= flashc_max(1, plan->pass.n_runs)))
         return;
     if (it.span.run == 0 && !problem->state)
         store_padding(&it);
     if (it.span.n_blocks == 0)
         return;
+    flashc_fold fold = {.plan = plan, .head_dim_v = problem->head_dim_v, .stack = it.partials};
     for (int64_t i = 0; i < it.span.n_blocks; i++) {
         blocks[i] = flashc_span_block(problem, plan, &it.span, i);
-        flashc_tiles_load_queries(&it, i, &blocks[i]);
+        flashc_tiles_load_queries(&it, &blocks[i]);
         fold.n_rows += blocks[i].n_rows;
     }
-    if (problem->state && plan->pass.n_runs > 0) {
-        run_part_of_chunk(&it, blocks, &fold, index, workspace, keep_going, context);
-        return;
-    }
-    if (problem->state) {
-        run_chunk(&it, blocks, &fold, keep_going, context);
-        return;
-    }
-    it.partial = run_pieces(&it, blocks, &fold, keep_going, context);
-    if (it.partial && it.span.n_runs > 1) {
-        it.partial = hand_in(plan, it.partial, index, it.span.n_runs, workspace);
-        if (it.partial)
-            flashc_fold_runs(&fold, it.partial, it.span.first_run, it.span.n_runs);
-    }
-    for (int64_t i = 0; it.partial && i < it.span.n_blocks; i++)
-        store_block(&it, i, &blocks[i]);
+    if (!problem->state)
+        run_rows(&it, &fold);
+    else if (plan->pass.n_runs > 0)
+        run_part_of_chunk(&it, &fold);
+    else
+        run_chunk(&it, &fold);
 }

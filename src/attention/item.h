@@ -7,9 +7,9 @@
 /* Makes ready what items share in the workspace. */
 void flashc_items_prepare(const flashc_plan *plan, char *workspace);
 
-/* Computes item number index in this thread's slot of the workspace. Writes its rows of o and lse, or, of several
+/* Computes item number index on this thread. Writes its rows of o and lse, or, of several
  * runs over the same rows, leaves that to the one that ends last. An item that was told to end writes nothing. */
-void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int64_t index, char *workspace, int slot,
-                     flashc_keep_going_fn keep_going, void *context);
+void flashc_item_run(const flashc_problem *problem, const flashc_plan *plan, int64_t index,
+                     const flashc_worker *worker);
 
 #endif

@@ -110,16 +110,15 @@ static bool row_hides_all(const flashc_tensor *t, const char *row, int64_t n_key
     return true;
 }
 
-static bool hides_tile(const flashc_tensor *t, const flashc_problem *p, const flashc_row_block *block,
-                       int64_t first_key, int64_t n_keys)
+static bool hides_tile(const flashc_problem *p, const flashc_tensor *t, const flashc_score_tile *tile)
 {
     if (!t->data)
         return false;
-    walk w = first_of(p, block);
+    walk w = first_of(p, tile->block);
     const char *before = NULL;
-    for (int64_t r = 0; r < block->n_rows; r++) {
-        const char *row = next_row(&w, p, block, t, first_key);
-        if (row != before && !row_hides_all(t, row, n_keys))
+    for (int64_t r = 0; r < tile->block->n_rows; r++) {
+        const char *row = next_row(&w, p, tile->block, t, tile->first_key);
+        if (row != before && !row_hides_all(t, row, tile->n_keys))
             return false;
         before = row;
     }
@@ -162,30 +161,38 @@ bool flashc_mask_reaches(const flashc_problem *p, const flashc_row_block *block,
            !(p->block_mask.data && block_mask_hides(p, block, first_key, n_keys));
 }
 
-bool flashc_mask_hides_tile(const flashc_problem *p, const flashc_row_block *block, int64_t first_key, int64_t n_keys)
+bool flashc_mask_hides_tile(const flashc_problem *p, const flashc_score_tile *tile)
 {
-    return hides_tile(&p->mask, p, block, first_key, n_keys) || hides_tile(&p->bias, p, block, first_key, n_keys);
+    return hides_tile(p, &p->mask, tile) || hides_tile(p, &p->bias, tile);
 }
 
-void flashc_mask_add(const flashc_tensor *t, const flashc_problem *p, const flashc_row_block *block,
-                     const flashc_vector_ops *vector, int64_t ld, int64_t first_key, int64_t n_keys, float *scores)
+void flashc_mask_add(const flashc_problem *p, const flashc_tensor *t, const flashc_score_tile *tile)
 {
     const void *row[FLASHC_MAX_BLOCK_M];
-    walk w = first_of(p, block);
-    for (int64_t r = 0; r < block->n_rows; r++)
-        row[r] = next_row(&w, p, block, t, first_key);
+    walk w = first_of(p, tile->block);
+    for (int64_t r = 0; r < tile->block->n_rows; r++)
+        row[r] = next_row(&w, p, tile->block, t, tile->first_key);
     const flashc_rows rows = {.row = row, .dtype = t->dtype, .col_stride = t->stride[3]};
-    vector->add_rows(scores, ld, rows, block->n_rows, n_keys);
+    tile->vector->add_rows(tile->scores, tile->ld, rows, tile->block->n_rows, tile->n_keys);
+}
+
+/* Of keys skip .. + n_keys of the tile, counted from its first: for row r those before first[r] and from last[r] on,
+ * counted from skip. */
+static void hide_keys(const flashc_score_tile *tile, int64_t skip, int64_t n_keys, const int32_t *first,
+                      const int32_t *last)
+{
+    tile->vector->hide(tile->scores + skip * flashc_col_step(tile->vector, tile->ld), tile->ld, n_keys, tile->lanes,
+                       first, last);
 }
 
 /* Tile by tile of the block mask's, the rows that do not see it. */
-static void hide_by_block_mask(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
-                               int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores)
+static void hide_by_block_mask(const flashc_problem *p, const flashc_score_tile *tile)
 {
+    const flashc_row_block *block = tile->block;
     int32_t first[FLASHC_MAX_BLOCK_M] = {0}, last[FLASHC_MAX_BLOCK_M] = {0};
-    for (int64_t done = 0, keys; done < n_keys; done += keys) {
-        const int64_t tile_n = (first_key + done) / p->block_mask_n;
-        keys = keys_of_first_tile(p, first_key + done, n_keys - done);
+    for (int64_t done = 0, keys; done < tile->n_keys; done += keys) {
+        const int64_t tile_n = (tile->first_key + done) / p->block_mask_n;
+        keys = keys_of_first_tile(p, tile->first_key + done, tile->n_keys - done);
         bool hides = false;
         for (int64_t r = 0; r < block->n_rows; r++) {
             const bool shows =
@@ -194,34 +201,34 @@ static void hide_by_block_mask(const flashc_problem *p, const flashc_row_block *
             hides = hides || !shows;
         }
         if (hides)
-            vector->hide(scores + done * flashc_col_step(vector, ld), ld, keys, lanes, first, last);
+            hide_keys(tile, done, keys, first, last);
     }
 }
 
-static void hide_by_position(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
-                             int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores)
+static void hide_by_position(const flashc_problem *p, const flashc_score_tile *tile)
 {
-    if (first_key >= block->full.begin && first_key + n_keys <= block->full.end)
+    const flashc_row_block *block = tile->block;
+    const int64_t first_key = tile->first_key, end_key = first_key + tile->n_keys;
+    if (first_key >= block->full.begin && end_key <= block->full.end)
         return;
     int32_t first[FLASHC_MAX_BLOCK_M] = {0}, last[FLASHC_MAX_BLOCK_M] = {0};
     /* Keys in the full range are visible to all rows: those at this or that end of the tile are not walked. */
     const int64_t skip = first_key >= block->full.begin ? flashc_max(0, block->full.end - first_key) : 0;
-    const int64_t stop = first_key + n_keys <= block->full.end ? block->full.begin - first_key : n_keys;
-    const int64_t walked = flashc_min(stop, n_keys) - skip;
+    const int64_t stop = end_key <= block->full.end ? block->full.begin - first_key : tile->n_keys;
+    const int64_t walked = flashc_min(stop, tile->n_keys) - skip;
     for (int64_t r = 0; r < block->n_rows; r++) {
         const flashc_key_range keys = flashc_mask_keys(p, &block->sequence, flashc_row_query(p, block, r));
         first[r] = (int32_t)flashc_max(0, flashc_min(keys.begin - first_key - skip, walked));
         last[r] = (int32_t)flashc_max(0, flashc_min(keys.end - first_key - skip, walked));
     }
-    vector->hide(scores + skip * flashc_col_step(vector, ld), ld, walked, lanes, first, last);
+    hide_keys(tile, skip, walked, first, last);
 }
 
-void flashc_mask_hide(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
-                      int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores)
+void flashc_mask_hide(const flashc_problem *p, const flashc_score_tile *tile)
 {
     if (p->mask.data)
-        flashc_mask_add(&p->mask, p, block, vector, ld, first_key, n_keys, scores);
+        flashc_mask_add(p, &p->mask, tile);
     if (p->block_mask.data)
-        hide_by_block_mask(p, block, vector, ld, lanes, first_key, n_keys, scores);
-    hide_by_position(p, block, vector, ld, lanes, first_key, n_keys, scores);
+        hide_by_block_mask(p, tile);
+    hide_by_position(p, tile);
 }

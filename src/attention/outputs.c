@@ -1,5 +1,6 @@
 #include "attention/outputs.h"
 
+#include "attention/mask.h"
 #include "numerics.h"
 
 #include <math.h>
@@ -46,105 +47,115 @@ static void fill_padding(const flashc_problem *p, const flashc_sequence *s, int6
 }
 
 /* The scores of a tile at a stage before the masks. */
-static void make_early_scores(const flashc_item *it, const flashc_row_block *block, flashc_kv_tile k, int64_t n_keys)
+static void make_early_scores(const flashc_item *it, const flashc_score_tile *tile, flashc_kv_tile k)
 {
     const flashc_problem *p = it->p;
-    flashc_tiles_multiply(it, 0, block, k, n_keys);
+    flashc_tiles_multiply(it, tile, k);
     if (p->scores_stage == FLASHC_SCORES_CAPPED && p->softcap > 0.0f)
-        it->vector->softcap(it->scores, it->plan->ld, n_keys, flashc_round_up(block->n_rows, it->vector->row_multiple),
-                            p->softcap);
+        tile->vector->softcap(tile->scores, tile->ld, tile->n_keys, tile->lanes, p->softcap);
+}
+
+/* A tile's row and key. */
+static float *score_at(const flashc_score_tile *tile, int64_t row, int64_t key)
+{
+    return &tile->scores[row * flashc_row_step(tile->vector, tile->ld) + key * flashc_col_step(tile->vector, tile->ld)];
 }
 
 /* exp(score - LSE): what softmax makes of scores that have LSE for their max so far. */
-static void make_weights(const flashc_item *it, const flashc_row_block *block, int64_t n_keys)
+static void make_weights(const flashc_problem *p, const flashc_score_tile *tile)
 {
-    const flashc_problem *p = it->p;
-    const flashc_vector_ops *vector = it->vector;
-    const int64_t ld = it->plan->ld, lanes = flashc_round_up(block->n_rows, vector->row_multiple);
+    const flashc_row_block *block = tile->block;
     float lse[FLASHC_MAX_BLOCK_M];
     _Alignas(FLASHC_ALIGNMENT) float max[FLASHC_MAX_BLOCK_M], sum[FLASHC_MAX_BLOCK_M], unused[FLASHC_MAX_BLOCK_M];
-    for (int64_t r = 0; r < lanes; r++) {
+    for (int64_t r = 0; r < tile->lanes; r++) {
         lse[r] = r < block->n_rows ? *(float *)(void *)flashc_row_element(p, block, &p->lse, r) : 0.0f;
         max[r] = lse[r];
         sum[r] = 0.0f;
-        for (int64_t key = 0; isnan(lse[r]) && key < n_keys; key++) {
-            float *score = &it->scores[r * flashc_row_step(vector, ld) + key * flashc_col_step(vector, ld)];
+        for (int64_t key = 0; isnan(lse[r]) && key < tile->n_keys; key++) {
+            float *score = score_at(tile, r, key);
             if (*score != -INFINITY)
                 *score = NAN; /* the row is, wherever it sees a key */
         }
         if (isnan(lse[r]))
             max[r] = 0.0f;
     }
-    const flashc_vector_ops *f32 = vector->groups_weights ? &flashc_f32_generic.vector : vector; /* not rounded */
-    f32->softmax(it->scores, ld, n_keys, lanes, max, sum, unused);
+    /* Not rounded. */
+    const flashc_vector_ops *f32 = tile->vector->groups_weights ? &flashc_f32_generic.vector : tile->vector;
+    f32->softmax(tile->scores, tile->ld, tile->n_keys, tile->lanes, max, sum, unused);
 }
 
-static void add_mass(const flashc_item *it, const flashc_row_block *block, int64_t first_key, int64_t n_keys)
+static void add_mass(const flashc_problem *p, const flashc_score_tile *tile)
 {
-    const flashc_problem *p = it->p;
-    const int64_t row_step = flashc_row_step(it->vector, it->plan->ld), col_step = flashc_col_step(it->vector, it->plan->ld);
+    const flashc_row_block *block = tile->block;
     for (int64_t member = 0; member < flashc_min(p->group, block->n_rows); member++)
-        for (int64_t key = 0; key < n_keys; key++) {
+        for (int64_t key = 0; key < tile->n_keys; key++) {
             float sum = 0.0f;
             for (int64_t r = member; r < block->n_rows; r += p->group)
-                sum += it->scores[r * row_step + key * col_step];
-            *mass_of(p, &block->sequence, flashc_row_head(p, block, member), first_key + key) += sum;
+                sum += *score_at(tile, r, key);
+            *mass_of(p, &block->sequence, flashc_row_head(p, block, member), tile->first_key + key) += sum;
         }
 }
 
-static void store_scores(const flashc_item *it, const flashc_row_block *block, int64_t first_key, int64_t n_keys)
+static void store_scores(const flashc_problem *p, const flashc_score_tile *tile)
 {
-    const flashc_problem *p = it->p;
+    const flashc_row_block *block = tile->block;
     void *row[FLASHC_MAX_BLOCK_M];
     float one[FLASHC_MAX_BLOCK_M];
     for (int64_t r = 0; r < block->n_rows; r++) {
         row[r] = flashc_element(&p->scores, block->sequence.q_element, flashc_row_head(p, block, r),
                                 block->sequence.first_query + flashc_row_query(p, block, r),
-                                block->sequence.first_key + first_key);
+                                block->sequence.first_key + tile->first_key);
         one[r] = 1.0f;
     }
-    it->vector->store_rows(row, p->scores.dtype, p->scores.stride[3], it->scores, it->plan->ld, block->n_rows, n_keys,
-                           one);
+    tile->vector->store_rows(row, p->scores.dtype, p->scores.stride[3], tile->scores, tile->ld, block->n_rows,
+                             tile->n_keys, one);
 }
 
-static void run_block(const flashc_item *it, const flashc_row_block *block, flashc_kv_tile k, int64_t first_key,
-                      int64_t n_keys)
+/* The tile's place in scores, where no row sees any of its keys. */
+static void fill_hidden(const flashc_problem *p, const flashc_score_tile *tile)
+{
+    const flashc_row_block *block = tile->block;
+    const int64_t begin = block->sequence.first_key + tile->first_key;
+    for (int64_t r = 0; r < block->n_rows; r++)
+        fill_row(p, &block->sequence, flashc_row_head(p, block, r), flashc_row_query(p, block, r), begin,
+                 begin + tile->n_keys);
+}
+
+static void run_tile(const flashc_item *it, const flashc_score_tile *tile, flashc_kv_tile k)
 {
     const flashc_problem *p = it->p;
     const flashc_score_stage stage = p->scores_stage;
     const bool wants_scores = p->scores.data != NULL, before_masks = wants_scores && stage < FLASHC_SCORES_MASKED;
-    flashc_tiles_load_queries(it, 0, block);
+    flashc_tiles_load_queries(it, tile->block);
     if (before_masks) {
-        make_early_scores(it, block, k, n_keys);
-        store_scores(it, block, first_key, n_keys);
+        make_early_scores(it, tile, k);
+        store_scores(p, tile);
     }
-    if (!flashc_mask_reaches(p, block, first_key, n_keys)) {
-        for (int64_t r = 0; wants_scores && !before_masks && r < block->n_rows; r++)
-            fill_row(p, &block->sequence, flashc_row_head(p, block, r), flashc_row_query(p, block, r),
-                     block->sequence.first_key + first_key, block->sequence.first_key + first_key + n_keys);
+    if (!flashc_mask_reaches(p, tile->block, tile->first_key, tile->n_keys)) {
+        if (wants_scores && !before_masks)
+            fill_hidden(p, tile);
         return;
     }
     if (before_masks && !p->key_mass.data)
         return;
-    flashc_tiles_score(it, 0, block, k, first_key, n_keys);
+    flashc_tiles_score(it, tile, k);
     if (wants_scores && stage == FLASHC_SCORES_MASKED)
-        store_scores(it, block, first_key, n_keys);
+        store_scores(p, tile);
     if (!p->key_mass.data && stage != FLASHC_SCORES_WEIGHTS)
         return;
-    make_weights(it, block, n_keys);
+    make_weights(p, tile);
     if (wants_scores && stage == FLASHC_SCORES_WEIGHTS)
-        store_scores(it, block, first_key, n_keys);
+        store_scores(p, tile);
     if (p->key_mass.data)
-        add_mass(it, block, first_key, n_keys);
+        add_mass(p, tile);
 }
 
-void flashc_outputs_run(const flashc_problem *p, const flashc_plan *plan, int64_t index, char *workspace, int slot,
-                        flashc_keep_going_fn keep_going, void *context)
+void flashc_outputs_run(const flashc_problem *p, const flashc_plan *plan, int64_t index, const flashc_worker *worker)
 {
     const int64_t block_n = plan->block.block_n, m = plan->block.block_m;
     const int64_t tiles = flashc_max(1, flashc_ceil_div(p->seqlen_k, block_n)), head_index = index / tiles;
     const int64_t batch = head_index / p->num_heads_k, head_k = head_index % p->num_heads_k;
-    const flashc_item it = flashc_tiles_open(p, plan, workspace + (size_t)slot * plan->scratch.size);
+    const flashc_item it = flashc_tiles_open(p, plan, worker);
     const flashc_sequence s = flashc_problem_sequence(p, batch);
     const int64_t first_key = s.begin_key + index % tiles * block_n;
     const int64_t n_keys = flashc_min(block_n, s.n_keys - first_key);
@@ -160,10 +171,15 @@ void flashc_outputs_run(const flashc_problem *p, const flashc_plan *plan, int64_
         .sequence = s.k_element, .head = head_k, .first = s.first_key + first_key, .n = n_keys};
     flashc_kv_tile k = flashc_cache_load(&p->k, plan->kernel, &plan->kernel->gemm->k, &rows, p->head_dim, &it.k_scratch);
     k.scale = flashc_cache_load_scales(&p->k, &rows, &it.k_scratch);
-    for (int64_t first_row = 0; first_row < s.n_queries * p->group && keep_going(context); first_row += m) {
-        flashc_row_block block = {.batch = batch, .head_k = head_k, .sequence = s, .first_row = first_row};
-        block.n_rows = flashc_min(m, s.n_queries * p->group - first_row);
+    const int64_t rows_end = s.n_queries * p->group;
+    for (int64_t first_row = 0; first_row < rows_end && worker->keep_going(worker->context); first_row += m) {
+        flashc_row_block block = {.batch = batch,
+                                  .head_k = head_k,
+                                  .sequence = s,
+                                  .first_row = first_row,
+                                  .n_rows = flashc_min(m, rows_end - first_row)};
         flashc_mask_resolve_block(p, &block);
-        run_block(&it, &block, k, first_key, n_keys);
+        const flashc_score_tile tile = flashc_tiles_scores(&it, &block, first_key, n_keys);
+        run_tile(&it, &tile, k);
     }
 }

@@ -10,7 +10,7 @@
 int64_t flashc_outputs_items(const flashc_problem *problem, const flashc_plan *plan);
 
 /* Runs item number index, as flashc_item_run() does. */
-void flashc_outputs_run(const flashc_problem *problem, const flashc_plan *plan, int64_t index, char *workspace, int slot,
-                        flashc_keep_going_fn keep_going, void *context);
+void flashc_outputs_run(const flashc_problem *problem, const flashc_plan *plan, int64_t index,
+                        const flashc_worker *worker);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "attention/cache.h"
 #include "attention/choose.h"
+#include "attention/mask.h"
 #include "attention/threads.h"
 
 #include <math.h>

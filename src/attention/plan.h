@@ -13,7 +13,7 @@
 #ifndef FLASHC_PLAN_H
 #define FLASHC_PLAN_H
 
-#include "attention/mask.h"
+#include "attention/block.h"
 #include "attention/passes.h"
 #include "attention/problem.h"
 #include "kernels/kernel.h"

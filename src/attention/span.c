@@ -1,5 +1,7 @@
 #include "attention/span.h"
 
+#include "attention/mask.h"
+
 /* Fills what is about keys. Tiles lie at multiples of block_n, and pieces at multiples of theirs, whatever a row
  * sees; a run is run_pieces of them. */
 static void cut_keys(const flashc_problem *p, const flashc_plan *plan, flashc_span *span)
@@ -49,7 +51,8 @@ flashc_row_block flashc_span_block(const flashc_problem *p, const flashc_plan *p
                                    int64_t i)
 {
     const int64_t m = plan->block.block_m;
-    flashc_row_block block = {.batch = span->batch,
+    flashc_row_block block = {.index = i,
+                              .batch = span->batch,
                               .head_k = span->head_k,
                               .sequence = span->sequence,
                               .first_row = (span->first_block + i) * m};

@@ -2,7 +2,7 @@
 #ifndef FLASHC_SPAN_H
 #define FLASHC_SPAN_H
 
-#include "attention/mask.h"
+#include "attention/block.h"
 #include "attention/plan.h"
 #include "attention/problem.h"
 

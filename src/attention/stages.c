@@ -1,6 +1,7 @@
 #include "attention/stages.h"
 
 #include "attention/careful.h"
+#include "attention/mask.h"
 
 #include <float.h>
 #include <inttypes.h>
@@ -30,35 +31,36 @@ flashc_status flashc_stages_check(const flashc_attention_params *p)
 
 /* Slopes and distances are rounded to f32 once each, and so is every distance from a key: within 2 u of a distance,
  * and exactly below 2^24. Doubles hold the difference of an offset beyond 2^53 and a key well enough for that. */
-static void add_alibi(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
-                      int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores)
+static void add_alibi(const flashc_problem *p, const flashc_score_tile *tile)
 {
+    const flashc_row_block *block = tile->block;
     const float *slopes = p->alibi_slopes + block->batch * p->alibi_batch_stride;
     float slope[FLASHC_MAX_BLOCK_M] = {0}, distance[FLASHC_MAX_BLOCK_M] = {0};
     for (int64_t r = 0; r < block->n_rows; r++) {
         slope[r] = slopes[flashc_row_head(p, block, r)];
-        distance[r] = (float)((double)block->sequence.offset + (double)(flashc_row_query(p, block, r) - first_key));
+        distance[r] =
+            (float)((double)block->sequence.offset + (double)(flashc_row_query(p, block, r) - tile->first_key));
     }
-    vector->alibi(scores, ld, n_keys, lanes, slope, distance);
+    tile->vector->alibi(tile->scores, tile->ld, tile->n_keys, tile->lanes, slope, distance);
 }
 
 /* One call for each head that has rows in the block: their queries follow one another, `group` rows apart. */
-static void call_score_mod(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
-                           int64_t ld, int64_t first_key, int64_t n_keys, float *scores)
+static void call_score_mod(const flashc_problem *p, const flashc_score_tile *tile)
 {
-    const int64_t row_step = flashc_row_step(vector, ld);
+    const flashc_row_block *block = tile->block;
+    const int64_t row_step = flashc_row_step(tile->vector, tile->ld);
     for (int64_t row = 0; row < flashc_min(p->group, block->n_rows); row++) {
         const int64_t query = flashc_row_query(p, block, row);
         flashc_score_block part = {
-            .scores = scores + row * row_step,
+            .scores = tile->scores + row * row_step,
             .query_stride = p->group * row_step,
-            .key_stride = flashc_col_step(vector, ld),
+            .key_stride = flashc_col_step(tile->vector, tile->ld),
             .batch = block->batch,
             .head = flashc_row_head(p, block, row),
             .first_query = query,
             .n_queries = flashc_ceil_div(block->n_rows - row, p->group),
-            .first_key = first_key,
-            .n_keys = n_keys,
+            .first_key = tile->first_key,
+            .n_keys = tile->n_keys,
         };
         if (__builtin_add_overflow(block->sequence.offset, query, &part.first_position))
             part.first_position = INT64_MAX; /* query >= 0: only upwards */
@@ -67,27 +69,25 @@ static void call_score_mod(const flashc_problem *p, const flashc_row_block *bloc
 }
 
 /* What is -inf before score_mod stays so, whatever it writes. */
-static void run_score_mod(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
-                          int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores, uint8_t *noted)
+static void run_score_mod(const flashc_problem *p, const flashc_score_tile *tile, uint8_t *noted)
 {
-    const int64_t count = vector->rows_along ? lanes * ld : n_keys * ld;
-    flashc_careful_note_hidden(scores, count, noted);
-    call_score_mod(p, block, vector, ld, first_key, n_keys, scores);
+    flashc_careful_note_hidden(tile, noted);
+    call_score_mod(p, tile);
+    const int64_t count = flashc_score_tile_floats(tile);
     for (int64_t i = 0; i < count; i++)
-        scores[i] = noted[i] ? -INFINITY : scores[i];
+        tile->scores[i] = noted[i] ? -INFINITY : tile->scores[i];
 }
 
-void flashc_stages_run(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
-                       int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores, uint8_t *noted)
+void flashc_stages_run(const flashc_problem *p, const flashc_score_tile *tile, uint8_t *noted)
 {
     if (p->softcap > 0.0f)
-        vector->softcap(scores, ld, n_keys, lanes, p->softcap);
+        tile->vector->softcap(tile->scores, tile->ld, tile->n_keys, tile->lanes, p->softcap);
     if (p->bias.data)
-        flashc_mask_add(&p->bias, p, block, vector, ld, first_key, n_keys, scores);
+        flashc_mask_add(p, &p->bias, tile);
     if (p->alibi_slopes)
-        add_alibi(p, block, vector, ld, lanes, first_key, n_keys, scores);
+        add_alibi(p, tile);
     if (p->score_mod)
-        run_score_mod(p, block, vector, ld, lanes, first_key, n_keys, scores, noted);
+        run_score_mod(p, tile, noted);
 }
 
 void flashc_stages_finish_row(const flashc_problem *p, int64_t head, float row_max, float row_sum, float *factor,

@@ -3,17 +3,13 @@
 #ifndef FLASHC_STAGES_H
 #define FLASHC_STAGES_H
 
-#include "attention/mask.h"
-#include "attention/problem.h"
-#include "kernels/kernel.h"
+#include "attention/block.h"
 
 /* Checks what in params the stages take, tensors apart. */
 flashc_status flashc_stages_check(const flashc_attention_params *params);
 
-/* Runs the stages that the problem has over the scores of keys first_key .. + n_keys. noted: a tile of bytes to work
- * with. */
-void flashc_stages_run(const flashc_problem *p, const flashc_row_block *block, const flashc_vector_ops *vector,
-                       int64_t ld, int64_t lanes, int64_t first_key, int64_t n_keys, float *scores, uint8_t *noted);
+/* Runs the stages that the problem has over the tile. noted: a tile of bytes to work with. */
+void flashc_stages_run(const flashc_problem *p, const flashc_score_tile *tile, uint8_t *noted);
 
 /* A finished row: what its acc is to be multiplied by, and its LSE, the head's sink included, and the largest score that
  * it saw, where the pointers are not NULL. */

@@ -6,7 +6,7 @@
 #ifndef FLASHC_STREAM_H
 #define FLASHC_STREAM_H
 
-#include "attention/mask.h"
+#include "attention/block.h"
 #include "attention/problem.h"
 
 /* All rows of a node. */

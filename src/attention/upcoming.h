@@ -10,7 +10,7 @@
 #ifndef FLASHC_UPCOMING_H
 #define FLASHC_UPCOMING_H
 
-#include "attention/mask.h"
+#include "attention/block.h"
 #include "attention/plan.h"
 #include "attention/problem.h"
 #include "attention/span.h"
