@@ -21,6 +21,9 @@
  *   Units      Sizes count elements, strides count elements of the tensor's type (they may be 0 or
  *              negative), *_size of memory counts bytes. All index arithmetic is 64-bit.
  *
+ *   Sections   1 status, version, machine, types; 2 attention; 3 caches of keys and values; 4 keys in chunks, shared
+ *              prefixes; 5 softmax, the online-softmax state, partial results; 6 arrays: conversion and checks.
+ *
  * The smallest program:
  *
  *     #include <flashc.h>
@@ -60,7 +63,7 @@ extern "C" {
 #endif
 
 /* ---------------------------------------------------------------------------------------------
- * 1. Status, version, types
+ * 1. Status, version, machine, types
  * ------------------------------------------------------------------------------------------- */
 
 typedef enum flashc_status {
@@ -81,6 +84,39 @@ FLASHC_API const char *flashc_last_error(void);
 
 /* "MAJOR.MINOR.PATCH" of the library that is loaded. */
 FLASHC_API const char *flashc_version(void);
+
+/* What this machine and this build have. */
+typedef struct flashc_system_info {
+    size_t struct_size;       /* the caller sets it to sizeof(flashc_system_info) */
+    const char *version;      /* of the library */
+    const char *cpu_features; /* those that kernels ask for, e.g. "avx2 fma f16c avx512f" */
+    const char *blas;         /* e.g. "OpenBLAS 0.3.21 SkylakeX openmp"; "none: " and why it could not be loaded; "none"
+                                 in a build without it */
+    int openmp;               /* 1 if built with OpenMP */
+    int default_threads;      /* what num_threads = 0 means here */
+} flashc_system_info;
+
+/* The environment variable FLASHC_DISABLE_CPU_FEATURES (a comma-separated list of the names in
+ * cpu_features), read once, hides features from the choice of kernels.
+ *
+ * OpenBLAS is loaded at run time, once, visible to flashc alone, and only when something needs it: this call,
+ * flashc_kernel_get(), a kernel that is named, or a choice that depends on it (on Zen 4 alone, with
+ * avx512f). The environment variable FLASHC_OPENBLAS (the path of a shared library, with a /) names another one
+ * than the path chosen when flashc was built; setuid programs ignore it. Where none can be loaded the built-in
+ * kernels remain. */
+FLASHC_API flashc_status flashc_system_get(flashc_system_info *out);
+
+/* The kernels, best first. */
+typedef struct flashc_kernel {
+    const char *name;        /* e.g. "f32_avx512" */
+    const char *description; /* one line */
+    const char *unavailable; /* NULL if this machine can run it, else the reason. Forcing a slow but
+                                runnable kernel by name is allowed. */
+} flashc_kernel;
+
+FLASHC_API int flashc_kernel_count(void);
+/* Kernel number index in 0 .. count-1; FLASHC_ERR_ARGUMENT outside. */
+FLASHC_API flashc_status flashc_kernel_get(int index, flashc_kernel *out);
 
 /* Element types. Arithmetic is f32 whatever the type; conversion to a type of fewer bits rounds to nearest
  * even. FLASHC_BOOL is one byte per element, 0 = false, anything else = true (masks only). The types from
@@ -308,7 +344,8 @@ typedef struct flashc_attention_params {
     flashc_tensor o;       /* output; f32, f16 or bf16, the caller's choice; must not overlap itself, and share no
                               element with an input (refused where it begins at the same address) */
     flashc_tensor lse;     /* output; f32; optional */
-    flashc_tensor row_max; /* output; f32, as lse; optional: the largest visible score of each query, -inf without one */
+    flashc_tensor row_max; /* output; f32, as lse; optional: the largest visible score of each query, -inf without
+                              one */
     flashc_tensor scores;  /* output; f32, f16 or bf16, as mask; optional; see flashc_score_stage */
     flashc_score_stage scores_stage; /* SCALED after init */
     flashc_tensor key_mass; /* output; f32 [batch, num_heads, seqlen_k] (packed keys: as k); optional, with lse: the
@@ -424,17 +461,81 @@ typedef struct flashc_item_work {
 FLASHC_API flashc_status flashc_explain_items(const flashc_attention_params *params, int64_t first, int64_t count,
                                               flashc_item_work *items);
 
-/* The kernels, best first. */
-typedef struct flashc_kernel {
-    const char *name;        /* e.g. "f32_avx512" */
-    const char *description; /* one line */
-    const char *unavailable; /* NULL if this machine can run it, else the reason. Forcing a slow but
-                                runnable kernel by name is allowed. */
-} flashc_kernel;
+/* ---------------------------------------------------------------------------------------------
+ * 3. Caches of keys and values
+ * ------------------------------------------------------------------------------------------- */
 
-FLASHC_API int flashc_kernel_count(void);
-/* Kernel number index in 0 .. count-1; FLASHC_ERR_ARGUMENT outside. */
-FLASHC_API flashc_status flashc_kernel_get(int index, flashc_kernel *out);
+/* One append call: new rows of K and V into a cache, with rotary embedding if wanted. Always
+ * flashc_append_params_init() first.
+ *
+ * Shapes   k        [batch, num_heads_k, seqlen_new, head_dim]    new rows
+ *          v        [batch, num_heads_k, seqlen_new, head_dim_v]
+ *          k_cache  [batch, num_heads_k, seqlen_cache, head_dim], or pages, see flashc_block_table
+ *          v_cache  [batch, num_heads_k, seqlen_cache, head_dim_v], or pages
+ *          q, q_out [batch, num_heads, seqlen_new, head_dim]      the queries of the same positions
+ *          rotary_cos, rotary_sin [rotary_len, rotary_dim / 2]    (stride[2] and stride[3]; the others are not used)
+ *
+ * Row i of sequence b becomes row positions[b] + i of its cache. Of each of the pairs (k, k_cache), (v, v_cache) and
+ * (q, q_out) both are given or neither.
+ *
+ *          k_cache_scale, v_cache_scale [batch, num_heads_k, seqlen_cache], or in pages; as k_scale of
+ *                   flashc_attention_params, and given where that is
+ *
+ * Caches of codes: FLASHC_I8 and FLASHC_Q8_0 get max|x| / 127 of the row, or of the block of 32, as their scale (0 if
+ * all x are 0, otherwise at least 2^-126, the smallest normal f32), and the integers nearest to x / scale:
+ * |error| <= 0.501 scale. A row with NaN or infinity gets such a scale, which attention refuses. FLASHC_Q8_0 then rounds
+ * the scale to f16, which adds 2^-11 |x| to the error, or at most 2^-18 where the scale is below f16's normal numbers
+ * (2^-14), and makes it infinite from 65520 on. The 8-bit floats get x / scale, rounded to nearest even; what is finite
+ * becomes at most the type's largest number. Their scales are finite and above 0.
+ *
+ * Sequences of different numbers of new rows: either seqlens_new[b] of the seqlen_new rows are used, or, with
+ * cu_seqlens_new, k, v, q and q_out are packed: views [1, heads, seqlen_new, dim] in which sequence b has the rows
+ * cu_seqlens_new[b] .. cu_seqlens_new[b + 1] - 1 (stride[0] is not used).
+ *
+ * Rotary embedding, of k and q: with c, s = rotary_cos, rotary_sin[p][d], p the row's position, the pair (x, y) of
+ * columns becomes (x c - y s, y c + x s) for d = 0 .. rotary_dim/2 - 1. The pair is columns d and d + rotary_dim/2
+ * (half-split: Llama, GPT-NeoX), or 2d and 2d + 1 (interleaved: GPT-J). Columns from rotary_dim on go through as
+ * they are. Arithmetic is f32, rounded once, to the output's type: |error| <= 2^-23 (|x c| + |y s|) + half an ulp of
+ * that type. A row that is neither rotated nor converted keeps its bits.
+ *
+ * Runs on the calling thread, at about the speed of memory; calls on different sequences may run at once. */
+typedef struct flashc_append_params {
+    size_t struct_size; /* set by init */
+
+    int64_t batch, num_heads, num_heads_k; /* 1, 1, 1 after init; num_heads is of q alone */
+    int64_t seqlen_new;                    /* 0 after init; packed: of all sequences together */
+    int64_t seqlen_cache;                  /* 0 after init; not used with pages */
+    int64_t head_dim, head_dim_v;          /* 0 after init; to set */
+    const int64_t *seqlens_new;            /* [batch], 0 .. seqlen_new; NULL: seqlen_new for each */
+    const int64_t *cu_seqlens_new;         /* [batch + 1], from 0 to seqlen_new, never falling; NULL: not packed */
+
+    flashc_tensor k, v;                          /* f32, f16 or bf16, each its own, as all other tensors here */
+    flashc_tensor k_cache, v_cache;              /* outputs, of any type that k and v have in flashc_attention_params;
+                                                    must not overlap themselves or an input */
+    flashc_tensor k_cache_scale, v_cache_scale;  /* f32: outputs with FLASHC_I8, inputs with the 8-bit floats */
+    flashc_block_table block_table;              /* of the caches, if they have pages */
+    flashc_block_table block_table_v;            /* of v_cache, if its pages are others */
+    const int64_t *positions;                    /* [batch]: row of the cache that a sequence's first new row becomes */
+    flashc_tensor q, q_out;                      /* q_out: output; may be q itself, then of its type and strides */
+
+    int64_t rotary_dim;                  /* even, at most head_dim; 0 after init: no rotation */
+    int64_t rotary_len;                  /* rows of rotary_cos and rotary_sin */
+    int rotary_interleaved;              /* 0 (half-split) or 1 */
+    flashc_tensor rotary_cos, rotary_sin;
+    const int64_t *rotary_positions;     /* [batch]: position of the first new row in them; NULL: positions */
+} flashc_append_params;
+
+/* Fills *params with the defaults above. struct_size is sizeof *params. */
+FLASHC_API void flashc_append_params_init(flashc_append_params *params, size_t struct_size);
+
+/* Writes the new rows, and q_out. Before anything is written every position and page is checked: rows beyond the
+ * cache or the rotary tables, entries that are no page of the tensor, and a page that two entries would have written.
+ * Errors: FLASHC_ERR_ARGUMENT, _MEMORY (for a bit per page). */
+FLASHC_API flashc_status flashc_append(const flashc_append_params *params);
+
+/* ---------------------------------------------------------------------------------------------
+ * 4. Keys in chunks, shared prefixes
+ * ------------------------------------------------------------------------------------------- */
 
 /* Attention whose keys come chunk by chunk: K and V larger than memory, or arriving over time.
  *
@@ -486,12 +587,13 @@ FLASHC_API flashc_status flashc_attention_state_init(flashc_attention_state *sta
                                                      const flashc_attention_params *params);
 /* No keys seen. */
 FLASHC_API flashc_status flashc_attention_state_clear(flashc_attention_state *state);
-/* Takes a chunk of seqlen_k keys. o, lse, row_max and sinks are not looked at. Scratch is params->workspace, the caller's,
- * of at least flashc_attention_accumulate_workspace_size() bytes, aligned to 64; NULL: one internal allocation, freed
- * before return. It holds nothing between calls. scores are filled for the chunk's keys, but weights (FLASHC_SCORES_WEIGHTS) and key_mass are refused:
- * they take the LSE of all keys, which is known only when the last chunk has come. Threads share the blocks of query
- * rows and, where these are few, the pieces (piece_n) of the chunk's keys. Errors as flashc_attention_fwd(), and more
- * keys than levels; after FLASHC_ERR_CANCELLED the state can only be cleared. */
+/* Takes a chunk of seqlen_k keys. o, lse, row_max and sinks are not looked at. Scratch is params->workspace, the
+ * caller's, of at least flashc_attention_accumulate_workspace_size() bytes, aligned to 64; NULL: one internal
+ * allocation, freed before return. It holds nothing between calls. scores are filled for the chunk's keys, but weights
+ * (FLASHC_SCORES_WEIGHTS) and key_mass are refused: they take the LSE of all keys, which is known only when the last
+ * chunk has come. Threads share the blocks of query rows and, where these are few, the pieces (piece_n) of the chunk's
+ * keys. Errors as flashc_attention_fwd(), and more keys than levels; after FLASHC_ERR_CANCELLED the state can only be
+ * cleared. */
 FLASHC_API flashc_status flashc_attention_accumulate(flashc_attention_state *state,
                                                      const flashc_attention_params *params);
 /* Bytes of workspace that this chunk needs; it goes with tiles and threads, not with the keys. Tensor data is not read,
@@ -541,99 +643,8 @@ FLASHC_API flashc_status flashc_explain_shared_prefix(const flashc_attention_par
                                                       const flashc_shared_prefix *prefix,
                                                       flashc_explanation *prefix_plan, flashc_explanation *own_plan);
 
-/* What this machine and this build have. */
-typedef struct flashc_system_info {
-    size_t struct_size;       /* the caller sets it to sizeof(flashc_system_info) */
-    const char *version;      /* of the library */
-    const char *cpu_features; /* those that kernels ask for, e.g. "avx2 fma f16c avx512f" */
-    const char *blas;         /* e.g. "OpenBLAS 0.3.21 SkylakeX openmp"; "none: " and why it could not be loaded; "none"
-                                 in a build without it */
-    int openmp;               /* 1 if built with OpenMP */
-    int default_threads;      /* what num_threads = 0 means here */
-} flashc_system_info;
-
-/* The environment variable FLASHC_DISABLE_CPU_FEATURES (a comma-separated list of the names in
- * cpu_features), read once, hides features from the choice of kernels.
- *
- * OpenBLAS is loaded at run time, once, visible to flashc alone, and only when something needs it: this call,
- * flashc_kernel_get(), a kernel that is named, or a choice that depends on it (on Zen 4 alone, with
- * avx512f). The environment variable FLASHC_OPENBLAS (the path of a shared library, with a /) names another one
- * than the path chosen when flashc was built; setuid programs ignore it. Where none can be loaded the built-in
- * kernels remain. */
-FLASHC_API flashc_status flashc_system_get(flashc_system_info *out);
-
 /* ---------------------------------------------------------------------------------------------
- * 3. Caches of keys and values
- * ------------------------------------------------------------------------------------------- */
-
-/* One append call: new rows of K and V into a cache, with rotary embedding if wanted. Always
- * flashc_append_params_init() first.
- *
- * Shapes   k        [batch, num_heads_k, seqlen_new, head_dim]    new rows
- *          v        [batch, num_heads_k, seqlen_new, head_dim_v]
- *          k_cache  [batch, num_heads_k, seqlen_cache, head_dim], or pages, see flashc_block_table
- *          v_cache  [batch, num_heads_k, seqlen_cache, head_dim_v], or pages
- *          q, q_out [batch, num_heads, seqlen_new, head_dim]      the queries of the same positions
- *          rotary_cos, rotary_sin [rotary_len, rotary_dim / 2]    (stride[2] and stride[3]; the others are not used)
- *
- * Row i of sequence b becomes row positions[b] + i of its cache. Of each of the pairs (k, k_cache), (v, v_cache) and
- * (q, q_out) both are given or neither.
- *
- *          k_cache_scale, v_cache_scale [batch, num_heads_k, seqlen_cache], or in pages; as k_scale of
- *                   flashc_attention_params, and given where that is
- *
- * Caches of codes: FLASHC_I8 and FLASHC_Q8_0 get max|x| / 127 of the row, or of the block of 32, as their scale, and
- * the integers nearest to x / scale: |error| <= 0.501 scale (FLASHC_Q8_0: + 2^-11 |x|, its scale being f16). A row
- * with NaN or infinity gets such a scale, which attention refuses. The 8-bit floats get x / scale, rounded to nearest
- * even; what is finite becomes at most the type's largest number. Their scales are finite and above 0.
- *
- * Sequences of different numbers of new rows: either seqlens_new[b] of the seqlen_new rows are used, or, with
- * cu_seqlens_new, k, v, q and q_out are packed: views [1, heads, seqlen_new, dim] in which sequence b has the rows
- * cu_seqlens_new[b] .. cu_seqlens_new[b + 1] - 1 (stride[0] is not used).
- *
- * Rotary embedding, of k and q: with c, s = rotary_cos, rotary_sin[p][d], p the row's position, the pair (x, y) of
- * columns becomes (x c - y s, y c + x s) for d = 0 .. rotary_dim/2 - 1. The pair is columns d and d + rotary_dim/2
- * (half-split: Llama, GPT-NeoX), or 2d and 2d + 1 (interleaved: GPT-J). Columns from rotary_dim on go through as
- * they are. Arithmetic is f32, rounded once, to the output's type: |error| <= 2^-23 (|x c| + |y s|) + half an ulp of
- * that type. A row that is neither rotated nor converted keeps its bits.
- *
- * Runs on the calling thread, at about the speed of memory; calls on different sequences may run at once. */
-typedef struct flashc_append_params {
-    size_t struct_size; /* set by init */
-
-    int64_t batch, num_heads, num_heads_k; /* 1, 1, 1 after init; num_heads is of q alone */
-    int64_t seqlen_new;                    /* 0 after init; packed: of all sequences together */
-    int64_t seqlen_cache;                  /* 0 after init; not used with pages */
-    int64_t head_dim, head_dim_v;          /* 0 after init; to set */
-    const int64_t *seqlens_new;            /* [batch], 0 .. seqlen_new; NULL: seqlen_new for each */
-    const int64_t *cu_seqlens_new;         /* [batch + 1], from 0 to seqlen_new, never falling; NULL: not packed */
-
-    flashc_tensor k, v;                          /* f32, f16 or bf16, each its own, as all other tensors here */
-    flashc_tensor k_cache, v_cache;              /* outputs, of any type that k and v have in flashc_attention_params;
-                                                    must not overlap themselves or an input */
-    flashc_tensor k_cache_scale, v_cache_scale;  /* f32: outputs with FLASHC_I8, inputs with the 8-bit floats */
-    flashc_block_table block_table;              /* of the caches, if they have pages */
-    flashc_block_table block_table_v;            /* of v_cache, if its pages are others */
-    const int64_t *positions;                    /* [batch]: row of the cache that a sequence's first new row becomes */
-    flashc_tensor q, q_out;                      /* q_out: output; may be q itself, then of its type and strides */
-
-    int64_t rotary_dim;                  /* even, at most head_dim; 0 after init: no rotation */
-    int64_t rotary_len;                  /* rows of rotary_cos and rotary_sin */
-    int rotary_interleaved;              /* 0 (half-split) or 1 */
-    flashc_tensor rotary_cos, rotary_sin;
-    const int64_t *rotary_positions;     /* [batch]: position of the first new row in them; NULL: positions */
-} flashc_append_params;
-
-/* Fills *params with the defaults above. struct_size is sizeof *params. */
-FLASHC_API void flashc_append_params_init(flashc_append_params *params, size_t struct_size);
-
-/* Writes the new rows, and q_out. Before anything is written every position and page is checked: rows beyond the
- * cache or the rotary tables, entries that are no page of the tensor, and a page that two entries would have written.
- * Errors: FLASHC_ERR_ARGUMENT, _MEMORY (for a bit per page). */
-FLASHC_API flashc_status flashc_append(const flashc_append_params *params);
-
-/* ---------------------------------------------------------------------------------------------
- * 4. Softmax, the online-softmax state, partial results
+ * 5. Softmax, the online-softmax state, partial results
  * ------------------------------------------------------------------------------------------- */
 
 /* Softmax over the last axis. x, y: [rows, cols], contiguous last axis, row strides in elements,
@@ -698,7 +709,7 @@ typedef struct flashc_trace_step {
 FLASHC_API flashc_status flashc_softmax_trace(int64_t n, const double *x, flashc_trace_step *steps);
 
 /* ---------------------------------------------------------------------------------------------
- * 5. Arrays: conversion and checks
+ * 6. Arrays: conversion and checks
  * ------------------------------------------------------------------------------------------- */
 
 /* dst[i] = src[i] for n contiguous elements, any pair of f32, f16, bf16, f8_e4m3, f8_e5m2. Round to nearest even;

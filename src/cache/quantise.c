@@ -5,16 +5,18 @@
 #include <float.h>
 #include <math.h>
 
-/* The scale with which the largest |x| becomes 127, and *inverse, what x is multiplied by. A NaN makes the scale NaN
- * and infinity makes it infinite; then, and where there are only numbers too small for a normal scale, codes are 0. */
+/* The scale with which the largest |x| becomes 127, or less if that would not be a normal number, and *inverse, what x
+ * is multiplied by. A NaN makes the scale NaN and infinity makes it infinite; then, and where all are 0, codes are 0. */
 static float choose_scale(const float *x, int64_t n, float *inverse)
 {
     float largest = 0.0f;
     for (int64_t i = 0; i < n; i++)
         largest = fabsf(x[i]) > largest || isnan(x[i]) ? fabsf(x[i]) : largest;
-    const float scale = largest / 127.0f;
-    *inverse = isfinite(scale) && scale >= FLT_MIN ? 1.0f / scale : 0.0f;
-    return scale < FLT_MIN ? 0.0f : scale;
+    float scale = largest / 127.0f;
+    if (largest > 0.0f && scale < FLT_MIN)
+        scale = FLT_MIN;
+    *inverse = isfinite(scale) && scale > 0.0f ? 1.0f / scale : 0.0f;
+    return scale;
 }
 
 /* To the nearest integer, halves away from 0, as ggml does. */

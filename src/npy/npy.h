@@ -3,7 +3,7 @@
  * Reading is strict and bounded: the parser never looks past the bytes it was given, refuses a header
  * longer than NumPy's own limit, and compares what the header promises with what the file holds before
  * any memory is allocated. Versions 1.0, 2.0 and 3.0, both byte orders, C and Fortran order.
- * Writing is atomic: a file appears whole or not at all.
+ * Writing is atomic: a file appears whole or not at all (of several, see flashc_npy_batch).
  *
  * Functions that can fail return false (or NULL) and write one line without a newline into message,
  * cut to message_size; it names the file, what was expected and what was found. */
@@ -96,7 +96,7 @@ void flashc_npy_pieces_close(flashc_npy_pieces *pieces);
 bool flashc_npy_write(const char *path, flashc_npy_type type, int rank, const int64_t *shape, const void *data,
                       char *message, size_t message_size);
 
-/* Several files that appear together or not at all:
+/* Several files that appear together or not at all, but for a failure between the renames of commit:
  *
  *     batch = flashc_npy_begin(...);
  *     flashc_npy_reserve(batch, "o.npy", ...)       before a long computation: fails early where the file
@@ -105,8 +105,10 @@ bool flashc_npy_write(const char *path, flashc_npy_type type, int rank, const in
  *     flashc_npy_flush(batch, ...)                  writes what is no file (optional: commit does it, too)
  *     flashc_npy_commit(batch, ...) or flashc_npy_abort(batch)
  *
- * - Commit renames each temporary file onto its target. If one rename fails the ones before it are undone,
- *   with the older files back in place. Only a process that is killed between two renames leaves a mixture.
+ * - Commit renames each temporary file onto its target. If one rename fails the ones before it are undone: new
+ *   files are removed, and older files are back in place where the filesystem can exchange two names
+ *   (RENAME_EXCHANGE; Linux's own can, NFS and FAT cannot: there they stay replaced). A process that is killed
+ *   between two renames leaves a mixture.
  * - Devices, pipes and standard output ("-") cannot be replaced by a rename: stage keeps the data pointer
  *   (so the array must live until commit), and commit writes them first, before any rename. That may take as
  *   long as their readers like; after flush commit only renames. Ignore SIGPIPE to get a message instead of

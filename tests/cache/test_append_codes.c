@@ -73,7 +73,7 @@ static double bound(flashc_dtype dtype, double x, double scale)
     if (dtype == FLASHC_I8)
         return 0.501 * scale;
     if (dtype == FLASHC_Q8_0)
-        return 0.501 * scale + ldexp(fabs(x), -11) + ldexp(1.0, -25);
+        return 0.501 * scale + (scale < ldexp(1.0, -14) ? ldexp(1.0, -18) : ldexp(fabs(x), -11));
     const double most = dtype == FLASHC_F8_E4M3 ? 448.0 : 57344.0, ratio = fmin(fabs(x) / scale, most);
     return fabs(x) - ratio * scale + scale * test_half_ulp(dtype, ratio) * 1.001 + fabs(x) * 1e-6;
 }
@@ -121,6 +121,25 @@ static void codes_are_near_what_f32_caches_get(void **state)
         }
 }
 
+/* Rows whose scale is near the smallest normal number: of f32 for i8, of f16 (2^-14) for q8_0. */
+static void small_rows_are_near_what_f32_caches_get(void **state)
+{
+    (void)state;
+    static const flashc_dtype types[] = {FLASHC_I8, FLASHC_Q8_0};
+    static const int exponents[][3] = {{-149, -130, -119}, {-30, -16, -11}};
+    for (int t = 0; t < 2; t++)
+        for (int e = 0; e < 3; e++) {
+            make_inputs(1);
+            for (size_t i = 0; i < sizeof k / sizeof k[0]; i++)
+                k[i] = ldexpf(k[i], exponents[t][e]);
+            flashc_append_params reference = params_of(&plain, FLASHC_F32), p = params_of(&coded, types[t]);
+            reference.rotary_dim = p.rotary_dim = 0;
+            expect_ok(flashc_append(&reference));
+            expect_ok(flashc_append(&p));
+            check_cache(&reference.k_cache, &p.k_cache, &p.k_cache_scale, DIM);
+        }
+}
+
 /* The largest of a row is 127 of its scale, halves go away from 0, and rows of 0, of tiny numbers and of NaN. */
 static void known_rows(void **state)
 {
@@ -138,9 +157,14 @@ static void known_rows(void **state)
         assert_true(test_get(&p.k_cache, 0, 0, positions[0], j) == (double)expected[j]);
     assert_true(coded.k_scale[positions[0]] == 1.0f);
     memset(row, 0, sizeof row);
-    row[5] = 1e-40f;
     expect_ok(flashc_append(&p));
     assert_true(coded.k_scale[positions[0]] == 0.0f && test_get(&p.k_cache, 0, 0, positions[0], 5) == 0.0);
+    row[5] = ldexpf(1.0f, -126); /* no scale is below the normal numbers */
+    row[8] = ldexpf(1.0f, -128);
+    expect_ok(flashc_append(&p));
+    assert_true(coded.k_scale[positions[0]] == ldexpf(1.0f, -126));
+    assert_true(test_get(&p.k_cache, 0, 0, positions[0], 5) == 1.0);
+    assert_true(test_get(&p.k_cache, 0, 0, positions[0], 8) == 0.0);
     row[6] = NAN;
     row[7] = 3.0f;
     expect_ok(flashc_append(&p));
@@ -212,6 +236,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(codes_are_near_what_f32_caches_get),
+        cmocka_unit_test(small_rows_are_near_what_f32_caches_get),
         cmocka_unit_test(known_rows),
         cmocka_unit_test(wrong_scales),
     };
