@@ -13,10 +13,7 @@ typedef struct ratios {
 
 static bool measure(const char *kernel, flashc_dtype dtype, ratios *found)
 {
-    problem p;
-    const problem_shape shape = shape_for(kernel, (problem_shape){1, 4, 2, 96, 1000, 64, 64});
-    problem_plain(&p, &shape, dtype, 17);
-    p.params.kernel = kernel;
+    problem p = problem_on(kernel, (problem_shape){1, 4, 2, 96, 1000, 64, 64}, dtype, 17);
     p.params.o.dtype = dtype; /* the memory of f32 has room */
     oracle exact;
     oracle_attention(&p.params, &exact);
@@ -64,12 +61,9 @@ static void long_sums_of_16_bit_numbers(const char *kernel)
 {
     enum { KEYS = 70000, DIM = 64, DIM_V = 16 };
     for (flashc_dtype dtype = FLASHC_F16; dtype <= FLASHC_BF16; dtype++) {
-        problem p;
-        const problem_shape shape = shape_for(kernel, (problem_shape){1, 1, 1, 1, KEYS, DIM, DIM_V});
-        problem_plain(&p, &shape, dtype, 1);
-        p.params.kernel = kernel;
+        problem p = problem_on(kernel, (problem_shape){1, 1, 1, 1, KEYS, DIM, DIM_V}, dtype, 1);
         p.params.softmax_scale = 1e-4f; /* the same score for all keys: 23.04 */
-        for (int64_t i = 0; i < shape.seqlen_q * DIM; i++)
+        for (int64_t i = 0; i < p.params.seqlen_q * DIM; i++)
             test_set(&p.params.q, 0, 0, i / DIM, i % DIM, 60.0);
         for (int64_t j = 0; j < KEYS; j++) {
             for (int64_t d = 0; d < DIM; d++)

@@ -41,10 +41,7 @@ static void one_thread(const char *kernel)
         {1, 1, 1, 130, 300, 1000, 900},
     };
     for (size_t n = 0; n < sizeof shapes / sizeof shapes[0]; n++) {
-        problem p;
-        const problem_shape shape = shape_for(kernel, shapes[n]);
-        problem_plain(&p, &shape, FLASHC_F32, 61);
-        p.params.kernel = kernel;
+        problem p = problem_on(kernel, shapes[n], FLASHC_F32, 61);
         p.params.num_threads = 1;
         int threads = count_threads();
         double process = seconds(CLOCK_PROCESS_CPUTIME_ID), thread = seconds(CLOCK_THREAD_CPUTIME_ID);

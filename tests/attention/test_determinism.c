@@ -19,9 +19,7 @@ enum { SHAPES = sizeof shapes / sizeof shapes[0], SPLIT_SHAPES = 4 };
 
 static void make(problem *p, const char *kernel, int shape, flashc_dtype dtype)
 {
-    const problem_shape fitting = shape_for(kernel, shapes[shape]);
-    problem_plain(p, &fitting, dtype, 21 + (uint64_t)shape);
-    p->params.kernel = kernel;
+    *p = problem_on(kernel, shapes[shape], dtype, 21 + (uint64_t)shape);
     p->params.causal = shape % 2 == 0;
     p->params.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
     if (shape < 3)

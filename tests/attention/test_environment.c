@@ -27,9 +27,7 @@ static const problem_shape usual = {1, 4, 2, 130, 270, 80, 48};
 /* Equal seeds give equal problems, whose results must have equal bits. */
 static void make(problem *p, const char *kernel, int threads)
 {
-    const problem_shape shape = shape_for(kernel, usual);
-    problem_plain(p, &shape, FLASHC_F32, 31);
-    p->params.kernel = kernel;
+    *p = problem_on(kernel, usual, FLASHC_F32, 31);
     p->params.num_threads = threads;
 }
 

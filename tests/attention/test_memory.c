@@ -79,9 +79,7 @@ static void no_memory(const char *kernel)
     for (int threads = 1; threads <= 2; threads++) {
         problem p;
         long made, total;
-        const problem_shape shape = shape_for(kernel, usual);
-        problem_plain(&p, &shape, FLASHC_BF16, 41);
-        p.params.kernel = kernel;
+        p = problem_on(kernel, usual, FLASHC_BF16, 41);
         p.params.num_threads = threads;
         flashc_status status = call_failing(&p, -1, &total);
         assert_int_equal(status, FLASHC_OK);
@@ -126,10 +124,7 @@ static flashc_status accumulate_failing(flashc_attention_state *s, const flashc_
  * or is not large enough the state is as it was. */
 static void chunk_memory(const char *kernel)
 {
-    const problem_shape shape = shape_for(kernel, (problem_shape){1, 2, 2, 1, 9 * kernel_piece(kernel, 24, 20), 24, 20});
-    problem p;
-    problem_plain(&p, &shape, FLASHC_F32, 43);
-    p.params.kernel = kernel;
+    problem p = problem_on(kernel, (problem_shape){1, 2, 2, 1, 9 * kernel_piece(kernel, 24, 20), 24, 20}, FLASHC_F32, 43);
     p.params.num_threads = 2;
     assert_true(run_problem(&p));
     problem streamed = problem_twin(&p);

@@ -12,9 +12,7 @@ static const problem_shape usual = {2, 4, 2, 70, 300, 20, 24};
 
 static void make(problem *p, const char *kernel)
 {
-    const problem_shape shape = shape_for(kernel, usual);
-    problem_plain(p, &shape, FLASHC_F32, 7);
-    p->params.kernel = kernel;
+    *p = problem_on(kernel, usual, FLASHC_F32, 7);
 }
 
 static void set_all(problem *p, problem_tensor which, double value)

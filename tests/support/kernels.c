@@ -86,6 +86,15 @@ problem_shape shape_for(const char *kernel, problem_shape shape)
     return shape;
 }
 
+problem problem_on(const char *kernel, problem_shape shape, flashc_dtype dtype, uint64_t seed)
+{
+    problem p;
+    shape = shape_for(kernel, shape);
+    problem_plain(&p, &shape, dtype, seed);
+    p.params.kernel = kernel;
+    return p;
+}
+
 int64_t kernel_piece(const char *kernel, int64_t head_dim, int64_t head_dim_v)
 {
     flashc_explanation plan;
@@ -129,6 +138,14 @@ void check_against(const problem *p, const oracle *exact, bool zero_mean)
     }
 }
 
+void check_exact(const problem *p)
+{
+    oracle exact;
+    oracle_attention(&p->params, &exact);
+    check_against(p, &exact, p->zero_mean);
+    oracle_free(&exact);
+}
+
 bool run_and_check(problem *p)
 {
     char message[512];
@@ -139,10 +156,7 @@ bool run_and_check(problem *p)
         problem_print(stderr, p);
         fail_msg("%s", message);
     }
-    oracle exact;
-    oracle_attention(&p->params, &exact);
-    check_against(p, &exact, p->zero_mean);
-    oracle_free(&exact);
+    check_exact(p);
     return true;
 }
 

@@ -30,6 +30,9 @@ int64_t kernel_most_rows(const char *kernel);
 /* The shape with seqlen_q cut down to what the kernel takes. */
 problem_shape shape_for(const char *kernel, problem_shape shape);
 
+/* problem_plain() of that shape, on the kernel. */
+problem problem_on(const char *kernel, problem_shape shape, flashc_dtype dtype, uint64_t seed);
+
 /* The length of a key piece in a decode call of these dims on this kernel (flashc_explanation.piece_n). */
 int64_t kernel_piece(const char *kernel, int64_t head_dim, int64_t head_dim_v);
 
@@ -39,6 +42,9 @@ flashc_explanation plan_of(const problem *p);
 /* Fails unless the results of p, every output that it has, are within the stated bound of these, and the tight one if
  * zero_mean. */
 void check_against(const problem *p, const oracle *exact, bool zero_mean);
+
+/* The same against the oracle's results, the tight bound if p->zero_mean. */
+void check_exact(const problem *p);
 
 /* Runs the problem on its kernel and compares with the oracle by the header's bound, the tight gate
  * if p->zero_mean, and checks that nothing but outputs was written. Fails the cmocka test with the

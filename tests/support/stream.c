@@ -96,3 +96,22 @@ void test_stream_free(test_stream *s)
     for (int i = 0; i < 3; i++)
         guarded_free(&s->array[i]);
 }
+
+void test_stream_all(problem *p, int64_t unit, test_rng *rng)
+{
+    test_stream s = test_stream_begin(&p->params);
+    const int64_t units = p->params.seqlen_k / unit + 1;
+    for (int64_t first = 0; first < p->params.seqlen_k;) {
+        int64_t n = unit * test_rng_int(rng, 1, 1 + units / 2);
+        if (test_rng_chance(rng, 20))
+            n = unit;
+        n = n < p->params.seqlen_k - first ? n : p->params.seqlen_k - first;
+        p->params.num_threads = (int)test_rng_int(rng, 1, 3);
+        test_stream_chunk(&s, &p->params, first, n);
+        if (test_rng_chance(rng, 30))
+            test_stream_move(&s);
+        first += n;
+    }
+    expect_ok(flashc_attention_finish(&s.state, &p->params));
+    test_stream_free(&s);
+}

@@ -18,6 +18,8 @@ void test_stream_chunk(test_stream *s, const flashc_attention_params *whole, int
 /* The same with the chunk in another form; its status. */
 flashc_status test_stream_form(test_stream *s, const flashc_attention_params *whole, int64_t first, int64_t n,
                                const form_kind *kind, test_rng *rng);
+/* The whole problem through a state of its own, in chunks of random multiples of unit, on 1 to 3 threads. */
+void test_stream_all(problem *p, int64_t unit, test_rng *rng);
 /* Saves the arrays elsewhere, as a file would, and frees the old ones. */
 void test_stream_move(test_stream *s);
 void test_stream_free(test_stream *s);

@@ -1,0 +1,126 @@
+/* Wrong states, chunks that do not fit them, and a cancelled chunk. */
+#include "support/cmocka.h"
+#include "support/expect.h"
+#include "support/kernels.h"
+#include "support/stream.h"
+
+#include <math.h>
+
+static int cancel(void *user_data, int64_t done, int64_t total)
+{
+    (void)user_data, (void)done, (void)total;
+    return 1;
+}
+
+static void errors(void **unused)
+{
+    (void)unused;
+    problem p;
+    const problem_shape shape = {1, 2, 1, 3, 5000, 8, 8};
+    problem_plain(&p, &shape, FLASHC_F32, 1);
+    flashc_attention_params chunk = p.params;
+    flashc_attention_state bad, none;
+    expect_argument_error(flashc_attention_state_init(NULL, sizeof bad, &p.params),
+                          "state: expected a pointer, found NULL");
+    expect_argument_error(flashc_attention_state_init(&bad, 8, &p.params), "struct_size: expected 120, found 8");
+    expect_ok(flashc_attention_state_init(&none, sizeof none, &p.params));
+    expect_argument_error(flashc_attention_accumulate(&none, &chunk), "state->row_max: expected a pointer, found NULL");
+
+    test_stream s = test_stream_begin(&p.params);
+    assert_int_equal(s.state.rows, 6);
+    assert_int_equal(s.state.piece_n, plan_of(&p).piece_n);
+    assert_int_equal(s.state.levels, 4); /* of 8 to 15 pieces */
+    chunk.seqlen_q = 2;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->rows: expected the 1 * 2 * 2 queries of the call, found 6");
+    chunk.seqlen_q = 3;
+    chunk.head_dim_v = 7;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->head_dim_v: expected that of the call, 7, found 8");
+    chunk.head_dim_v = 8;
+    s.state.row_stride[1] = 4;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->row_stride: expected rows 0 to 5, found strides 6, 4, 1");
+    s.state.row_stride[1] = 2;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->rows.stride[1]: the output overlaps itself: found a stride of 2, expected more than the "
+                          "2 elements that faster axes span");
+    s.state.row_stride[1] = 3;
+    s.state.next_key = 15 * s.state.piece_n - 9;
+    chunk.seqlen_k = 10;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "seqlen_k: expected at most 9 more keys, for which the state has 4 levels, found 10");
+    flashc_attention_params few = p.params; /* keys of all these rows, in pieces of their number */
+    few.seqlen_k = INT64_C(1) << 40;
+    few.seqlens_k = (int64_t[]){5000};
+    expect_ok(flashc_attention_state_init(&none, sizeof none, &few));
+    assert_true(none.piece_n == s.state.piece_n && none.levels >= 4 && none.seqlen_k == few.seqlen_k);
+    s.state.n_nodes = 5;
+    expect_argument_error(flashc_attention_finish(&s.state, &p.params), "state->n_nodes: expected 0 to 4, found 5");
+    s.state.n_nodes = 0;
+    s.state.next_key = 0;
+    expect_argument_error(flashc_attention_state_merge(&s.state, &s.state),
+                          "from: expected another state than into, found the same");
+    chunk.progress = cancel;
+    assert_int_equal(flashc_attention_accumulate(&s.state, &chunk), FLASHC_ERR_CANCELLED);
+    assert_int_equal(flashc_attention_accumulate(&s.state, &chunk), FLASHC_ERR_ARGUMENT);
+    expect_ok(flashc_attention_state_clear(&s.state));
+    expect_ok(flashc_attention_finish(&s.state, &p.params)); /* rows that see no key */
+    assert_true(test_get(&p.params.o, 0, 1, 2, 7) == 0.0 && test_get(&p.params.lse, 0, 1, 2, 0) == -(double)INFINITY);
+    test_stream_free(&s);
+    problem_free(&p);
+}
+
+/* What rows in all there are is checked before any work. */
+static void errors_of_positions(void **unused)
+{
+    (void)unused;
+    problem p;
+    const problem_shape shape = {2, 1, 1, 3, 100, 8, 8};
+    problem_plain(&p, &shape, FLASHC_F32, 1);
+    p.params.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
+    test_stream s = test_stream_begin(&p.params);
+    flashc_attention_params chunk = p.params;
+    const int64_t some[2] = {60, 100}, beyond[2] = {60, 101}, padding[2] = {60, 61}, negative[2] = {0, -1};
+    assert_int_equal(s.state.seqlen_k, 100);
+    s.state.next_key = 1;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->seqlen_k: expected all keys of batch element 0, from which FLASHC_ALIGN_BOTTOM_RIGHT "
+                          "counts, found 100, and keys up to 101 in the chunk");
+    s.state.next_key = 0;
+    chunk.seqlens_k = some;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->seqlens_k: expected the keys that each sequence will have in all, from which "
+                          "FLASHC_ALIGN_BOTTOM_RIGHT counts, beside seqlens_k of a chunk, found NULL");
+    s.state.seqlens_k = beyond;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->seqlens_k[1]: expected 0 to state->seqlen_k = 100, found 101");
+    s.state.seqlens_k = some;
+    chunk.seqlens_k = beyond;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk), "seqlens_k[1]: expected 0 to 100, found 101");
+    chunk.seqlens_k = NULL;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->seqlens_k: expected all keys of batch element 0, from which FLASHC_ALIGN_BOTTOM_RIGHT "
+                          "counts, found 60, and keys up to 100 in the chunk");
+    s.state.seqlens_k = (int64_t[]){60, 60};
+    chunk.alignment = FLASHC_ALIGN_TOP_LEFT;
+    chunk.leftpad_k = padding;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk), "leftpad_k[1]: expected 0 to 60, found 61");
+    chunk.leftpad_k = negative;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk), "leftpad_k[1]: expected 0 to 60, found -1");
+    s.state.seqlen_k = -1;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->seqlen_k: expected 0 to 281474976710656, found -1");
+    assert_int_equal(s.state.n_nodes, 0);
+    test_stream_free(&s);
+    problem_free(&p);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(errors),
+        cmocka_unit_test(errors_of_positions),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
