@@ -67,15 +67,6 @@ static int set_compute(flashc_py_call *c, PyObject *compute)
     return 0;
 }
 
-int64_t flashc_py_call_longest(const int64_t *cu_seqlens, int64_t batch, int64_t otherwise)
-{
-    int64_t longest = 0, rows;
-    for (int64_t b = 0; cu_seqlens && b < batch; b++)
-        if (!__builtin_sub_overflow(cu_seqlens[b + 1], cu_seqlens[b], &rows) && rows > longest)
-            longest = rows;
-    return cu_seqlens ? longest : otherwise;
-}
-
 static int build(flashc_py_call *c, PyObject *const *args, bool plan_only, int64_t keys_in_all)
 {
     memset(c, 0, sizeof *c);

@@ -53,3 +53,12 @@ int flashc_py_call_set_sequences(flashc_py_call *c, const int64_t k_size[4], con
                ? -1
                : 0;
 }
+
+int64_t flashc_py_call_longest(const int64_t *cu_seqlens, int64_t batch, int64_t otherwise)
+{
+    int64_t longest = 0, rows;
+    for (int64_t b = 0; cu_seqlens && b < batch; b++)
+        if (!__builtin_sub_overflow(cu_seqlens[b + 1], cu_seqlens[b], &rows) && rows > longest)
+            longest = rows;
+    return cu_seqlens ? longest : otherwise;
+}

@@ -18,8 +18,9 @@ bounds are those of flashc.h.
 
 from . import _core
 from ._arrays import Comparison, compare, convert, is_softmax
-from ._attention import Explanation, ItemWork, attention, explain
+from ._attention import attention
 from ._caches import append_kv
+from ._explain import Explanation, ItemWork, explain
 from ._prefix import explain_shared_prefix, shared_prefix_attention
 from ._softmax import SoftmaxState, merge_states, softmax, trace
 from ._state import AttentionState

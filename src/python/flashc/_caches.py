@@ -6,7 +6,7 @@ from typing import Any
 
 from . import _core
 from ._arrays import integers, kind_of, refuse_gradients
-from ._attention import _is_bshd
+from ._call import is_bshd
 
 
 def append_kv(
@@ -63,7 +63,7 @@ def append_kv(
     All arrays of ints are int32 or int64, or lists. Returns the rotated queries, or None without q. Everything is checked before
     anything is written; see `flashc` for the exceptions.
     """
-    bshd = _is_bshd(layout)
+    bshd = is_bshd(layout)
     refuse_gradients(k=k, v=v, k_cache=k_cache, v_cache=v_cache, q=q, q_out=q_out, k_scale=k_scale, v_scale=v_scale)
     kind = None
     if q is not None and q_out is None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import _core
-from ._arrays import Kind, dtype_name, kind_of, refuse_gradients
-from ._attention import (_SHORT, Explanation, _check_one_type, _explanation, _features, _is_bshd, _lse_shape,
-                         _new_output, _sequences)
+from ._arrays import Kind, kind_of, refuse_gradients
+from ._call import check_one_type, features_of, is_bshd, new_lse, new_output, planned_output, sequences_of
+from ._explain import Explanation, explanation_of
 
 
 def _rows_in_line(q: Any, kind: Kind, filled: bool = True) -> Any:
@@ -61,16 +61,16 @@ def shared_prefix_attention(
     visible; causal hides own keys, and align says where query 0 is among them. q of layout "bhsd" with several queries
     each is copied. The other options, and what is returned, as in attention(). The result is within the stated bound.
     """
-    bshd = _is_bshd(layout)
-    _check_one_type(out, out_dtype)
+    bshd = is_bshd(layout)
+    check_one_type(out, out_dtype)
     q, kind = kind_of(q, "q")
     refuse_gradients(q=q, prefix_k=prefix_k, prefix_v=prefix_v, k=k, v=v, sinks=sinks, out=out)
-    o = _new_output(q, v, kind, out_dtype) if out is None else out
-    lse = kind.empty(q, _lse_shape(q.shape, bshd), "float32") if return_lse else None
+    o = new_output(q, v, kind, out_dtype) if out is None else out
+    lse = new_lse(q, kind, bshd) if return_lse else None
     in_line = q if bshd or len(q.shape) != 4 else _rows_in_line(q, kind)
-    sequences = _sequences(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
-    features = _features(softcap, None, None, None, None, sinks, None, k_scale, v_scale, None, seqlens_k, None, None, None,
-                         row_max, None)
+    sequences = sequences_of(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
+    features = features_of(softcap=softcap, sinks=sinks, k_scale=k_scale, v_scale=v_scale, seqlens_k=seqlens_k,
+                           row_max=row_max)
     _core.shared_prefix_attention(in_line, k, v, o, lse, None, None, scale, causal, align if causal else None, bshd,
                                   num_threads, kernel, compute, sequences, features, progress, None, prefix_k, prefix_v,
                                   prefix_k_scale, prefix_v_scale)
@@ -107,14 +107,13 @@ def explain_shared_prefix(
 ) -> tuple[Explanation, Explanation]:
     """What shared_prefix_attention() would run for these arguments: on the prefix, and on each sequence's own keys.
     Reads no element."""
-    bshd = _is_bshd(layout)
+    bshd = is_bshd(layout)
     q, kind = kind_of(q, "q")
-    out = _SHORT[dtype_name(q.dtype, "q") if out_dtype is None else dtype_name(out_dtype, "out_dtype")]
+    out = planned_output(q, out_dtype)
     in_line = q if bshd or len(q.shape) != 4 else _rows_in_line(q, kind, filled=False)
-    sequences = _sequences(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
-    features = _features(softcap, None, None, None, None, sinks, None, k_scale, v_scale, None, seqlens_k, None, None,
-                         None, None, None)
+    sequences = sequences_of(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
+    features = features_of(softcap=softcap, sinks=sinks, k_scale=k_scale, v_scale=v_scale, seqlens_k=seqlens_k)
     on_prefix, own = _core.explain_shared_prefix(
         in_line, k, v, out, None, None, None, None, causal, align if causal else None, bshd, num_threads, kernel,
         compute, sequences, features, prefix_k, prefix_v, prefix_k_scale, prefix_v_scale)
-    return _explanation(on_prefix), _explanation(own)
+    return explanation_of(on_prefix), explanation_of(own)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _core
-from ._arrays import dtype_name, kind_of, refuse_gradients
-from ._attention import _SHORT, ScoreMod, _features, _is_bshd, _lse_shape, _new_output, _sequences
+from ._arrays import kind_of, refuse_gradients
+from ._call import ScoreMod, features_of, is_bshd, new_lse, new_output, planned_output, sequences_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ class AttentionState:
                  leftpad_k: Any = None, cu_seqlens_q: Any = None, layout: str = "bhsd", num_threads: int = 0,
                  kernel: str | None = None, compute: str | None = None) -> None:
         refuse_gradients(q=q, alibi_slopes=alibi_slopes, sinks=sinks)
-        self._bshd = _is_bshd(layout)
+        self._bshd = is_bshd(layout)
         self._q, self._kind = kind_of(q, "q")
         self._in_all = (seqlen_k, seqlens_k)
         self._options = (scale, causal, align, self._bshd, num_threads, kernel, compute)
@@ -61,9 +61,9 @@ class AttentionState:
         """The arguments of a function of _core: those of explain(), then `last`."""
         softcap, window, score_mod, alibi_slopes, sinks, seqlens_q, leftpad_k = self._of_scores
         block_mask, tile = self._block_mask
-        features = _features(softcap, window, tile, score_mod, alibi_slopes, sinks, block_mask, k_scale, v_scale,
-                             seqlens_q, seqlens_k, leftpad_k, scores, None, row_max, scores_stage)
-        sequences = _sequences(self._cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
+        features = features_of(softcap, window, tile, score_mod, alibi_slopes, sinks, block_mask, k_scale, v_scale,
+                               seqlens_q, seqlens_k, leftpad_k, scores, None, row_max, scores_stage)
+        sequences = sequences_of(self._cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
         return (self._q, k, v, o, lse, mask, bias, *self._options, sequences, features, *last)
 
     def _state(self) -> tuple[Any, ...]:
@@ -76,7 +76,7 @@ class AttentionState:
             return
         import numpy as np
 
-        out = _SHORT[dtype_name(self._q.dtype, "q")]
+        out = planned_output(self._q)
         levels, rows, width, self._piece_n = _core.attention_state_init(
             *self._call(k, v, out, None, self._in_all, **options))
         self._arrays = (np.full((levels, rows), -np.inf, np.float32), np.zeros((levels, rows), np.float32),
@@ -101,7 +101,7 @@ class AttentionState:
         lies = {"k_scale": k_scale, "v_scale": v_scale, "seqlens_k": seqlens_k, "cu_seqlens_k": cu_seqlens_k,
                 "block_table": block_table, "block_table_v": block_table_v}
         self._begin(k, v, **lies)
-        out = _SHORT[dtype_name(self._q.dtype, "q")]
+        out = planned_output(self._q)
         arguments = self._call(k, v, out, None, (self._state(), progress, self), mask=mask, bias=bias, scores=scores,
                                scores_stage=None if scores is None else scores_stage, **lies)
         self.n_nodes, self.next_key = _core.attention_accumulate(*arguments)
@@ -122,8 +122,8 @@ class AttentionState:
         if self._arrays is None:
             raise ValueError("finish: expected a chunk of keys before, found none")
         k, v = self._no_keys
-        o = _new_output(self._q, v, self._kind, out_dtype) if out is None else out
-        lse = self._kind.empty(self._q, _lse_shape(self._q.shape, self._bshd), "float32") if return_lse else None
+        o = new_output(self._q, v, self._kind, out_dtype) if out is None else out
+        lse = new_lse(self._q, self._kind, self._bshd) if return_lse else None
         _core.attention_finish(*self._call(k, v, o, lse, (self._state(),), row_max=row_max))
         if out is None:
             o = self._kind.result(self._q, o)
