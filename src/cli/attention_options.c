@@ -24,7 +24,7 @@ enum {
     OPT_VERBOSE
 };
 
-const flashc_cli_option flashc_cli_attention_options[] = {
+static const flashc_cli_option options[] = {
     {OPT_Q, "query", 'q', "FILE", "Q: [L,D], [H,L,D] or [B,H,L,D] (see --layout).", FOR_EACH},
     {OPT_K, "key", 'k', "FILE", "K, of Q's rank; Q's heads are a multiple of K's.", FOR_EACH},
     {OPT_V, "value", 'v', "FILE", "V, of K's shape but for the last axis.", FOR_EACH},
@@ -186,8 +186,9 @@ static int parse_stage(const char *text, flashc_score_stage *stage)
 }
 
 /* 0, or FLASHC_CLI_USAGE after a message. */
-static int take_option(int id, const char *value, flashc_cli_attention_args *args)
+static int take_option(int id, const char *value, void *parsed)
 {
+    flashc_cli_attention_args *args = parsed;
     switch (id) {
     case OPT_Q: args->q = value; return 0;
     case OPT_K: args->k = value; return 0;
@@ -258,39 +259,38 @@ static int take_option(int id, const char *value, flashc_cli_attention_args *arg
     }
 }
 
-int flashc_cli_attention_parse(unsigned command, int argc, char **argv, const char *usage, const char *description,
-                               const char *notes, flashc_cli_attention_args *args, int *exit_code)
+/* What goes together, and what not. */
+static int check_together(flashc_cli_attention_args *args)
 {
-    *args = (flashc_cli_attention_args){
-        .window = {-1, -1}, .scale = FLASHC_SCALE_DEFAULT, .rtol = -1, .atol = -1, .batch = -1, .heads = -1,
-        .heads_k = -1, .seqlen_q = -1, .seqlen_k = -1, .head_dim = -1, .head_dim_v = -1, .page_size = -1,
-        .repeats = -1};
-    *exit_code = FLASHC_CLI_USAGE;
-    const char *value = NULL;
-    int id;
-    while ((id = flashc_cli_options_next(flashc_cli_attention_options, command, argc, argv, &value)) > 0)
-        if (take_option(id, value, args))
-            return 0;
-    if (id == FLASHC_CLI_OPTIONS_HELP)
-        *exit_code = flashc_cli_print_help(flashc_cli_attention_options, command, usage, description, notes);
-    if (id != FLASHC_CLI_OPTIONS_END)
-        return 0;
-    const char *operand = flashc_cli_first_operand(argc, argv);
-    if (operand)
-        return flashc_cli_usage_error("unexpected argument '%s'", operand), 0;
     const char *needs_align = args->causal                                    ? "--causal"
                               : args->window[0] >= 0 || args->window[1] >= 0 ? "--window"
                               : args->alibi                                  ? "--alibi"
                                                                              : NULL;
     if (args->offsets && args->alignment != FLASHC_ALIGN_UNSET)
-        return flashc_cli_usage_error("give --align or --offsets, not both"), 0;
+        return flashc_cli_usage_error("give --align or --offsets, not both");
     if (args->offsets)
         args->alignment = FLASHC_ALIGN_EXPLICIT;
     if (needs_align && args->alignment == FLASHC_ALIGN_UNSET)
-        return flashc_cli_usage_error("%s needs --align top-left, bottom-right or N", needs_align), 0;
+        return flashc_cli_usage_error("%s needs --align top-left, bottom-right or N", needs_align);
     if (args->huge_pages && !args->cold)
-        return flashc_cli_usage_error("--huge-pages needs --cold"), 0;
+        return flashc_cli_usage_error("--huge-pages needs --cold");
     if (!args->block_mask != !args->block_mask_tile[0])
-        return flashc_cli_usage_error("--block-mask and --block-mask-tile go together"), 0;
-    return 1;
+        return flashc_cli_usage_error("--block-mask and --block-mask-tile go together");
+    return FLASHC_CLI_OK;
+}
+
+int flashc_cli_attention_parse(const flashc_cli_syntax *words, int argc, char **argv, flashc_cli_attention_args *args,
+                               int *exit_code)
+{
+    *args = (flashc_cli_attention_args){
+        .window = {-1, -1}, .scale = FLASHC_SCALE_DEFAULT, .rtol = -1, .atol = -1, .batch = -1, .heads = -1,
+        .heads_k = -1, .seqlen_q = -1, .seqlen_k = -1, .head_dim = -1, .head_dim_v = -1, .page_size = -1,
+        .repeats = -1};
+    flashc_cli_syntax syntax = *words;
+    syntax.options = options;
+    syntax.take = take_option;
+    if (!flashc_cli_options_parse(&syntax, argc, argv, args, exit_code))
+        return 0;
+    *exit_code = check_together(args);
+    return *exit_code == FLASHC_CLI_OK;
 }

@@ -45,12 +45,9 @@ typedef struct flashc_cli_attention_args {
     double bandwidth;         /* explain; 1e9 bytes per second; 0 = not given */
 } flashc_cli_attention_args;
 
-/* The table, ended by an entry whose name is NULL. */
-extern const flashc_cli_option flashc_cli_attention_options[];
-
-/* Reads argv into *args. command: one of FLASHC_CLI_FOR_... Returns 1: go on; 0: stop, and return
- * *exit_code (--help was printed with the given texts, or a usage error). */
-int flashc_cli_attention_parse(unsigned command, int argc, char **argv, const char *usage, const char *description,
-                               const char *notes, flashc_cli_attention_args *args, int *exit_code);
+/* Reads argv into *args. words: command, usage, description and notes. Returns 1: go on; 0: stop, and return *exit_code,
+ * as flashc_cli_options_parse() does. */
+int flashc_cli_attention_parse(const flashc_cli_syntax *words, int argc, char **argv, flashc_cli_attention_args *args,
+                               int *exit_code);
 
 #endif

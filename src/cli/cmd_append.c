@@ -66,8 +66,9 @@ typedef struct append_run {
     flashc_cli_append_job job;
 } append_run;
 
-static int take_option(int id, const char *value, append_run *run)
+static int take_option(int id, const char *value, void *args)
 {
+    append_run *run = args;
     static const int arrays[] = {[OPT_KEY] = APPEND_K,
                                  [OPT_VALUE] = APPEND_V,
                                  [OPT_QUERY] = APPEND_Q,
@@ -188,27 +189,24 @@ static int run_append(append_run *run)
     return flashc_cli_finish_stdout(FLASHC_CLI_OK);
 }
 
+static const flashc_cli_syntax syntax = {
+    .options = options,
+    .command = FLASHC_CLI_FOR_ALL,
+    .take = take_option,
+    .usage = "flashc-run append -k K --cache-k C --output-k NEW --positions P [options]",
+    .description =
+        "Writes new rows of K and V into caches, contiguous or in pages, at each sequence's position, in the caches' "
+        "type, with rotary embedding of K and Q if --cos and --sin are given. The caches are read, and written to other "
+        "files. '-' means standard input or standard output.",
+};
+
 int flashc_cmd_append(int argc, char **argv)
 {
     append_run run = {.quiet = 0};
-    const char *value = NULL;
-    int id;
-    while ((id = flashc_cli_options_next(options, FLASHC_CLI_FOR_ALL, argc, argv, &value)) > 0)
-        if (take_option(id, value, &run))
-            return FLASHC_CLI_USAGE;
-    if (id == FLASHC_CLI_OPTIONS_HELP)
-        return flashc_cli_print_help(
-            options, FLASHC_CLI_FOR_ALL,
-            "flashc-run append -k K --cache-k C --output-k NEW --positions P [options]",
-            "Writes new rows of K and V into caches, contiguous or in pages, at each sequence's position, in the "
-            "caches' type, with rotary embedding of K and Q if --cos and --sin are given. The caches are read, and "
-            "written to other files. '-' means standard input or standard output.", NULL);
-    if (id == FLASHC_CLI_OPTIONS_ERROR)
-        return FLASHC_CLI_USAGE;
-    const char *operand = flashc_cli_first_operand(argc, argv);
-    if (operand)
-        return flashc_cli_usage_error("unexpected argument '%s'", operand);
-    int exit_code = check_args(&run);
+    int exit_code;
+    if (!flashc_cli_options_parse(&syntax, argc, argv, &run, &exit_code))
+        return exit_code;
+    exit_code = check_args(&run);
     if (exit_code == FLASHC_CLI_OK)
         exit_code = run_append(&run);
     flashc_cli_append_close(&run.job);

@@ -127,15 +127,17 @@ static int run_attention(attention_run *run, const flashc_cli_output *outputs)
 int flashc_cmd_attention(int argc, char **argv)
 {
     static attention_run run; /* too large for the stack */
-    int exit_code;
-    if (!flashc_cli_attention_parse(
-            FLASHC_CLI_FOR_ATTENTION, argc, argv,
-            "flashc-run attention -q Q.npy -k K.npy -v V.npy -o O.npy [options]",
+    const flashc_cli_syntax words = {
+        .command = FLASHC_CLI_FOR_ATTENTION,
+        .usage = "flashc-run attention -q Q.npy -k K.npy -v V.npy -o O.npy [options]",
+        .description =
             "Computes O = softmax(scale * Q K^T + bias) V. A file name '-' means standard input or standard output; "
-            "several inputs '-' follow one another in the order Q, K, V, prefix of K, of V, mask, bias, slopes, sinks, block "
-            "mask, REF. "
-            "Output files appear all or not at all.",
-            flashc_cli_compare_notes, &run.args, &exit_code))
+            "several inputs '-' follow one another in the order Q, K, V, prefix of K, of V, mask, bias, slopes, sinks, "
+            "block mask, REF. Output files appear all or not at all.",
+        .notes = flashc_cli_compare_notes,
+    };
+    int exit_code;
+    if (!flashc_cli_attention_parse(&words, argc, argv, &run.args, &exit_code))
         return exit_code;
     const flashc_cli_output outputs[NUM_OUTPUTS] = {{run.args.o, &run.job.o},
                                                    {run.args.lse, &run.job.lse},

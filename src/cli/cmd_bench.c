@@ -15,18 +15,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char usage[] = "flashc-run bench [-q FILE -k FILE -v FILE | shapes] [options]";
-static const char description[] =
-    "Times attention on random standard-normal data of the given shapes, or on files, and compares it with two "
-    "limits measured in the same process: the multiply-add peak (f32, or bf16 where the kernel "
-    "computes in that) of as many cores as there are threads, and the "
-    "bandwidth of reading memory. GFLOP/s count useful work only (causal counts what is visible); K and V count "
-    "once, each byte that some query sees.";
-static const char notes[] =
-    "K and V that fit in a cache stay there between calls, so their GB/s may exceed\n"
-    "the bandwidth of memory; --cold shows what memory delivers. The limits take a\n"
-    "few seconds and up to 1 GiB of memory to measure; --no-limits goes without.\n"
-    "Options that say where results go or how they are compared have no effect here.\n";
+static const flashc_cli_syntax words = {
+    .command = FLASHC_CLI_FOR_BENCH,
+    .usage = "flashc-run bench [-q FILE -k FILE -v FILE | shapes] [options]",
+    .description =
+        "Times attention on random standard-normal data of the given shapes, or on files, and compares it with two "
+        "limits measured in the same process: the multiply-add peak (f32, or bf16 where the kernel computes in that) of "
+        "as many cores as there are threads, and the bandwidth of reading memory. GFLOP/s count useful work only (causal "
+        "counts what is visible); K and V count once, each byte that some query sees.",
+    .notes = "K and V that fit in a cache stay there between calls, so their GB/s may exceed\n"
+             "the bandwidth of memory; --cold shows what memory delivers. The limits take a\n"
+             "few seconds and up to 1 GiB of memory to measure; --no-limits goes without.\n"
+             "Options that say where results go or how they are compared have no effect here.\n",
+};
 
 static void append(char *text, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
 static void append(char *text, size_t size, const char *format, ...)
@@ -250,7 +251,7 @@ int flashc_cmd_bench(int argc, char **argv)
 {
     flashc_cli_attention_args args;
     int code = FLASHC_CLI_OK;
-    if (!flashc_cli_attention_parse(FLASHC_CLI_FOR_BENCH, argc, argv, usage, description, notes, &args, &code))
+    if (!flashc_cli_attention_parse(&words, argc, argv, &args, &code))
         return code;
     if (args.dry_run) {
         args = without_all(&args);

@@ -63,26 +63,29 @@ static void print_json(const flashc_system_info *system)
     flashc_cli_json_end(&json, '}');
 }
 
+static int take_option(int id, const char *value, void *args)
+{
+    (void)id, (void)value;
+    *(bool *)args = true; /* --json */
+    return 0;
+}
+
+static const flashc_cli_syntax syntax = {
+    .options = options,
+    .command = FLASHC_CLI_FOR_ALL,
+    .take = take_option,
+    .usage = "flashc-run info [--json]",
+    .description =
+        "Shows the library's version, the CPU and those of its features that kernels ask for, the kernels with the "
+        "reason where one cannot run here, the OpenBLAS build and the default number of threads.",
+};
+
 int flashc_cmd_info(int argc, char **argv)
 {
     bool json = false;
-    const char *argument = NULL;
-    int id;
-    while ((id = flashc_cli_options_next(options, FLASHC_CLI_FOR_ALL, argc, argv, &argument)) !=
-           FLASHC_CLI_OPTIONS_END) {
-        if (id == FLASHC_CLI_OPTIONS_HELP)
-            return flashc_cli_print_help(options, FLASHC_CLI_FOR_ALL, "flashc-run info [--json]",
-                                         "Shows the library's version, the CPU and those of its features that kernels ask for, "
-                                         "the kernels with the reason where one cannot run here, the OpenBLAS build and "
-                                         "the default number of threads.",
-                                         NULL);
-        if (id != OPT_JSON)
-            return FLASHC_CLI_USAGE;
-        json = true;
-    }
-    if (flashc_cli_first_operand(argc, argv) != NULL)
-        return flashc_cli_usage_error("unexpected argument '%s'", flashc_cli_first_operand(argc, argv));
-
+    int exit_code;
+    if (!flashc_cli_options_parse(&syntax, argc, argv, &json, &exit_code))
+        return exit_code;
     flashc_system_info system = {.struct_size = sizeof system};
     if (flashc_system_get(&system) != FLASHC_OK)
         return flashc_cli_error("%s", flashc_last_error());

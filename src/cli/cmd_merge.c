@@ -31,8 +31,9 @@ typedef struct merge_run {
     const float **o_parts, **lse_parts;  /* their data */
 } merge_run;
 
-static int take_option(int id, const char *value, merge_run *run)
+static int take_option(int id, const char *value, void *args)
 {
+    merge_run *run = args;
     switch (id) {
     case OPT_OUTPUT: run->o_path = value; return 0;
     case OPT_LSE: run->lse_path = value; return 0;
@@ -171,23 +172,24 @@ static int allocate_and_run(merge_run *run, char **paths)
     return exit_code;
 }
 
+static const flashc_cli_syntax syntax = {
+    .options = options,
+    .command = FLASHC_CLI_FOR_ALL,
+    .take = take_option,
+    .takes_operands = 1,
+    .usage = "flashc-run merge -o O.npy [--lse LSE.npy] [options] O1 LSE1 [O2 LSE2 ...]",
+    .description =
+        "Merges partial results of attention, each over its own keys, into exact attention over all of them. Each part "
+        "is a pair of files: its O of rank 2, 3 or 4, and its LSE (f32, of one rank less). '-' means standard input or "
+        "standard output.",
+};
+
 int flashc_cmd_merge(int argc, char **argv)
 {
     merge_run run = {0};
-    const char *value = NULL;
-    int id;
-    while ((id = flashc_cli_options_next(options, FLASHC_CLI_FOR_ALL, argc, argv, &value)) > 0)
-        if (take_option(id, value, &run))
-            return FLASHC_CLI_USAGE;
-    if (id == FLASHC_CLI_OPTIONS_HELP)
-        return flashc_cli_print_help(
-            options, FLASHC_CLI_FOR_ALL, "flashc-run merge -o O.npy [--lse LSE.npy] [options] O1 LSE1 [O2 LSE2 ...]",
-            "Merges partial results of attention, each over its own keys, into exact attention over all of them. Each "
-            "part is a pair of files: its O of rank 2, 3 or 4, and its LSE (f32, of one rank less). '-' means standard "
-            "input or standard output.", NULL);
-    if (id == FLASHC_CLI_OPTIONS_ERROR)
-        return FLASHC_CLI_USAGE;
-    int num_files;
+    int exit_code, num_files;
+    if (!flashc_cli_options_parse(&syntax, argc, argv, &run, &exit_code))
+        return exit_code;
     char **paths = flashc_cli_operands(argc, argv, &num_files);
     if (num_files < 2 || num_files % 2)
         return flashc_cli_usage_error("expected pairs of files, an O and its LSE for each part, found %d files",

@@ -35,8 +35,9 @@ typedef struct softmax_run {
     flashc_compare_report from_whole, from_naive;
 } softmax_run;
 
-static int take_option(int id, const char *value, softmax_run *run)
+static int take_option(int id, const char *value, void *args)
 {
+    softmax_run *run = args;
     switch (id) {
     case OPT_X: run->x_path = value; return 0;
     case OPT_OUTPUT: run->y_path = value; return 0;
@@ -244,26 +245,23 @@ static int run_softmax(softmax_run *run)
     return flashc_cli_finish_stdout(FLASHC_CLI_OK);
 }
 
+static const flashc_cli_syntax syntax = {
+    .options = options,
+    .command = FLASHC_CLI_FOR_ALL,
+    .take = take_option,
+    .usage = "flashc-run softmax -x X.npy [-o Y.npy] [--split N] [options]",
+    .description = "Softmax over the last axis. '-' means standard input or standard output.",
+};
+
 int flashc_cmd_softmax(int argc, char **argv)
 {
     softmax_run run = {0};
-    const char *value = NULL;
-    int id;
-    while ((id = flashc_cli_options_next(options, FLASHC_CLI_FOR_ALL, argc, argv, &value)) > 0)
-        if (take_option(id, value, &run))
-            return FLASHC_CLI_USAGE;
-    if (id == FLASHC_CLI_OPTIONS_HELP)
-        return flashc_cli_print_help(options, FLASHC_CLI_FOR_ALL,
-                                     "flashc-run softmax -x X.npy [-o Y.npy] [--split N] [options]",
-                                     "Softmax over the last axis. '-' means standard input or standard output.", NULL);
-    if (id == FLASHC_CLI_OPTIONS_ERROR)
-        return FLASHC_CLI_USAGE;
-    const char *operand = flashc_cli_first_operand(argc, argv);
-    if (operand)
-        return flashc_cli_usage_error("unexpected argument '%s'", operand);
+    int exit_code;
+    if (!flashc_cli_options_parse(&syntax, argc, argv, &run, &exit_code))
+        return exit_code;
     if (!run.x_path)
         return flashc_cli_usage_error("-x FILE is missing");
-    const int exit_code = run_softmax(&run);
+    exit_code = run_softmax(&run);
     flashc_cli_array_free(&run.x);
     flashc_cli_array_free(&run.y);
     flashc_cli_array_free(&run.whole);

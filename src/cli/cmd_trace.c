@@ -21,12 +21,32 @@ static const flashc_cli_option options[] = {
     {0, NULL, 0, NULL, NULL, 0},
 };
 
-static const char usage[] = "flashc-run trace (--values LIST | -x FILE) [--json]";
-static const char description[] =
-    "Shows the online softmax step by step: the running maximum m_i, the standard denominator d_i (with the "
-    "final maximum m_N), the online denominator d'_i (with the running one), the factor between them and the "
-    "correction that each step applies to the sum so far. Checks that d'_i = d_i * exp(m_N - m_i) at every "
-    "step and d_N = d'_N, and shows the probabilities both ways. A check that fails exits 1.";
+typedef struct trace_args {
+    const char *values, *file;
+    bool json;
+} trace_args;
+
+static int take_option(int id, const char *value, void *parsed)
+{
+    trace_args *args = parsed;
+    switch (id) {
+    case OPT_VALUES: args->values = value; return 0;
+    case OPT_X: args->file = value; return 0;
+    default: args->json = true; return 0;
+    }
+}
+
+static const flashc_cli_syntax syntax = {
+    .options = options,
+    .command = FLASHC_CLI_FOR_ALL,
+    .take = take_option,
+    .usage = "flashc-run trace (--values LIST | -x FILE) [--json]",
+    .description =
+        "Shows the online softmax step by step: the running maximum m_i, the standard denominator d_i (with the final "
+        "maximum m_N), the online denominator d'_i (with the running one), the factor between them and the correction "
+        "that each step applies to the sum so far. Checks that d'_i = d_i * exp(m_N - m_i) at every step and d_N = d'_N, "
+        "and shows the probabilities both ways. A check that fails exits 1.",
+};
 
 /* One identity: the largest relative difference between its sides. */
 typedef struct trace_check {
@@ -264,31 +284,20 @@ static int read_values(const char *path, const char *name, double **x, int64_t *
 
 int flashc_cmd_trace(int argc, char **argv)
 {
-    const char *values = NULL, *file = NULL, *argument = NULL;
-    bool json = false;
-    int id;
-    while ((id = flashc_cli_options_next(options, FLASHC_CLI_FOR_ALL, argc, argv, &argument)) !=
-           FLASHC_CLI_OPTIONS_END) {
-        switch (id) {
-        case OPT_VALUES: values = argument; break;
-        case OPT_X: file = argument; break;
-        case OPT_JSON: json = true; break;
-        case FLASHC_CLI_OPTIONS_HELP:
-            return flashc_cli_print_help(options, FLASHC_CLI_FOR_ALL, usage, description, NULL);
-        default: return FLASHC_CLI_USAGE;
-        }
-    }
-    if (flashc_cli_first_operand(argc, argv) != NULL)
-        return flashc_cli_usage_error("unexpected argument '%s'", flashc_cli_first_operand(argc, argv));
+    trace_args args = {.json = false};
+    int code;
+    if (!flashc_cli_options_parse(&syntax, argc, argv, &args, &code))
+        return code;
+    const char *values = args.values, *file = args.file;
     if ((values == NULL) == (file == NULL))
         return flashc_cli_usage_error("give either --values or -x, found %s", values == NULL ? "neither" : "both");
 
     double *x = NULL;
     int64_t n = 0;
     const char *source = values != NULL ? "--values" : strcmp(file, "-") == 0 ? "standard input" : file;
-    int code = values != NULL ? parse_values(values, &x, &n) : read_values(file, source, &x, &n);
+    code = values != NULL ? parse_values(values, &x, &n) : read_values(file, source, &x, &n);
     if (code == 0)
-        code = trace(source, n, x, json);
+        code = trace(source, n, x, args.json);
     free(x);
     return code;
 }

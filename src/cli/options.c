@@ -57,46 +57,6 @@ static int index_of(const getopt_arrays *arrays, int code)
     return -1;
 }
 
-int flashc_cli_options_next(const flashc_cli_option *table, unsigned command, int argc, char **argv,
-                            const char **value)
-{
-    getopt_arrays arrays;
-    build_arrays(&arrays, table, command);
-    opterr = 0;
-    const int code = getopt_long(argc, argv, arrays.short_options, arrays.long_options, NULL);
-    if (code == -1)
-        return FLASHC_CLI_OPTIONS_END;
-    if (code == ':' || code == '?') {
-        const int index = index_of(&arrays, optopt);
-        if (code == ':' && index >= 0)
-            flashc_cli_usage_error("option --%s needs an argument", arrays.long_options[index].name);
-        else if (optopt >= LONG_BASE && index >= 0)
-            flashc_cli_usage_error("option --%s takes no argument, found '%s'", arrays.long_options[index].name,
-                                   argv[optind - 1]);
-        else if (optopt > ' ' && optopt <= '~')
-            flashc_cli_usage_error("unknown option '-%c'", optopt);
-        else if (optopt != 0)
-            flashc_cli_usage_error("unknown option: byte 0x%02x after '-'", (unsigned)optopt & 0xffu);
-        else
-            flashc_cli_usage_error("unknown or ambiguous option '%s'", argv[optind - 1]);
-        return FLASHC_CLI_OPTIONS_ERROR;
-    }
-    const int index = index_of(&arrays, code);
-    *value = optarg;
-    return index >= 0 && arrays.entries[index] ? arrays.entries[index]->id : FLASHC_CLI_OPTIONS_HELP;
-}
-
-const char *flashc_cli_first_operand(int argc, char **argv)
-{
-    return optind < argc ? argv[optind] : NULL;
-}
-
-char **flashc_cli_operands(int argc, char **argv, int *count)
-{
-    *count = argc - optind;
-    return argv + optind;
-}
-
 /* Prints text from column `column` on, broken at blanks; the caller has printed up to there. */
 static void print_wrapped(const char *text, int column, int indent)
 {
@@ -137,19 +97,62 @@ static void print_option(char short_name, const char *name, const char *argument
     print_wrapped(help, HELP_COLUMN, HELP_COLUMN);
 }
 
-int flashc_cli_print_help(const flashc_cli_option *table, unsigned command, const char *usage,
-                          const char *description, const char *notes)
+static int print_help(const flashc_cli_syntax *syntax)
 {
-    printf("Usage: %s\n\n", usage);
-    print_wrapped(description, 0, 0);
+    printf("Usage: %s\n\n", syntax->usage);
+    print_wrapped(syntax->description, 0, 0);
     printf("\nOptions:\n");
-    for (const flashc_cli_option *entry = table; entry->name; entry++)
-        if (entry->commands & command)
+    for (const flashc_cli_option *entry = syntax->options; entry->name; entry++)
+        if (entry->commands & syntax->command)
             print_option(entry->short_name, entry->name, entry->argument, entry->help);
     print_option('h', "help", NULL, "Show this help.");
-    if (notes)
-        printf("\n%s", notes);
+    if (syntax->notes)
+        printf("\n%s", syntax->notes);
     return flashc_cli_finish_stdout(FLASHC_CLI_OK);
+}
+
+/* What getopt_long() did not like. */
+static int wrong_option(const getopt_arrays *arrays, int code, const char *word)
+{
+    const int index = index_of(arrays, optopt);
+    if (code == ':' && index >= 0)
+        return flashc_cli_usage_error("option --%s needs an argument", arrays->long_options[index].name);
+    if (optopt >= LONG_BASE && index >= 0)
+        return flashc_cli_usage_error("option --%s takes no argument, found '%s'", arrays->long_options[index].name,
+                                      word);
+    if (optopt > ' ' && optopt <= '~')
+        return flashc_cli_usage_error("unknown option '-%c'", optopt);
+    if (optopt != 0)
+        return flashc_cli_usage_error("unknown option: byte 0x%02x after '-'", (unsigned)optopt & 0xffu);
+    return flashc_cli_usage_error("unknown or ambiguous option '%s'", word);
+}
+
+int flashc_cli_options_parse(const flashc_cli_syntax *syntax, int argc, char **argv, void *args, int *exit_code)
+{
+    getopt_arrays arrays;
+    build_arrays(&arrays, syntax->options, syntax->command);
+    opterr = 0;
+    int code;
+    while ((code = getopt_long(argc, argv, arrays.short_options, arrays.long_options, NULL)) != -1) {
+        if (code == ':' || code == '?') {
+            *exit_code = wrong_option(&arrays, code, argv[optind - 1]);
+            return 0;
+        }
+        const flashc_cli_option *option = arrays.entries[index_of(&arrays, code)];
+        *exit_code = option ? syntax->take(option->id, optarg, args) : print_help(syntax);
+        if (!option || *exit_code)
+            return 0;
+    }
+    *exit_code = FLASHC_CLI_OK;
+    if (optind < argc && !syntax->takes_operands)
+        *exit_code = flashc_cli_usage_error("unexpected argument '%s'", argv[optind]);
+    return *exit_code == FLASHC_CLI_OK;
+}
+
+char **flashc_cli_operands(int argc, char **argv, int *count)
+{
+    *count = argc - optind;
+    return argv + optind;
 }
 
 int flashc_cli_parse_int(const char *option, const char *text, int64_t min, int64_t max, int64_t *out)

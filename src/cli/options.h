@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 typedef struct flashc_cli_option {
-    int id;               /* what flashc_cli_options_next() returns: > 0, unique in its table */
+    int id;               /* > 0, unique in its table */
     const char *name;     /* long name without "--" */
     char short_name;      /* or 0 */
     const char *argument; /* what it takes, as --help shows it, e.g. "FILE"; NULL: nothing */
@@ -24,25 +24,23 @@ enum {
     FLASHC_CLI_FOR_ALL = 7
 };
 
-/* Values of flashc_cli_options_next() that are no option's id. */
-enum { FLASHC_CLI_OPTIONS_END = 0, FLASHC_CLI_OPTIONS_HELP = -1, FLASHC_CLI_OPTIONS_ERROR = -2 };
+/* How a command is called, and what --help says of it (wrapped to 80 columns). */
+typedef struct flashc_cli_syntax {
+    const flashc_cli_option *options; /* the last one's name is NULL; --help (-h) is added */
+    unsigned command;                 /* one of FLASHC_CLI_FOR_... */
+    int takes_operands;
+    const char *usage, *description;
+    const char *notes; /* after the options, as they are; may be NULL */
+    /* Takes an option, with its argument in value (NULL if it takes none). 0, or FLASHC_CLI_USAGE after a message. */
+    int (*take)(int id, const char *value, void *args);
+} flashc_cli_syntax;
 
-/* Reads the next option of argv. The table ends with an entry whose name is NULL; --help (-h) is
- * added to every table. Returns the option's id with its argument in *value (NULL if it takes none);
- * _HELP for --help; _END after the last one: argv[optind] .. argv[argc - 1] are the operands;
- * _ERROR after a message was printed: the command returns FLASHC_CLI_USAGE. */
-int flashc_cli_options_next(const flashc_cli_option *table, unsigned command, int argc, char **argv,
-                            const char **value);
+/* Has all options of argv taken. Returns 1: go on; 0: stop, and return *exit_code (--help was printed, or a usage
+ * error). */
+int flashc_cli_options_parse(const flashc_cli_syntax *syntax, int argc, char **argv, void *args, int *exit_code);
 
-/* The first word that is no option, NULL if there is none (valid after _END). */
-const char *flashc_cli_first_operand(int argc, char **argv);
-/* All of them. */
+/* The words that are no options, once these are taken. */
 char **flashc_cli_operands(int argc, char **argv, int *count);
-
-/* Prints usage line, description and the table's options to stdout, wrapped to 80 columns. notes (may be
- * NULL) follow the options as they are. Returns what the command returns. */
-int flashc_cli_print_help(const flashc_cli_option *table, unsigned command, const char *usage,
-                          const char *description, const char *notes);
 
 /* Strict numbers: the whole text, no blanks, in range. 0, or FLASHC_CLI_USAGE after a message that names
  * the option ("--threads") and what was found. */
