@@ -150,6 +150,74 @@ void flashc_attention_params_init(flashc_attention_params *params, size_t struct
     flashc_params_fill(params, struct_size, &defaults, sizeof defaults);
 }
 
+/* The problem that checked params state. state and outputs as in init(). */
+static void resolve(flashc_problem *problem, const flashc_attention_params *p, const flashc_attention_state *state,
+                    bool outputs)
+{
+    *problem = (flashc_problem){
+        .batch = p->batch,
+        .num_heads = p->num_heads,
+        .num_heads_k = p->num_heads_k,
+        .seqlen_q = longest(p->cu_seqlens_q, p->batch, p->seqlen_q),
+        .seqlen_k = longest(p->cu_seqlens_k, p->batch, p->seqlen_k),
+        .head_dim = p->head_dim,
+        .head_dim_v = p->head_dim_v,
+        .group = p->num_heads_k ? p->num_heads / p->num_heads_k : 0,
+        .q = p->q,
+        .k = {.tensor = p->k, .table = p->block_table, .scale = p->k_scale},
+        .v = {.tensor = p->v,
+              .table = *flashc_cache_table_v(&p->block_table, &p->block_table_v),
+              .scale = p->v_scale},
+        .o = outputs ? p->o : (flashc_tensor){.dtype = FLASHC_F32},
+        .lse = outputs ? p->lse : (flashc_tensor){.dtype = FLASHC_F32},
+        .row_max = p->row_max,
+        .scores = p->scores,
+        .scores_stage = p->scores_stage,
+        .key_mass = p->key_mass,
+        .mask = p->mask,
+        .block_mask = p->block_mask,
+        .block_mask_m = p->block_mask.data ? p->block_mask_m : 0,
+        .block_mask_n = p->block_mask.data ? p->block_mask_n : 0,
+        .bias = p->bias,
+        .softcap = p->softcap,
+        .alibi_slopes = p->alibi_slopes,
+        .alibi_batch_stride = p->alibi_batch_stride,
+        .score_mod = p->score_mod,
+        .score_mod_user_data = p->score_mod_user_data,
+        .sinks = p->sinks,
+        .softmax_scale =
+            p->softmax_scale == FLASHC_SCALE_DEFAULT ? (float)(1.0 / sqrt((double)p->head_dim)) : p->softmax_scale,
+        .causal = p->causal != 0,
+        .alignment = p->alignment,
+        .offsets = p->offsets,
+        .window_left = p->window_left,
+        .window_right = p->window_right,
+        .seqlens_q = p->seqlens_q,
+        .seqlens_k = p->seqlens_k,
+        .leftpad_k = p->leftpad_k,
+        .cu_seqlens_q = p->cu_seqlens_q,
+        .cu_seqlens_k = p->cu_seqlens_k,
+        .num_threads = p->num_threads,
+        .kernel = p->kernel,
+        .compute = p->compute,
+        .workspace = p->workspace,
+        .workspace_size = p->workspace_size,
+        .progress = p->progress,
+        .progress_user_data = p->progress_user_data,
+        .state = state,
+    };
+    if (p->k.dtype == FLASHC_Q8_0) /* of one block it may be anything */
+        problem->k.tensor.stride[3] = 1;
+    if (p->v.dtype == FLASHC_Q8_0)
+        problem->v.tensor.stride[3] = 1;
+    if (p->head_dim_v == 0) {
+        /* Of no elements, so that nobody checked their strides; but rows still have addresses. */
+        static const double nothing;
+        problem->v = (flashc_cache_rows){.tensor = {.data = (void *)(uintptr_t)&nothing, .dtype = p->v.dtype}};
+        problem->o = (flashc_tensor){.data = (void *)(uintptr_t)&nothing, .dtype = p->o.dtype};
+    }
+}
+
 /* state: NULL, or what a chunk goes to. outputs: are o and the others there? */
 static flashc_status init(flashc_problem *problem, const flashc_attention_params *params,
                           const flashc_attention_state *state, bool outputs)
@@ -168,71 +236,9 @@ static flashc_status init(flashc_problem *problem, const flashc_attention_params
         status = check_tensors(&p, outputs, state ? state->next_key : 0);
     if (status == FLASHC_OK)
         status = flashc_scales_check_given(&p);
-    if (status != FLASHC_OK)
-        return status;
-    *problem = (flashc_problem){
-        .batch = p.batch,
-        .num_heads = p.num_heads,
-        .num_heads_k = p.num_heads_k,
-        .seqlen_q = longest(p.cu_seqlens_q, p.batch, p.seqlen_q),
-        .seqlen_k = longest(p.cu_seqlens_k, p.batch, p.seqlen_k),
-        .head_dim = p.head_dim,
-        .head_dim_v = p.head_dim_v,
-        .group = p.num_heads_k ? p.num_heads / p.num_heads_k : 0,
-        .q = p.q,
-        .k = {.tensor = p.k, .table = p.block_table, .scale = p.k_scale},
-        .v = {.tensor = p.v,
-              .table = *flashc_cache_table_v(&p.block_table, &p.block_table_v),
-              .scale = p.v_scale},
-        .o = outputs ? p.o : (flashc_tensor){.dtype = FLASHC_F32},
-        .lse = outputs ? p.lse : (flashc_tensor){.dtype = FLASHC_F32},
-        .row_max = p.row_max,
-        .scores = p.scores,
-        .scores_stage = p.scores_stage,
-        .key_mass = p.key_mass,
-        .mask = p.mask,
-        .block_mask = p.block_mask,
-        .block_mask_m = p.block_mask.data ? p.block_mask_m : 0,
-        .block_mask_n = p.block_mask.data ? p.block_mask_n : 0,
-        .bias = p.bias,
-        .softcap = p.softcap,
-        .alibi_slopes = p.alibi_slopes,
-        .alibi_batch_stride = p.alibi_batch_stride,
-        .score_mod = p.score_mod,
-        .score_mod_user_data = p.score_mod_user_data,
-        .sinks = p.sinks,
-        .softmax_scale =
-            p.softmax_scale == FLASHC_SCALE_DEFAULT ? (float)(1.0 / sqrt((double)p.head_dim)) : p.softmax_scale,
-        .causal = p.causal != 0,
-        .alignment = p.alignment,
-        .offsets = p.offsets,
-        .window_left = p.window_left,
-        .window_right = p.window_right,
-        .seqlens_q = p.seqlens_q,
-        .seqlens_k = p.seqlens_k,
-        .leftpad_k = p.leftpad_k,
-        .cu_seqlens_q = p.cu_seqlens_q,
-        .cu_seqlens_k = p.cu_seqlens_k,
-        .num_threads = p.num_threads,
-        .kernel = p.kernel,
-        .compute = p.compute,
-        .workspace = p.workspace,
-        .workspace_size = p.workspace_size,
-        .progress = p.progress,
-        .progress_user_data = p.progress_user_data,
-        .state = state,
-    };
-    if (p.k.dtype == FLASHC_Q8_0) /* of one block it may be anything */
-        problem->k.tensor.stride[3] = 1;
-    if (p.v.dtype == FLASHC_Q8_0)
-        problem->v.tensor.stride[3] = 1;
-    if (p.head_dim_v == 0) {
-        /* Of no elements, so that nobody checked their strides; but rows still have addresses. */
-        static const double nothing;
-        problem->v = (flashc_cache_rows){.tensor = {.data = (void *)(uintptr_t)&nothing, .dtype = p.v.dtype}};
-        problem->o = (flashc_tensor){.data = (void *)(uintptr_t)&nothing, .dtype = p.o.dtype};
-    }
-    return FLASHC_OK;
+    if (status == FLASHC_OK)
+        resolve(problem, &p, state, outputs);
+    return status;
 }
 
 flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attention_params *params)

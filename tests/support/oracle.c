@@ -96,98 +96,139 @@ static double capped_product(const flashc_attention_params *p, const double *q, 
     return capped ? (double)p->softcap * tanh(score / (double)p->softcap) : score;
 }
 
-/* Scores of one query row at a stage before the masks. */
-static void score_early(const flashc_attention_params *p, int64_t b, int64_t i, const double *q, const double *k,
-                        double *scores, double *magnitude)
+/* One query: which, and its elements. */
+typedef struct query {
+    const flashc_attention_params *p;
+    int64_t b, h, i;
+    int64_t row;     /* its index in the result */
+    const double *q; /* [head_dim] */
+} query;
+
+/* Scores at a stage before the masks. */
+static void score_early(const query *x, const double *k, double *scores, double *magnitude)
 {
-    const sequence s = sequence_of(p, b);
+    const flashc_attention_params *p = x->p;
+    const sequence s = sequence_of(p, x->b);
     for (int64_t j = 0; j < p->seqlen_k; j++) {
         scores[j] = -(double)INFINITY;
-        if (i < s.queries && j >= s.first && j < s.end)
-            scores[j] = capped_product(p, q, k + j * p->head_dim, p->scores_stage == FLASHC_SCORES_CAPPED,
+        if (x->i < s.queries && j >= s.first && j < s.end)
+            scores[j] = capped_product(p, x->q, k + j * p->head_dim, p->scores_stage == FLASHC_SCORES_CAPPED,
                                        &magnitude[j]);
     }
 }
 
-/* One query row. q: [head_dim]; k: [seqlen_k, head_dim]; v: [seqlen_k, head_dim_v]; scores: room for
- * [seqlen_k]; row: its index in the result. */
-static void attend(const flashc_attention_params *p, int64_t b, int64_t h, int64_t i, const double *q, const double *k,
-                   const double *v, double *scores, oracle *r, int64_t row)
+/* Is row j of k hidden, whatever its score? */
+static bool hides(const query *x, int64_t j)
 {
-    /* Pass 1: scores; -inf for hidden keys. */
-    double max = -(double)INFINITY;
-    bool invalid = false;
-    for (int64_t j = 0; j < p->seqlen_k; j++) {
-        scores[j] = -(double)INFINITY;
-        if (p->mask.data != NULL && test_get(&p->mask, b, h, i, j) == 0.0)
-            continue;
-        if (is_hidden(p, b, i, j))
-            continue;
-        if (p->block_mask.data != NULL &&
-            test_get(&p->block_mask, b, h, i / p->block_mask_m,
-                     (j - sequence_of(p, b).first) / p->block_mask_n) == 0.0)
-            continue;
-        double bias = p->bias.data != NULL ? test_get(&p->bias, b, h, i, j) : 0.0;
-        if (bias == -(double)INFINITY)
-            continue;
-        double alibi = 0.0;
-        if (p->alibi_slopes != NULL)
-            alibi = -(double)p->alibi_slopes[b * p->alibi_batch_stride + h] * (double)fabsl(distance(p, b, i, j));
-        double magnitude, modified = 0.0;
-        double score = capped_product(p, q, k + j * p->head_dim, true, &magnitude);
-        score += bias;
-        score += alibi;
-        if (score == -(double)INFINITY)
-            continue;
-        if (p->score_mod != NULL) {
-            const test_score_mod *mod = p->score_mod_user_data;
-            modified = mod->added(mod, b, h, i, j - sequence_of(p, b).first);
-            score = modified == -(double)INFINITY ? modified : score + modified;
-        }
-        if (score == -(double)INFINITY)
-            continue;
-        invalid |= isnan(score) || score == (double)INFINITY;
-        scores[j] = score;
-        max = larger(max, score);
-        r->visible[row]++;
-        r->magnitude[row] = larger(r->magnitude[row], magnitude + fabs(bias) + fabs(alibi) + fabs(modified));
-    }
+    const flashc_attention_params *p = x->p;
+    if (p->mask.data != NULL && test_get(&p->mask, x->b, x->h, x->i, j) == 0.0)
+        return true;
+    if (is_hidden(p, x->b, x->i, j))
+        return true;
+    const int64_t key = j - sequence_of(p, x->b).first;
+    return p->block_mask.data != NULL &&
+           test_get(&p->block_mask, x->b, x->h, x->i / p->block_mask_m, key / p->block_mask_n) == 0.0;
+}
 
-    /* Pass 2: the sum of exponentials, that of the sink among them. */
+/* The score of row j of k, -inf if it is hidden; *magnitude: its part of A. */
+static double score_key(const query *x, const double *k, int64_t j, double *magnitude)
+{
+    const flashc_attention_params *p = x->p;
+    const double hidden = -(double)INFINITY;
+    if (hides(x, j))
+        return hidden;
+    const double bias = p->bias.data != NULL ? test_get(&p->bias, x->b, x->h, x->i, j) : 0.0;
+    if (bias == hidden)
+        return hidden;
+    double alibi = 0.0, modified = 0.0;
+    if (p->alibi_slopes != NULL)
+        alibi = -(double)p->alibi_slopes[x->b * p->alibi_batch_stride + x->h] *
+                (double)fabsl(distance(p, x->b, x->i, j));
+    double score = capped_product(p, x->q, k + j * p->head_dim, true, magnitude);
+    score += bias;
+    score += alibi;
+    if (score == hidden)
+        return hidden;
+    if (p->score_mod != NULL) {
+        const test_score_mod *mod = p->score_mod_user_data;
+        modified = mod->added(mod, x->b, x->h, x->i, j - sequence_of(p, x->b).first);
+        score = modified == hidden ? hidden : score + modified;
+    }
+    *magnitude += fabs(bias) + fabs(alibi) + fabs(modified);
+    return score;
+}
+
+/* Pass 1: scores, -inf for hidden keys. Returns the largest; *invalid: is one NaN or +inf? */
+static double score_row(const query *x, const double *k, double *scores, oracle *r, bool *invalid)
+{
+    double max = -(double)INFINITY;
+    *invalid = false;
+    for (int64_t j = 0; j < x->p->seqlen_k; j++) {
+        double magnitude = 0.0;
+        scores[j] = score_key(x, k, j, &magnitude);
+        if (scores[j] == -(double)INFINITY)
+            continue;
+        *invalid |= isnan(scores[j]) || scores[j] == (double)INFINITY;
+        max = larger(max, scores[j]);
+        r->visible[x->row]++;
+        r->magnitude[x->row] = larger(r->magnitude[x->row], magnitude);
+    }
+    return max;
+}
+
+/* Pass 2: the sum of exponentials, that of the sink among them. *max becomes the largest logit with it. */
+static double sum_row(const query *x, const double *scores, double *max)
+{
+    const flashc_attention_params *p = x->p;
     double sum = 0.0, sink = -(double)INFINITY;
-    if (p->sinks != NULL && i < sequence_of(p, b).queries)
-        sink = (double)p->sinks[h];
-    max = larger(max, sink);
+    if (p->sinks != NULL && x->i < sequence_of(p, x->b).queries)
+        sink = (double)p->sinks[x->h];
+    *max = larger(*max, sink);
     if (sink != -(double)INFINITY)
-        sum = exp(sink - max);
+        sum = exp(sink - *max);
     for (int64_t j = 0; j < p->seqlen_k; j++) {
         if (scores[j] != -(double)INFINITY)
-            sum += exp(scores[j] - max);
+            sum += exp(scores[j] - *max);
     }
-    r->lse[row] = sum == 0.0 ? -(double)INFINITY : max + log(sum);
-    if (invalid)
-        r->lse[row] = (double)NAN;
+    return sum;
+}
 
-    /* Pass 3: the weighted sum of V's visible rows. */
-    int64_t width = p->head_dim_v;
-    double *o = r->o + row * width, *weighted = r->weighted_v + row * width, max_v = 0.0;
-    for (int64_t j = 0; j < p->seqlen_k; j++) {
+/* Pass 3: the weighted sum of V's visible rows. v: [seqlen_k, head_dim_v] */
+static void weigh_row(const query *x, const double *v, const double *scores, double max, double sum, oracle *r)
+{
+    const int64_t width = x->p->head_dim_v;
+    double *o = r->o + x->row * width, *weighted = r->weighted_v + x->row * width, max_v = 0.0;
+    for (int64_t j = 0; j < x->p->seqlen_k; j++) {
         if (scores[j] == -(double)INFINITY)
             continue;
         double probability = exp(scores[j] - max) / sum;
         for (int64_t c = 0; c < width; c++) {
-            double x = v[j * width + c];
-            o[c] += probability * x;
-            weighted[c] += probability * fabs(x);
-            if (isfinite(x))
-                max_v = larger(max_v, fabs(x));
+            double element = v[j * width + c];
+            o[c] += probability * element;
+            weighted[c] += probability * fabs(element);
+            if (isfinite(element))
+                max_v = larger(max_v, fabs(element));
             else
-                r->special_v[row * width + c] = 1;
+                r->special_v[x->row * width + c] = 1;
         }
     }
-    r->max_v[row] = max_v;
-    for (int64_t c = 0; invalid && c < width; c++)
-        o[c] = (double)NAN;
+    r->max_v[x->row] = max_v;
+}
+
+/* k: [seqlen_k, head_dim]; v: [seqlen_k, head_dim_v] */
+static void attend(const query *x, const double *k, const double *v, oracle *r)
+{
+    double *scores = r->scores + x->row * x->p->seqlen_k;
+    bool invalid;
+    double max = score_row(x, k, scores, r, &invalid);
+    const double sum = sum_row(x, scores, &max);
+    r->lse[x->row] = sum == 0.0 ? -(double)INFINITY : max + log(sum);
+    weigh_row(x, v, scores, max, sum, r);
+    if (!invalid)
+        return;
+    r->lse[x->row] = (double)NAN;
+    for (int64_t c = 0; c < x->p->head_dim_v; c++)
+        r->o[x->row * x->p->head_dim_v + c] = (double)NAN;
 }
 
 void oracle_attention(const flashc_attention_params *p, oracle *r)
@@ -214,11 +255,11 @@ void oracle_attention(const flashc_attention_params *p, oracle *r)
             double *k = read_head(&p->k, &p->k_scale, b, head_k, p->seqlen_k, p->head_dim);
             double *v = read_head(&p->v, &p->v_scale, b, head_k, p->seqlen_k, p->head_dim_v);
             for (int64_t i = 0; i < p->seqlen_q; i++) {
-                int64_t row = (b * p->num_heads + h) * p->seqlen_q + i;
-                attend(p, b, h, i, q + i * p->head_dim, k, v, r->scores + row * p->seqlen_k, r, row);
+                const int64_t row = (b * p->num_heads + h) * p->seqlen_q + i, first = row * p->seqlen_k;
+                const query x = {.p = p, .b = b, .h = h, .i = i, .row = row, .q = q + i * p->head_dim};
+                attend(&x, k, v, r);
                 if (early)
-                    score_early(p, b, i, q + i * p->head_dim, k, r->early + row * p->seqlen_k,
-                                r->early_magnitude + row * p->seqlen_k);
+                    score_early(&x, k, r->early + first, r->early_magnitude + first);
             }
             free(q);
             free(k);
