@@ -2,6 +2,7 @@
 #include "attention/execute.h"
 #include "attention/plan.h"
 #include "attention/problem.h"
+#include "attention/scales.h"
 #include "attention/threads.h"
 #include "cpu.h"
 

@@ -169,7 +169,8 @@ void flashc_outputs_run(const flashc_problem *p, const flashc_plan *plan, int64_
         return;
     const flashc_tile_rows rows = {
         .sequence = s.k_element, .head = head_k, .first = s.first_key + first_key, .n = n_keys};
-    flashc_kv_tile k = flashc_cache_load(&p->k, plan->kernel, &plan->kernel->gemm->k, &rows, p->head_dim, &it.k_scratch);
+    const flashc_operand *operand = &plan->kernel->gemm->k;
+    flashc_kv_tile k = flashc_cache_load(&p->k, plan->kernel, operand, &rows, p->head_dim, &it.k_scratch);
     k.scale = flashc_cache_load_scales(&p->k, &rows, &it.k_scratch);
     const int64_t rows_end = s.n_queries * p->group;
     for (int64_t first_row = 0; first_row < rows_end && worker->keep_going(worker->context); first_row += m) {

@@ -1,6 +1,7 @@
 /* A shared prefix through an attention state: the queries of all sequences as one sequence against the prefix, then
  * each sequence's against its own keys. Both walks meet in the same rows of the state. */
 #include "attention/explain.h"
+#include "attention/scales.h"
 #include "common.h"
 #include "numerics.h"
 #include "params.h"

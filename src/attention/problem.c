@@ -1,143 +1,14 @@
 #include "attention/problem.h"
 
+#include "attention/check.h"
+#include "attention/lengths.h"
 #include "params.h"
 
-#include "attention/stages.h"
-
-#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
 /* The struct as it was in the first release: nothing shorter can have been compiled. */
 enum { FIRST_STRUCT_SIZE = sizeof(flashc_attention_params) };
-
-static flashc_status check_sizes(const flashc_attention_params *p)
-{
-    const struct {
-        const char *name;
-        int64_t value, low;
-    } sizes[] = {
-        {"batch", p->batch, 0},       {"num_heads", p->num_heads, 0}, {"num_heads_k", p->num_heads_k, 0},
-        {"seqlen_q", p->seqlen_q, 0}, {"seqlen_k", p->seqlen_k, 0},   {"head_dim", p->head_dim, 1},
-        {"head_dim_v", p->head_dim_v, 0},
-    };
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        flashc_status status = flashc_params_check_size(sizes[i].name, sizes[i].value, sizes[i].low);
-        if (status != FLASHC_OK)
-            return status;
-    }
-    if (p->num_heads_k == 0 ? p->num_heads != 0 : p->num_heads % p->num_heads_k != 0)
-        return flashc_fail(FLASHC_ERR_ARGUMENT,
-                           "num_heads: expected a multiple of num_heads_k, found %" PRId64 " query heads and %" PRId64
-                           " K/V heads",
-                           p->num_heads, p->num_heads_k);
-    /* Of an empty batch too: what is planned from heads and rows does not look at it. */
-    int64_t rows;
-    if (__builtin_mul_overflow(flashc_max(1, p->batch), p->num_heads, &rows) || __builtin_mul_overflow(rows, p->seqlen_q, &rows) ||
-        rows > FLASHC_SIZE_LIMIT)
-        return flashc_fail(FLASHC_ERR_ARGUMENT,
-                           "batch, num_heads, seqlen_q: expected at most 2^48 query rows, found %" PRId64 " * %" PRId64
-                           " * %" PRId64,
-                           p->batch, p->num_heads, p->seqlen_q);
-    int64_t heads_k;
-    if (__builtin_mul_overflow(p->batch, p->num_heads_k, &heads_k) || heads_k > FLASHC_SIZE_LIMIT)
-        return flashc_fail(FLASHC_ERR_ARGUMENT,
-                           "batch, num_heads_k: expected at most 2^48 K/V heads, found %" PRId64 " * %" PRId64,
-                           p->batch, p->num_heads_k);
-    return FLASHC_OK;
-}
-
-static flashc_status check_options(const flashc_attention_params *p)
-{
-    if (p->softmax_scale != FLASHC_SCALE_DEFAULT && !isfinite(p->softmax_scale))
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "softmax_scale: expected a finite value, found %f",
-                           (double)p->softmax_scale);
-    if ((int)p->compute < FLASHC_COMPUTE_DEFAULT || p->compute > FLASHC_COMPUTE_BF16)
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "compute: expected a flashc_compute (0 to 2), found %d",
-                           (int)p->compute);
-    if (p->num_threads < 0)
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "num_threads: expected 0 (default) or more, found %d", p->num_threads);
-    if (p->block_mask.data && (p->block_mask_m < 1 || p->block_mask_n < 1))
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected at least 1 with a block mask, found %" PRId64,
-                           p->block_mask_m < 1 ? "block_mask_m" : "block_mask_n",
-                           p->block_mask_m < 1 ? p->block_mask_m : p->block_mask_n);
-    if ((int)p->scores_stage < FLASHC_SCORES_SCALED || p->scores_stage > FLASHC_SCORES_WEIGHTS)
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "scores_stage: expected a flashc_score_stage (0 to 3), found %d",
-                           (int)p->scores_stage);
-    const bool weights = p->scores.data && p->scores_stage == FLASHC_SCORES_WEIGHTS;
-    if ((weights || p->key_mass.data) && !p->lse.data && p->seqlen_q > 0)
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "lse: expected an output beside %s, which is made from it, found NULL",
-                           weights ? "scores of FLASHC_SCORES_WEIGHTS" : "key_mass");
-    return flashc_stages_check(p);
-}
-
-/* Rows of the longest sequence. */
-static int64_t longest(const int64_t *cu_seqlens, int64_t batch, int64_t otherwise)
-{
-    return cu_seqlens ? flashc_sequences_longest(cu_seqlens, batch) : otherwise;
-}
-
-/* k or v or their scales, in one array or in pages. */
-static flashc_tensor_argument rows_argument(const char *name, const flashc_tensor *tensor, const flashc_block_table *t,
-                                            const flashc_attention_params *p, int64_t cols, flashc_types types)
-{
-    const int64_t elements = t->pages ? t->num_pages : p->cu_seqlens_k ? 1 : p->batch;
-    return (flashc_tensor_argument){.name = name,
-                                    .tensor = tensor,
-                                    .size = {elements, p->num_heads_k, t->pages ? t->page_size : p->seqlen_k, cols},
-                                    .types = types};
-}
-
-/* Are outputs looked at, or, of a chunk, scores alone? first_key: position of the first row of k. */
-static flashc_status check_tensors(const flashc_attention_params *p, bool outputs, int64_t first_key)
-{
-    const flashc_block_table *table_v = flashc_cache_table_v(&p->block_table, &p->block_table_v);
-    const int64_t elements = p->cu_seqlens_q ? 1 : p->batch;
-    const int64_t mask_m = flashc_max(1, p->block_mask_m), mask_n = flashc_max(1, p->block_mask_n);
-    const flashc_tensor_argument arguments[] = {
-        {"q", &p->q, {elements, p->num_heads, p->seqlen_q, p->head_dim}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
-        rows_argument("k", &p->k, &p->block_table, p, p->head_dim, FLASHC_TYPES_CACHE),
-        rows_argument("v", &p->v, table_v, p, p->head_dim_v, FLASHC_TYPES_CACHE),
-        rows_argument("k_scale", &p->k_scale, &p->block_table, p, 1, FLASHC_TYPES_F32),
-        rows_argument("v_scale", &p->v_scale, table_v, p, 1, FLASHC_TYPES_F32),
-        {"mask", &p->mask, {elements, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_INPUT, FLASHC_TYPES_BOOL},
-        {"bias", &p->bias, {elements, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
-        {"block_mask",
-         &p->block_mask,
-         {p->batch, p->num_heads, flashc_ceil_div(longest(p->cu_seqlens_q, p->batch, p->seqlen_q), mask_m),
-          flashc_ceil_div(first_key + longest(p->cu_seqlens_k, p->batch, p->seqlen_k), mask_n)},
-         FLASHC_INPUT,
-         FLASHC_TYPES_BOOL},
-        {"lse", &p->lse, {elements, p->num_heads, p->seqlen_q, 1}, FLASHC_OUTPUT, FLASHC_TYPES_F32},
-        {"row_max", &p->row_max, {elements, p->num_heads, p->seqlen_q, 1}, FLASHC_OUTPUT, FLASHC_TYPES_F32},
-        {"scores", &p->scores, {elements, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_OUTPUT, FLASHC_TYPES_FLOAT},
-        {"key_mass",
-         &p->key_mass,
-         {p->cu_seqlens_k ? 1 : p->batch, p->num_heads, p->seqlen_k, 1},
-         FLASHC_OUTPUT,
-         FLASHC_TYPES_F32},
-        {"o", &p->o, {elements, p->num_heads, p->seqlen_q, p->head_dim_v}, FLASHC_OUTPUT, FLASHC_TYPES_FLOAT},
-    };
-    const size_t count = sizeof arguments / sizeof arguments[0];
-    for (size_t i = 0; i < count; i++) {
-        const flashc_tensor_argument *a = &arguments[i];
-        const flashc_tensor *t = a->tensor;
-        bool optional = t == &p->mask || t == &p->bias || t == &p->block_mask || t == &p->lse || t == &p->row_max ||
-                        t == &p->scores || t == &p->key_mass || t == &p->k_scale ||
-                        t == &p->v_scale;
-        if ((optional && !a->tensor->data) || (a->direction == FLASHC_OUTPUT && !outputs && t != &p->scores))
-            continue;
-        flashc_status status = flashc_tensor_check(a);
-        if (status != FLASHC_OK)
-            return status;
-        for (size_t j = 0; j < i && a->direction == FLASHC_OUTPUT; j++) {
-            status = flashc_tensor_check_apart(a, &arguments[j]);
-            if (status != FLASHC_OK)
-                return status;
-        }
-    }
-    return FLASHC_OK;
-}
 
 void flashc_attention_params_init(flashc_attention_params *params, size_t struct_size)
 {
@@ -158,8 +29,8 @@ static void resolve(flashc_problem *problem, const flashc_attention_params *p, c
         .batch = p->batch,
         .num_heads = p->num_heads,
         .num_heads_k = p->num_heads_k,
-        .seqlen_q = longest(p->cu_seqlens_q, p->batch, p->seqlen_q),
-        .seqlen_k = longest(p->cu_seqlens_k, p->batch, p->seqlen_k),
+        .seqlen_q = flashc_lengths_longest(p->cu_seqlens_q, p->batch, p->seqlen_q),
+        .seqlen_k = flashc_lengths_longest(p->cu_seqlens_k, p->batch, p->seqlen_k),
         .head_dim = p->head_dim,
         .head_dim_v = p->head_dim_v,
         .group = p->num_heads_k ? p->num_heads / p->num_heads_k : 0,
@@ -227,15 +98,7 @@ static flashc_status init(flashc_problem *problem, const flashc_attention_params
     flashc_status status =
         flashc_params_read(&p, sizeof p, params, FIRST_STRUCT_SIZE, "flashc_attention_params_init");
     if (status == FLASHC_OK)
-        status = check_sizes(&p);
-    if (status == FLASHC_OK)
-        status = flashc_sequences_check(&p, state);
-    if (status == FLASHC_OK)
-        status = check_options(&p);
-    if (status == FLASHC_OK)
-        status = check_tensors(&p, outputs, state ? state->next_key : 0);
-    if (status == FLASHC_OK)
-        status = flashc_scales_check_given(&p);
+        status = flashc_check_attention(&p, state, outputs);
     if (status == FLASHC_OK)
         resolve(problem, &p, state, outputs);
     return status;
@@ -250,4 +113,36 @@ flashc_status flashc_problem_init_chunk(flashc_problem *problem, const flashc_at
                                         const flashc_attention_state *state)
 {
     return init(problem, params, state, false);
+}
+
+flashc_sequence flashc_problem_sequence(const flashc_problem *p, int64_t batch)
+{
+    const int64_t rows = flashc_lengths_rows(p->seqlens_k, p->cu_seqlens_k, batch, p->seqlen_k);
+    const int64_t leftpad = p->leftpad_k ? p->leftpad_k[batch] : 0;
+    const int64_t begin = (p->state ? p->state->next_key : 0) - leftpad; /* key that row 0 is, or would be */
+    flashc_sequence s = {
+        .n_queries = flashc_lengths_rows(p->seqlens_q, p->cu_seqlens_q, batch, p->seqlen_q),
+        .n_keys = flashc_max(0, begin + rows),
+        .q_element = p->cu_seqlens_q ? 0 : batch,
+        .first_query = p->cu_seqlens_q ? p->cu_seqlens_q[batch] : 0,
+        .k_element = p->cu_seqlens_k ? 0 : batch,
+        .first_key = (p->cu_seqlens_k ? p->cu_seqlens_k[batch] : 0) - begin,
+        .begin_key = flashc_max(0, begin),
+        .leftpad = leftpad,
+    };
+    switch (p->alignment) {
+    case FLASHC_ALIGN_UNSET:
+    case FLASHC_ALIGN_TOP_LEFT: break;
+    case FLASHC_ALIGN_BOTTOM_RIGHT:
+        s.offset = (p->state ? flashc_lengths_in_all(p->state, batch) : rows) - leftpad - s.n_queries;
+        break;
+    case FLASHC_ALIGN_EXPLICIT: s.offset = p->offsets[batch]; break;
+    }
+    return s;
+}
+
+bool flashc_problem_is_uniform(const flashc_problem *p)
+{
+    return p->alignment != FLASHC_ALIGN_EXPLICIT && !p->seqlens_q && !p->seqlens_k && !p->leftpad_k &&
+           !p->cu_seqlens_q && !p->cu_seqlens_k;
 }

@@ -60,20 +60,4 @@ flashc_sequence flashc_problem_sequence(const flashc_problem *problem, int64_t b
 /* Are all batch elements alike? */
 bool flashc_problem_is_uniform(const flashc_problem *problem);
 
-/* Rows of sequence b: of an array of lengths, or packed, or (both NULL) `otherwise`. */
-int64_t flashc_sequence_rows(const int64_t *lengths, const int64_t *cu_seqlens, int64_t b, int64_t otherwise);
-
-/* Checks everything in params that is per sequence: alignment, window, lengths and pages. state: as
- * flashc_problem_init_chunk() has it. */
-flashc_status flashc_sequences_check(const flashc_attention_params *params, const flashc_attention_state *state);
-
-/* k_scale and v_scale: are they given where the types want them, and only there? */
-flashc_status flashc_scales_check_given(const flashc_attention_params *params);
-
-/* The scales themselves, of the rows that are keys of a sequence. Reads them all, unlike the other checks. */
-flashc_status flashc_scales_check(const flashc_problem *problem);
-
-/* The longest of the packed sequences. */
-int64_t flashc_sequences_longest(const int64_t *cu_seqlens, int64_t batch);
-
 #endif

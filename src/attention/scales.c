@@ -1,17 +1,9 @@
-/* The scales of K's and V's rows, checked. */
-#include "attention/problem.h"
+#include "attention/scales.h"
 
 #include "numerics.h"
 
 #include <inttypes.h>
 #include <math.h>
-
-flashc_status flashc_scales_check_given(const flashc_attention_params *p)
-{
-    flashc_status status = flashc_cache_check_scale_given("k_scale", &p->k_scale, "k", &p->k, p->head_dim);
-    return status == FLASHC_OK ? flashc_cache_check_scale_given("v_scale", &p->v_scale, "v", &p->v, p->head_dim_v)
-                               : status;
-}
 
 /* Is there a sign, or infinity or NaN, whose exponent carries into its place? Any CPU does this for several at a time;
  * it is done before the threads start. */

@@ -3,31 +3,7 @@
 #include "attention/careful.h"
 #include "attention/mask.h"
 
-#include <float.h>
-#include <inttypes.h>
 #include <math.h>
-
-flashc_status flashc_stages_check(const flashc_attention_params *p)
-{
-    if (p->softcap != 0.0f && !(p->softcap >= FLT_MIN && p->softcap <= FLT_MAX))
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "softcap: expected 0 (none) or a positive normal number, found %g",
-                           (double)p->softcap);
-    if (p->alibi_slopes && p->alibi_batch_stride != 0 && p->alibi_batch_stride != p->num_heads)
-        return flashc_fail(FLASHC_ERR_ARGUMENT,
-                           "alibi_batch_stride: expected 0 or num_heads (%" PRId64 "), found %" PRId64, p->num_heads,
-                           p->alibi_batch_stride);
-    const int64_t slopes = p->alibi_batch_stride == 0 ? p->num_heads : p->batch * p->num_heads;
-    for (int64_t i = 0; p->alibi_slopes && i < slopes; i++)
-        if (!isfinite(p->alibi_slopes[i]))
-            return flashc_fail(FLASHC_ERR_ARGUMENT, "alibi_slopes[%" PRId64 "]: expected a finite value, found %g", i,
-                               (double)p->alibi_slopes[i]);
-    for (int64_t i = 0; p->sinks && i < p->num_heads; i++)
-        if (!(p->sinks[i] <= FLT_MAX))
-            return flashc_fail(FLASHC_ERR_ARGUMENT,
-                               "sinks[%" PRId64 "]: expected a finite value, or -inf for none, found %g", i,
-                               (double)p->sinks[i]);
-    return FLASHC_OK;
-}
 
 /* Slopes and distances are rounded to f32 once each, and so is every distance from a key: within 2 u of a distance,
  * and exactly below 2^24. Doubles hold the difference of an offset beyond 2^53 and a key well enough for that. */

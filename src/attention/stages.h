@@ -5,14 +5,11 @@
 
 #include "attention/block.h"
 
-/* Checks what in params the stages take, tensors apart. */
-flashc_status flashc_stages_check(const flashc_attention_params *params);
-
 /* Runs the stages that the problem has over the tile. noted: a tile of bytes to work with. */
 void flashc_stages_run(const flashc_problem *p, const flashc_score_tile *tile, uint8_t *noted);
 
-/* A finished row: what its acc is to be multiplied by, and its LSE, the head's sink included, and the largest score that
- * it saw, where the pointers are not NULL. */
+/* A finished row: what its acc is to be multiplied by, and its LSE, the head's sink included, and the largest score
+ * that it saw, where the pointers are not NULL. */
 void flashc_stages_finish_row(const flashc_problem *p, int64_t head, float row_max, float row_sum, float *factor,
                               float *lse, float *max_out);
 

@@ -1,6 +1,7 @@
 /* The calls on attention states: made, given keys, merged, finished. */
 #include "attention/execute.h"
 #include "attention/plan.h"
+#include "attention/scales.h"
 #include "attention/stages.h"
 #include "attention/stream.h"
 #include "attention/stream_check.h"

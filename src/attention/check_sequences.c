@@ -1,6 +1,8 @@
-/* Batch elements as sequences of their own: lengths, left padding and positions. */
-#include "attention/problem.h"
+/* Batch elements as sequences of their own: alignment, lengths, left padding and pages, as params give them. */
+#include "attention/check.h"
 
+#include "attention/lengths.h"
+#include "cache/rows.h"
 #include "params.h"
 
 #include <inttypes.h>
@@ -30,19 +32,6 @@ static flashc_status check_alignment(const flashc_attention_params *p)
     return FLASHC_OK;
 }
 
-int64_t flashc_sequence_rows(const int64_t *lengths, const int64_t *cu_seqlens, int64_t b, int64_t otherwise)
-{
-    if (cu_seqlens)
-        return cu_seqlens[b + 1] - cu_seqlens[b];
-    return lengths ? lengths[b] : otherwise;
-}
-
-/* Rows of the one call that a state's sequence b has. */
-static int64_t rows_in_all(const flashc_attention_state *state, int64_t b)
-{
-    return state->seqlens_k ? state->seqlens_k[b] : state->seqlen_k;
-}
-
 static flashc_status check_lengths(const flashc_attention_params *p, const flashc_attention_state *state)
 {
     for (int64_t b = 0; (p->seqlens_q || p->seqlens_k || p->leftpad_k) && b < p->batch; b++) {
@@ -54,7 +43,7 @@ static flashc_status check_lengths(const flashc_attention_params *p, const flash
             {"seqlens_q", p->seqlens_q, p->seqlen_q},
             {"seqlens_k", p->seqlens_k, p->seqlen_k},
             {"leftpad_k", p->leftpad_k,
-             state ? rows_in_all(state, b) : flashc_sequence_rows(p->seqlens_k, p->cu_seqlens_k, b, p->seqlen_k)},
+             state ? flashc_lengths_in_all(state, b) : flashc_lengths_rows(p->seqlens_k, p->cu_seqlens_k, b, p->seqlen_k)},
         };
         for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++)
             if (lengths[i].array && (lengths[i].array[b] < 0 || lengths[i].array[b] > lengths[i].most))
@@ -74,7 +63,7 @@ static flashc_status check_rows_in_all(const flashc_attention_params *p, const f
                            "FLASHC_ALIGN_BOTTOM_RIGHT counts, beside %s of a chunk, found NULL",
                            p->seqlens_k ? "seqlens_k" : "cu_seqlens_k");
     for (int64_t b = 0; (aligned || p->leftpad_k) && b < p->batch; b++) {
-        const int64_t all = rows_in_all(state, b);
+        const int64_t all = flashc_lengths_in_all(state, b);
         if (all < 0 || all > state->seqlen_k)
             return flashc_fail(FLASHC_ERR_ARGUMENT,
                                "state->seqlens_k[%" PRId64 "]: expected 0 to state->seqlen_k = %" PRId64
@@ -87,8 +76,8 @@ static flashc_status check_rows_in_all(const flashc_attention_params *p, const f
 static flashc_status check_rows_left(const flashc_attention_params *p, const flashc_attention_state *state)
 {
     for (int64_t b = 0; p->alignment == FLASHC_ALIGN_BOTTOM_RIGHT && b < p->batch; b++) {
-        const int64_t all = rows_in_all(state, b);
-        const int64_t rows = flashc_sequence_rows(p->seqlens_k, p->cu_seqlens_k, b, p->seqlen_k);
+        const int64_t all = flashc_lengths_in_all(state, b);
+        const int64_t rows = flashc_lengths_rows(p->seqlens_k, p->cu_seqlens_k, b, p->seqlen_k);
         if (rows > 0 && rows > all - state->next_key)
             return flashc_fail(FLASHC_ERR_ARGUMENT,
                                "state->%s: expected all keys of batch element %" PRId64
@@ -135,7 +124,7 @@ static flashc_status check_table(const flashc_attention_params *p, const flashc_
     flashc_status status = flashc_cache_check_table(name, t, p->batch);
     const int64_t capacity = flashc_cache_capacity(t);
     for (int64_t b = 0; b < p->batch && status == FLASHC_OK; b++) {
-        const int64_t end = flashc_sequence_rows(p->seqlens_k, NULL, b, p->seqlen_k);
+        const int64_t end = flashc_lengths_rows(p->seqlens_k, NULL, b, p->seqlen_k);
         if (end > capacity && p->seqlens_k)
             return flashc_fail(FLASHC_ERR_ARGUMENT,
                                "seqlens_k[%" PRId64 "]: expected at most the %" PRId64 " rows of %s, found %" PRId64, b,
@@ -160,7 +149,7 @@ static flashc_status check_pages(const flashc_attention_params *p, const flashc_
     return status;
 }
 
-flashc_status flashc_sequences_check(const flashc_attention_params *params, const flashc_attention_state *state)
+flashc_status flashc_check_sequences(const flashc_attention_params *params, const flashc_attention_state *state)
 {
     flashc_status status = check_alignment(params);
     if (status == FLASHC_OK)
@@ -172,44 +161,4 @@ flashc_status flashc_sequences_check(const flashc_attention_params *params, cons
     if (status == FLASHC_OK && state)
         status = check_rows_left(params, state);
     return status == FLASHC_OK ? check_pages(params, state) : status;
-}
-
-flashc_sequence flashc_problem_sequence(const flashc_problem *p, int64_t batch)
-{
-    const int64_t rows = flashc_sequence_rows(p->seqlens_k, p->cu_seqlens_k, batch, p->seqlen_k);
-    const int64_t leftpad = p->leftpad_k ? p->leftpad_k[batch] : 0;
-    const int64_t begin = (p->state ? p->state->next_key : 0) - leftpad; /* key that row 0 is, or would be */
-    flashc_sequence s = {
-        .n_queries = flashc_sequence_rows(p->seqlens_q, p->cu_seqlens_q, batch, p->seqlen_q),
-        .n_keys = flashc_max(0, begin + rows),
-        .q_element = p->cu_seqlens_q ? 0 : batch,
-        .first_query = p->cu_seqlens_q ? p->cu_seqlens_q[batch] : 0,
-        .k_element = p->cu_seqlens_k ? 0 : batch,
-        .first_key = (p->cu_seqlens_k ? p->cu_seqlens_k[batch] : 0) - begin,
-        .begin_key = flashc_max(0, begin),
-        .leftpad = leftpad,
-    };
-    switch (p->alignment) {
-    case FLASHC_ALIGN_UNSET:
-    case FLASHC_ALIGN_TOP_LEFT: break;
-    case FLASHC_ALIGN_BOTTOM_RIGHT:
-        s.offset = (p->state ? rows_in_all(p->state, batch) : rows) - leftpad - s.n_queries;
-        break;
-    case FLASHC_ALIGN_EXPLICIT: s.offset = p->offsets[batch]; break;
-    }
-    return s;
-}
-
-bool flashc_problem_is_uniform(const flashc_problem *p)
-{
-    return p->alignment != FLASHC_ALIGN_EXPLICIT && !p->seqlens_q && !p->seqlens_k && !p->leftpad_k &&
-           !p->cu_seqlens_q && !p->cu_seqlens_k;
-}
-
-int64_t flashc_sequences_longest(const int64_t *cu_seqlens, int64_t batch)
-{
-    int64_t longest = 0;
-    for (int64_t b = 0; b < batch; b++)
-        longest = flashc_max(longest, cu_seqlens[b + 1] - cu_seqlens[b]);
-    return longest;
 }

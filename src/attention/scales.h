@@ -1,0 +1,10 @@
+/* The scales of K's and V's rows, checked. */
+#ifndef FLASHC_SCALES_H
+#define FLASHC_SCALES_H
+
+#include "attention/problem.h"
+
+/* Of the rows that are keys of a sequence. Reads them all, unlike the other checks. */
+flashc_status flashc_scales_check(const flashc_problem *problem);
+
+#endif
