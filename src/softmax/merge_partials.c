@@ -50,12 +50,19 @@ static void push_leaf(tree_stack *stack, int64_t cols, const float *o, float lse
         stack->acc[node][col] = o[col];
 }
 
-static void merge_block(int64_t n_parts, int64_t row, int64_t first, int64_t cols, int64_t head_dim_v,
-                        const float *const *o_parts, const float *const *lse_parts, tree_stack *stack)
+/* The caller's: of each part o is [rows, head_dim_v], lse [rows]. */
+typedef struct partials {
+    int64_t n_parts, rows, head_dim_v;
+    const float *const *o, *const *lse;
+} partials;
+
+/* Columns first .. + cols of a row of all parts, into the stack's one remaining node. */
+static void merge_block(const partials *parts, int64_t row, int64_t first, int64_t cols, tree_stack *stack)
 {
     stack->n_nodes = 0;
-    for (int64_t part = 0; part < n_parts; part++) {
-        push_leaf(stack, cols, cols > 0 ? o_parts[part] + row * head_dim_v + first : NULL, lse_parts[part][row]);
+    for (int64_t part = 0; part < parts->n_parts; part++) {
+        const float *o = cols > 0 ? parts->o[part] + row * parts->head_dim_v + first : NULL;
+        push_leaf(stack, cols, o, parts->lse[part][row]);
         for (int carries = flashc_softmax_tree_carries(part); carries > 0; carries--)
             merge_top(stack, cols);
     }
@@ -63,23 +70,22 @@ static void merge_block(int64_t n_parts, int64_t row, int64_t first, int64_t col
         merge_top(stack, cols);
 }
 
-static flashc_status check_parts(int64_t n_parts, int64_t rows, int64_t head_dim_v, const float *const *o_parts,
-                                 const float *const *lse_parts, const float *o, const float *lse)
+static flashc_status check_parts(const partials *parts, const float *o, const float *lse)
 {
-    int64_t elements = rows * head_dim_v;
+    const int64_t elements = parts->rows * parts->head_dim_v;
     flashc_status status = FLASHC_OK;
-    for (int64_t part = 0; part < n_parts && status == FLASHC_OK; part++) {
+    for (int64_t part = 0; part < parts->n_parts && status == FLASHC_OK; part++) {
         char o_name[48], lse_name[48];
         snprintf(o_name, sizeof o_name, "o_parts[%" PRId64 "]", part);
         snprintf(lse_name, sizeof lse_name, "lse_parts[%" PRId64 "]", part);
-        status = flashc_check_pointer(lse_name, lse_parts[part]);
+        status = flashc_check_pointer(lse_name, parts->lse[part]);
         if (status == FLASHC_OK && lse)
-            status = flashc_check_no_overlap("lse", lse, lse_name, lse_parts[part], rows);
+            status = flashc_check_no_overlap("lse", lse, lse_name, parts->lse[part], parts->rows);
         if (status != FLASHC_OK || elements == 0)
             continue;
-        status = flashc_check_pointer(o_name, o_parts[part]);
+        status = flashc_check_pointer(o_name, parts->o[part]);
         if (status == FLASHC_OK)
-            status = flashc_check_no_overlap("o", o, o_name, o_parts[part], elements);
+            status = flashc_check_no_overlap("o", o, o_name, parts->o[part], elements);
     }
     return status;
 }
@@ -87,6 +93,7 @@ static flashc_status check_parts(int64_t n_parts, int64_t rows, int64_t head_dim
 flashc_status flashc_merge_partials(int64_t n_parts, int64_t rows, int64_t head_dim_v, const float *const *o_parts,
                                     const float *const *lse_parts, float *o, float *lse)
 {
+    const partials parts = {n_parts, rows, head_dim_v, o_parts, lse_parts};
     if (n_parts < 1)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "n_parts: expected 1 or more, found %" PRId64, n_parts);
     flashc_status status = flashc_check_size("rows", rows);
@@ -100,7 +107,7 @@ flashc_status flashc_merge_partials(int64_t n_parts, int64_t rows, int64_t head_
     if (status == FLASHC_OK && head_dim_v > 0)
         status = flashc_check_pointer("o_parts", o_parts);
     if (status == FLASHC_OK)
-        status = check_parts(n_parts, rows, head_dim_v, o_parts, lse_parts, o, lse);
+        status = check_parts(&parts, o, lse);
     if (status != FLASHC_OK)
         return status;
 
@@ -109,7 +116,7 @@ flashc_status flashc_merge_partials(int64_t n_parts, int64_t rows, int64_t head_
         int64_t first = 0;
         do { /* once also for head_dim_v = 0, which leaves the lse */
             int64_t cols = flashc_min(BLOCK, head_dim_v - first);
-            merge_block(n_parts, row, first, cols, head_dim_v, o_parts, lse_parts, &stack);
+            merge_block(&parts, row, first, cols, &stack);
             flashc_softmax_state root = node_state(&stack, 0, cols);
             flashc_state_finish(&root, cols > 0 ? o + row * head_dim_v + first : NULL, head_dim_v, NULL);
             first += BLOCK;

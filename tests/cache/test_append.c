@@ -206,11 +206,16 @@ static void destroy_call(call *c)
         destroy(arrays[i]);
 }
 
-/* One new row: src as it was before the call; dst where it must be now. Restores dst's old bytes in `a`. */
-static void check_row(call *c, const array *from, array *to, const int64_t at[3], int64_t b, int64_t h, int64_t i,
-                      bool rotated, const char *name)
+/* Row i of a sequence's new rows, of a head, and where it must lie. */
+typedef struct new_row {
+    int64_t b, h, i, at[3];
+} new_row;
+
+/* One new row: src as it was before the call; dst where it must be now. Restores dst's old bytes. */
+static void check_row(const call *c, const array *from, array *to, const new_row *r, bool rotated, const char *name)
 {
     const flashc_append_params *p = &c->params;
+    const int64_t b = r->b, h = r->h, i = r->i, *at = r->at;
     const flashc_tensor src = old_view(from), old = old_view(to);
     const int64_t element = c->packed ? 0 : b, row = (c->packed ? c->cu[b] : 0) + i;
     const int64_t half = rotated ? p->rotary_dim / 2 : 0;
@@ -240,12 +245,12 @@ static void check_row(call *c, const array *from, array *to, const int64_t at[3]
     }
 }
 
-/* Where row `row` of a sequence lies in a cache, found without the library. */
-static void place(const flashc_block_table *t, int64_t b, int64_t h, int64_t row, int64_t at[3])
+/* Where a new row lies in a cache, found without the library. */
+static new_row place(const call *c, const flashc_block_table *t, int64_t b, int64_t h, int64_t i)
 {
-    at[0] = t->pages ? t->pages[b * t->stride[0] + row / t->page_size * t->stride[1]] : b;
-    at[1] = h;
-    at[2] = t->pages ? row % t->page_size : row;
+    const int64_t row = c->positions[b] + i;
+    const int64_t page = t->pages ? t->pages[b * t->stride[0] + row / t->page_size * t->stride[1]] : b;
+    return (new_row){b, h, i, {page, h, t->pages ? row % t->page_size : row}};
 }
 
 static void check_unchanged(const call *c, const array *a, const char *name)
@@ -269,18 +274,16 @@ static void check_call(call *c)
     }
     for (int64_t b = 0; b < p->batch; b++)
         for (int64_t i = 0; i < c->rows[b]; i++) {
-            int64_t at[3];
             for (int64_t h = 0; h < p->num_heads_k; h++) {
-                place(&p->block_table, b, h, c->positions[b] + i, at);
+                const new_row k = place(c, &p->block_table, b, h, i), v = place(c, table_v, b, h, i);
                 if (c->k.buffer.map)
-                    check_row(c, &c->k, &c->k_cache, at, b, h, i, true, "k");
-                place(table_v, b, h, c->positions[b] + i, at);
+                    check_row(c, &c->k, &c->k_cache, &k, true, "k");
                 if (c->v.buffer.map)
-                    check_row(c, &c->v, &c->v_cache, at, b, h, i, false, "v");
+                    check_row(c, &c->v, &c->v_cache, &v, false, "v");
             }
             for (int64_t h = 0; h < p->num_heads && c->q.buffer.map; h++) {
-                const int64_t q_at[3] = {c->packed ? 0 : b, h, (c->packed ? c->cu[b] : 0) + i};
-                check_row(c, &q_before, q_to, q_at, b, h, i, true, "q");
+                const new_row q = {b, h, i, {c->packed ? 0 : b, h, (c->packed ? c->cu[b] : 0) + i}};
+                check_row(c, &q_before, q_to, &q, true, "q");
             }
         }
     if (c->in_place)
