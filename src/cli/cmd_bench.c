@@ -20,9 +20,9 @@ static const flashc_cli_syntax words = {
     .usage = "flashc-run bench [-q FILE -k FILE -v FILE | shapes] [options]",
     .description =
         "Times attention on random standard-normal data of the given shapes, or on files, and compares it with two "
-        "limits measured in the same process: the multiply-add peak (f32, or bf16 where the kernel computes in that) of "
-        "as many cores as there are threads, and the bandwidth of reading memory. GFLOP/s count useful work only (causal "
-        "counts what is visible); K and V count once, each byte that some query sees.",
+        "limits measured in the same process: the multiply-add peak (f32, or bf16 where the kernel computes in that) "
+        "of as many cores as there are threads, and the bandwidth of reading memory. GFLOP/s count useful work only "
+        "(causal counts what is visible); K and V count once, each byte that some query sees.",
     .notes = "K and V that fit in a cache stay there between calls, so their GB/s may exceed\n"
              "the bandwidth of memory; --cold shows what memory delivers. The limits take a\n"
              "few seconds and up to 1 GiB of memory to measure; --no-limits goes without.\n"

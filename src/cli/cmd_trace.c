@@ -44,8 +44,8 @@ static const flashc_cli_syntax syntax = {
     .description =
         "Shows the online softmax step by step: the running maximum m_i, the standard denominator d_i (with the final "
         "maximum m_N), the online denominator d'_i (with the running one), the factor between them and the correction "
-        "that each step applies to the sum so far. Checks that d'_i = d_i * exp(m_N - m_i) at every step and d_N = d'_N, "
-        "and shows the probabilities both ways. A check that fails exits 1.",
+        "that each step applies to the sum so far. Checks that d'_i = d_i * exp(m_N - m_i) at every step and "
+        "d_N = d'_N, and shows the probabilities both ways. A check that fails exits 1.",
 };
 
 /* One identity: the largest relative difference between its sides. */
@@ -288,14 +288,12 @@ int flashc_cmd_trace(int argc, char **argv)
     int code;
     if (!flashc_cli_options_parse(&syntax, argc, argv, &args, &code))
         return code;
-    const char *values = args.values, *file = args.file;
-    if ((values == NULL) == (file == NULL))
-        return flashc_cli_usage_error("give either --values or -x, found %s", values == NULL ? "neither" : "both");
-
+    if ((args.values == NULL) == (args.file == NULL))
+        return flashc_cli_usage_error("give either --values or -x, found %s", args.values == NULL ? "neither" : "both");
     double *x = NULL;
     int64_t n = 0;
-    const char *source = values != NULL ? "--values" : strcmp(file, "-") == 0 ? "standard input" : file;
-    code = values != NULL ? parse_values(values, &x, &n) : read_values(file, source, &x, &n);
+    const char *source = args.values != NULL ? "--values" : strcmp(args.file, "-") == 0 ? "standard input" : args.file;
+    code = args.values != NULL ? parse_values(args.values, &x, &n) : read_values(args.file, source, &x, &n);
     if (code == 0)
         code = trace(source, n, x, args.json);
     free(x);

@@ -60,16 +60,16 @@ def _on_bytes(score_mod: ScoreMod) -> Callable[..., bytes]:
 
 
 def features_of(
-    softcap: Any = None, window: Any = None, block_mask_tile: Any = None, score_mod: Any = None, alibi_slopes: Any = None,
-    sinks: Any = None, block_mask: Any = None, k_scale: Any = None, v_scale: Any = None, seqlens_q: Any = None,
-    seqlens_k: Any = None, leftpad_k: Any = None, scores: Any = None, key_mass: Any = None, row_max: Any = None,
-    scores_stage: Any = None,
+    softcap: Any = None, window: Any = None, block_mask_tile: Any = None, score_mod: Any = None,
+    alibi_slopes: Any = None, sinks: Any = None, block_mask: Any = None, k_scale: Any = None, v_scale: Any = None,
+    seqlens_q: Any = None, seqlens_k: Any = None, leftpad_k: Any = None, scores: Any = None, key_mass: Any = None,
+    row_max: Any = None, scores_stage: Any = None,
 ) -> tuple[Any, ...] | None:
     """What the extension takes as one argument, since most calls have none of it."""
     if score_mod is not None:
         score_mod = _on_bytes(score_mod)
-    features = (softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, k_scale, v_scale, seqlens_q,
-                seqlens_k, leftpad_k, scores, key_mass, row_max, scores_stage)
+    features = (softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, k_scale, v_scale,
+                seqlens_q, seqlens_k, leftpad_k, scores, key_mass, row_max, scores_stage)
     return None if all(x is None for x in features) else features
 
 
