@@ -142,6 +142,24 @@ static int set_rotation(flashc_cli_append_job *job)
            check_size(sines, sines->shape[1], p->rotary_dim / 2, "columns");
 }
 
+static int set_rotated(flashc_cli_append_job *job)
+{
+    const flashc_cli_array *q = &job->array[APPEND_Q];
+    int64_t sizes[4];
+    job->params.q_out = job->params.q;
+    if (!q->data || !job->out_dtype || job->out_dtype == (int)q->dtype)
+        return FLASHC_CLI_OK;
+    if (flashc_cli_array_make("rotated Q", (flashc_dtype)job->out_dtype, q->rank, q->shape, 0, &job->q_out))
+        return FLASHC_CLI_FAILED;
+    job->params.q_out = flashc_cli_layout_tensor(&job->q_out, job->bshd, sizes);
+    return FLASHC_CLI_OK;
+}
+
+const flashc_cli_array *flashc_cli_append_rotated(const flashc_cli_append_job *job)
+{
+    return job->q_out.data ? &job->q_out : &job->array[APPEND_Q];
+}
+
 int flashc_cli_append_open(flashc_cli_append_job *job)
 {
     flashc_append_params *p = &job->params;
@@ -154,12 +172,11 @@ int flashc_cli_append_open(flashc_cli_append_job *job)
         if (n[per_sequence[i]].values &&
             flashc_cli_integers_check_count(&n[per_sequence[i]], p->batch, "one for each sequence"))
             return FLASHC_CLI_FAILED;
-    p->q_out = p->q;
     p->positions = n[APPEND_POSITIONS].values;
     p->seqlens_new = n[APPEND_SEQLENS].values;
     p->cu_seqlens_new = n[APPEND_CU_SEQLENS].values;
     p->rotary_positions = n[APPEND_ROTARY_POSITIONS].values;
-    if (set_caches(job))
+    if (set_caches(job) || set_rotated(job))
         return FLASHC_CLI_FAILED;
     flashc_tensor *const scales[] = {&p->k_cache_scale, &p->v_cache_scale};
     for (int i = 0; i < 2; i++)
@@ -174,6 +191,7 @@ void flashc_cli_append_close(flashc_cli_append_job *job)
 {
     for (int i = 0; i < APPEND_ARRAYS; i++)
         flashc_cli_array_free(&job->array[i]);
+    flashc_cli_array_free(&job->q_out);
     for (int i = 0; i < APPEND_INTEGERS; i++)
         flashc_cli_integers_free(&job->integers[i]);
 }

@@ -9,7 +9,7 @@ enum {
     OPT_KEY = 1, OPT_VALUE, OPT_QUERY, OPT_CACHE_K, OPT_CACHE_V, OPT_SCALE_K, OPT_SCALE_V,
     OPT_OUTPUT_K, OPT_OUTPUT_V, OPT_OUTPUT_SCALE_K, OPT_OUTPUT_SCALE_V, OPT_OUTPUT_Q, OPT_POSITIONS,
     OPT_SEQLENS, OPT_CU_SEQLENS, OPT_BLOCK_TABLE, OPT_BLOCK_TABLE_V, OPT_COS, OPT_SIN, OPT_INTERLEAVED,
-    OPT_ROTARY_POSITIONS, OPT_LAYOUT, OPT_DTYPE, OPT_CACHE_DTYPE, OPT_QUIET
+    OPT_ROTARY_POSITIONS, OPT_LAYOUT, OPT_DTYPE, OPT_CACHE_DTYPE, OPT_OUT_DTYPE, OPT_QUIET
 };
 
 static const flashc_cli_option options[] = {
@@ -28,7 +28,7 @@ static const flashc_cli_option options[] = {
     {OPT_OUTPUT_SCALE_K, "output-k-scale", 0, "FILE", "i8: where --k-scale goes with the new rows' in it.",
      FLASHC_CLI_FOR_ALL},
     {OPT_OUTPUT_SCALE_V, "output-v-scale", 0, "FILE", "i8: where --v-scale goes.", FLASHC_CLI_FOR_ALL},
-    {OPT_OUTPUT_Q, "output-q", 0, "FILE", "Where the rotated queries go, in their type.", FLASHC_CLI_FOR_ALL},
+    {OPT_OUTPUT_Q, "output-q", 0, "FILE", "Where the rotated queries go.", FLASHC_CLI_FOR_ALL},
     {OPT_POSITIONS, "positions", 0, "FILE",
      "For each sequence the row of the cache that its first new row becomes: i32 or i64, [B].", FLASHC_CLI_FOR_ALL},
     {OPT_SEQLENS, "seqlens", 0, "FILE", "How many of the L rows each sequence has, [B]; default all.",
@@ -54,6 +54,8 @@ static const flashc_cli_option options[] = {
      FLASHC_CLI_FOR_ALL},
     {OPT_CACHE_DTYPE, "cache-dtype", 0, "T",
      "The type that the caches are kept in: f32, f16, bf16, i8, f8_e4m3, f8_e5m2, q8_0.", FLASHC_CLI_FOR_ALL},
+    {OPT_OUT_DTYPE, "out-dtype", 0, "T", "Type of the rotated queries: f32, f16 or bf16; default Q's.",
+     FLASHC_CLI_FOR_ALL},
     {OPT_QUIET, "quiet", 0, NULL, "Print nothing but errors.", FLASHC_CLI_FOR_ALL},
     {0, NULL, 0, NULL, NULL, 0},
 };
@@ -104,6 +106,7 @@ static int take_option(int id, const char *value, void *args)
     case OPT_LAYOUT: return flashc_cli_parse_layout(value, &job->bshd);
     case OPT_DTYPE: return flashc_cli_parse_dtype("--dtype", value, &job->dtype);
     case OPT_CACHE_DTYPE: return flashc_cli_parse_cache_dtype("--cache-dtype", value, &job->cache_dtype);
+    case OPT_OUT_DTYPE: return flashc_cli_parse_dtype("--out-dtype", value, &job->out_dtype);
     case OPT_QUIET: run->quiet = 1; return 0;
     default: job->integers_path[integers[id]] = value; return 0;
     }
@@ -132,6 +135,8 @@ static int check_args(const append_run *run)
         return flashc_cli_usage_error("nothing to do: give at least one of -k, -v and -q");
     if ((arrays[APPEND_SCALE_K] && !arrays[APPEND_CACHE_K]) || (arrays[APPEND_SCALE_V] && !arrays[APPEND_CACHE_V]))
         return flashc_cli_usage_error("--k-scale goes with --cache-k, and --v-scale with --cache-v");
+    if (run->job.out_dtype && !arrays[APPEND_Q])
+        return flashc_cli_usage_error("--out-dtype goes with -q");
     if (!arrays[APPEND_COS] != !arrays[APPEND_SIN])
         return flashc_cli_usage_error("--cos and --sin go together: one of them is missing");
     if (!run->job.integers_path[APPEND_POSITIONS] && (arrays[APPEND_K] || arrays[APPEND_V]))
@@ -159,7 +164,7 @@ static int check_scales(const append_run *run)
 static int run_append(append_run *run)
 {
     flashc_cli_array *array = run->job.array;
-    const flashc_cli_output outputs[NUM_OUTPUTS] = {{run->output_path[OUTPUT_K], &array[APPEND_CACHE_K]},
+    flashc_cli_output outputs[NUM_OUTPUTS] = {{run->output_path[OUTPUT_K], &array[APPEND_CACHE_K]},
                                                     {run->output_path[OUTPUT_V], &array[APPEND_CACHE_V]},
                                                     {run->output_path[OUTPUT_SCALE_K], &array[APPEND_SCALE_K]},
                                                     {run->output_path[OUTPUT_SCALE_V], &array[APPEND_SCALE_V]},
@@ -172,6 +177,7 @@ static int run_append(append_run *run)
         exit_code = check_scales(run);
     if (exit_code)
         return exit_code;
+    outputs[OUTPUT_Q].array = flashc_cli_append_rotated(&run->job);
     if (flashc_cli_outputs_reserve(NUM_OUTPUTS, outputs, &batch))
         return FLASHC_CLI_FAILED;
     const flashc_status status = flashc_append(params);

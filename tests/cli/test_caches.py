@@ -107,6 +107,11 @@ class CachesTest(CliTest):
                 exact = expected[(i // DIM // 10 * 3 + row - 5) * DIM + column] if 5 <= row < 8 else 0.0
                 self.assertLessEqual(abs(bf16_to_float(bits) - exact), 2 ** -8 * abs(exact) + 1e-9)
             self.assertEqual(float_to_bf16(expected[4]), found[5 * DIM + 4]) # goes through
+            self.ok('append', '-q', 'k.npy', '--output-q', 'q16.npy', '--out-dtype', 'bf16', '--rotary-positions',
+                    'at.npy', '--cos', 'cos.npy', '--sin', 'sin.npy', *option)
+            descr, shape, found = self.read('q16.npy')
+            self.assertEqual((descr, shape), ('<V2', (1, HEADS, 3, DIM)))
+            self.assertEqual(found, [float_to_bf16(x) for x in self.read('q.npy')[2]])
 
     def test_errors(self):
         shape = [1, HEADS, 3, DIM]
@@ -120,6 +125,7 @@ class CachesTest(CliTest):
         self.fails(2, ['nothing to do'], 'append')
         self.fails(2, ['--cache-k', 'missing'], 'append', '-k', 'k.npy')
         self.fails(2, ['--positions'], 'append', *k)
+        self.fails(2, ['--out-dtype', '-q'], 'append', *k, '--positions', 'at.npy', '--out-dtype', 'f16')
         self.fails(2, ['--cos and --sin'], 'append', *k, '--positions', 'at.npy', '--cos', 'k.npy')
         self.fails(1, ['two.npy', '2 numbers', 'expected 1'], 'append', *k, '--positions', 'two.npy')
         self.fails(1, ['real.npy', 'i32 or i64', 'f32'], 'append', *k, '--positions', 'real.npy')
