@@ -1,5 +1,6 @@
 #include "attention/check.h"
 
+#include "attention/check_sequences.h"
 #include "attention/lengths.h"
 #include "cache/rows.h"
 #include "params.h"

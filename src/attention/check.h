@@ -9,7 +9,4 @@
 flashc_status flashc_check_attention(const flashc_attention_params *params, const flashc_attention_state *state,
                                      bool outputs);
 
-/* Its part about what is per sequence: alignment, window, lengths and pages. */
-flashc_status flashc_check_sequences(const flashc_attention_params *params, const flashc_attention_state *state);
-
 #endif

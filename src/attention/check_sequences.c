@@ -1,5 +1,4 @@
-/* Batch elements as sequences of their own: alignment, lengths, left padding and pages, as params give them. */
-#include "attention/check.h"
+#include "attention/check_sequences.h"
 
 #include "attention/lengths.h"
 #include "cache/rows.h"
