@@ -10,7 +10,9 @@
  * 24 KiB each and stay in L1 while K or V streams past (96 to 192 keys came out within 1 % of each other on a
  * Xeon, 128 ahead by 1 % on Zen 5); up to 64 rows that are all there are make one block of two panels of 2 vectors, so
  * that long keys are read once (16 queries of a group of 4, 16,384 keys, bf16: 1.30x of two blocks). A narrow block
- * also wastes less of the causal diagonal than a wide one. Several blocks share each loaded K/V tile
+ * also wastes less of the causal diagonal than a wide one: 24 keys a row on average, 2.3 % of the work at seqlen 2048.
+ * (Products without what the diagonal hides: 2.5 to 4 % at 512 tokens, 0.5 % at 2048, Zen 4; but P V's chains would end
+ * where the block's other rows do, and a row's bits depend on those.) Several blocks share each loaded K/V tile
  * (blocks_per_item in plan.h).
  */
 static flashc_block_shape built_in_blocks(int64_t head_dim, int64_t head_dim_v)
