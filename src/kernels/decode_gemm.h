@@ -71,6 +71,7 @@ V_INLINE int step_keys(int rows)
 typedef struct key_prefetcher {
     int64_t ahead, row_bytes; /* rows from those that are multiplied on; of each row */
     const flashc_start *start;
+    bool into_l2;
 } key_prefetcher;
 
 /* VL scores: `rows` rows by VL / rows keys, of which k says where they lie and `key` is the first one's number in the
@@ -80,11 +81,11 @@ V_INLINE void dot_block(int rows, flashc_dtype dtype, const void *const *k, int6
 {
     const int keys = VL / rows, step = step_keys(rows);
     if (coming && coming->start)
-        coming->start = prefetch_starts(coming->start, key + keys);
+        coming->start = prefetch_starts(coming->start, key + keys, coming->into_l2);
     vec sum[VL];
     for (int first = 0; first < keys; first += step) {
         if (coming)
-            prefetch_rows(step, k + coming->ahead + first, coming->row_bytes);
+            prefetch_rows(step, k + coming->ahead + first, coming->row_bytes, coming->into_l2);
         dot_registers(rows, step, keys, dtype, k + first, column, q, ld * GEMM_PER_LANE, depth, sum + first);
     }
     float out[VL];
@@ -120,7 +121,7 @@ V_INLINE void qk_typed(flashc_dtype dtype, float *scores, flashc_kv_tile k, cons
                        int64_t n_keys, int64_t n_rows, int64_t head_dim, float factor)
 {
     const int64_t columns = flashc_round_up(head_dim, COLUMNS), row_bytes = flashc_row_bytes(dtype, head_dim);
-    key_prefetcher coming = {rows_ahead(row_bytes), row_bytes, k.start};
+    key_prefetcher coming = {rows_ahead(row_bytes), row_bytes, k.start, flashc_cpu_is_zen4()};
     for (int64_t first = 0; first < n_keys; first += VL)
         for (int64_t column = 0; column < columns; column += FLASHC_QK_DEPTH * VL)
             dot_keys(dtype, k.row + first, column, q + column, ld, n_rows,
@@ -181,12 +182,13 @@ V_INLINE void pv_typed(flashc_dtype dtype, float *acc, flashc_kv_tile v, const f
 {
     static const float ones[4] = {1.0f, 1.0f, 1.0f, 1.0f};
     const int64_t columns = flashc_round_up(head_dim_v, COLUMNS), row_bytes = flashc_row_bytes(dtype, head_dim_v);
+    const bool into_l2 = flashc_cpu_is_zen4();
     const flashc_start *start = v.start;
     for (int64_t first = 0; first < n_keys; first += PV_KEYS) {
         if (start)
-            start = prefetch_starts(start, first + PV_KEYS);
+            start = prefetch_starts(start, first + PV_KEYS, into_l2);
         const int64_t n = flashc_min(PV_KEYS, n_keys - first);
-        row_prefetcher rows = {v.row + first + rows_ahead(row_bytes), n, 0, row_bytes}, *coming = &rows;
+        row_prefetcher rows = {v.row + first + rows_ahead(row_bytes), n, 0, row_bytes, into_l2}, *coming = &rows;
         int64_t row = 0;
         for (; row + 4 <= n_rows; row += 4, coming = NULL)
             pv_rows(4, dtype, v.row + first, columns, n, p + row * ld + first, ld, acc + row * ld,
