@@ -13,8 +13,8 @@
  *              integer addition in others: 14 operations in halves, 4 at a time, are 7 cycles. Measured in L1: 9.0 on
  *              Zen 4, 5.2 on Zen 5. (In units of log2, with two multiply-adds less: 8.1.)
  *
- * head_dim 64: 131 + 9 = 140 cycles on Zen 4, 91 % of the FMA peak; tiles in L2 reach 89.7 %, calls 87 %, of which 1.4 %
- * are queries, outputs and the walk. On Zen 5 69.5 cycles, 92 %; reached 90.4 % and 85 %. Weights made from the scores'
+ * head_dim 64: 131 + 9 = 140 cycles on Zen 4, 91 % of the FMA peak; tiles in L2 reach 89.7 %, calls 87 %: 1.4 % are
+ * queries, outputs and the walk. On Zen 5 69.5 cycles, 92 %; reached 90.4 % and 85 %. Weights made from the scores'
  * registers, with no score stored, were no faster on Zen 5: gcc 12 and clang 14 spill 16 of the 24 sums. Tiles of 64 to
  * 256 keys are within 1 % of each other on both.
  */
