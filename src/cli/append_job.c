@@ -179,10 +179,11 @@ int flashc_cli_append_open(flashc_cli_append_job *job)
     if (set_caches(job) || set_rotated(job))
         return FLASHC_CLI_FAILED;
     flashc_tensor *const scales[] = {&p->k_cache_scale, &p->v_cache_scale};
+    const char *const options[] = {"--k-scale", "--v-scale"};
     for (int i = 0; i < 2; i++)
         if (job->array_path[APPEND_SCALE_K + i] &&
-            flashc_cli_scales_read(job->array_path[APPEND_SCALE_K + i], 0, &job->array[APPEND_CACHE_K + i], job->bshd,
-                                   &job->array[APPEND_SCALE_K + i], scales[i]))
+            flashc_cli_scales_read(options[i], job->array_path[APPEND_SCALE_K + i], 0, &job->array[APPEND_CACHE_K + i],
+                                   job->bshd, &job->array[APPEND_SCALE_K + i], scales[i]))
             return FLASHC_CLI_FAILED;
     return set_rotation(job);
 }

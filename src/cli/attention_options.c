@@ -274,6 +274,8 @@ static int check_together(flashc_cli_attention_args *args)
         return flashc_cli_usage_error("%s needs --align top-left, bottom-right or N", needs_align);
     if (args->huge_pages && !args->cold)
         return flashc_cli_usage_error("--huge-pages needs --cold");
+    if (args->bandwidth > 0 && !args->predict)
+        return flashc_cli_usage_error("--bandwidth needs --predict");
     if (!args->block_mask != !args->block_mask_tile[0])
         return flashc_cli_usage_error("--block-mask and --block-mask-tile go together");
     return FLASHC_CLI_OK;

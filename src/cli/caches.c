@@ -38,6 +38,9 @@ static int to_blocks(flashc_cli_array *array)
 
 int flashc_cli_array_to_cache(flashc_cli_array *array, int dtype)
 {
+    if (!dtype && array->file_type == FLASHC_NPY_U8)
+        return flashc_cli_error("%s: u8 data are codes of f8_e4m3, f8_e5m2 or q8_0: --cache-dtype says which",
+                                array->name);
     if (dtype == FLASHC_F32 || dtype == FLASHC_F16 || dtype == FLASHC_BF16 ||
         (!dtype && array->file_type != FLASHC_NPY_I8))
         return flashc_cli_array_to_float(array, dtype);
@@ -69,10 +72,18 @@ static flashc_tensor view_of(const flashc_cli_array *scales, int rank, int bshd)
     return view;
 }
 
-int flashc_cli_scales_read(const char *path, int plan_only, const flashc_cli_array *of, int bshd,
+int flashc_cli_scales_read(const char *option, const char *path, int plan_only, const flashc_cli_array *of, int bshd,
                            flashc_cli_array *scales, flashc_tensor *view)
 {
     char found[FLASHC_CLI_SHAPE_TEXT], expected[FLASHC_CLI_SHAPE_TEXT];
+    const int is_float8 = of->dtype == FLASHC_F8_E4M3 || of->dtype == FLASHC_F8_E5M2;
+    if (!path && of->dtype == FLASHC_I8)
+        return flashc_cli_error("%s is of type i8, which needs scales: %s FILE is missing", of->name, option);
+    if (!path)
+        return FLASHC_CLI_OK;
+    if (of->dtype != FLASHC_I8 && !is_float8)
+        return flashc_cli_error("%s: expected %s of type i8, f8_e4m3 or f8_e5m2 (see --cache-dtype), found %s", option,
+                                of->name, flashc_dtype_name(of->dtype));
     if (flashc_cli_array_read(path, plan_only, scales) || flashc_cli_array_to_float(scales, FLASHC_F32) ||
         (!scales->reserved && flashc_cli_array_pack(scales)))
         return FLASHC_CLI_FAILED;

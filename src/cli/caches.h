@@ -16,8 +16,9 @@ int flashc_cli_array_to_cache(flashc_cli_array *array, int dtype);
 /* Such an array in C order, as files hold it: the last axis of q8_0 counts bytes again. */
 void flashc_cli_array_to_file(flashc_cli_array *array);
 
-/* Reads the scales of such an array: f32, in C order, of its axes but the last one, sizes of 1 repeat. */
-int flashc_cli_scales_read(const char *path, int plan_only, const flashc_cli_array *of, int bshd,
+/* Reads the scales of such an array, which `option` names: f32, in C order, of its axes but the last one, sizes of 1
+ * repeat. path is NULL where the option is missing: an error with i8, nothing to do otherwise. */
+int flashc_cli_scales_read(const char *option, const char *path, int plan_only, const flashc_cli_array *of, int bshd,
                            flashc_cli_array *scales, flashc_tensor *view);
 
 /* Makes them, for K and V made of shapes; none where the type needs none. */

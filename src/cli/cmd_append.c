@@ -127,6 +127,9 @@ static int check_args(const append_run *run)
         const int has = arrays[pairs[i].array] != NULL, partner = arrays[pairs[i].partner] != NULL;
         const int output = run->output_path[pairs[i].output] != NULL;
         given += has;
+        if (pairs[i].array == pairs[i].partner && has != output)
+            return flashc_cli_usage_error("%s and %s go together: one of them is missing", pairs[i].name,
+                                          pairs[i].output_name);
         if (has != partner || has != output)
             return flashc_cli_usage_error("%s, %s and %s go together: one of them is missing", pairs[i].name,
                                           pairs[i].partner_name, pairs[i].output_name);

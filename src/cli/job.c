@@ -116,10 +116,10 @@ static int read_inputs(const flashc_cli_attention_args *args, int plan_only, fla
     if (flashc_cli_sequences_read(args, &job->sequences) || set_inputs(job, args->bshd))
         return FLASHC_CLI_FAILED;
     flashc_attention_params *p = &job->params;
-    return (args->k_scale &&
-            flashc_cli_scales_read(args->k_scale, plan_only, &job->k, args->bshd, &job->k_scale, &p->k_scale)) ||
-           (args->v_scale &&
-            flashc_cli_scales_read(args->v_scale, plan_only, &job->v, args->bshd, &job->v_scale, &p->v_scale));
+    return flashc_cli_scales_read("--k-scale", args->k_scale, plan_only, &job->k, args->bshd, &job->k_scale,
+                                  &p->k_scale) ||
+           flashc_cli_scales_read("--v-scale", args->v_scale, plan_only, &job->v, args->bshd, &job->v_scale,
+                                  &p->v_scale);
 }
 
 static int64_t or_default(int64_t value, int64_t otherwise)

@@ -95,10 +95,10 @@ int flashc_cli_prefix_open(const flashc_cli_attention_args *args, int plan_only,
             return flashc_cli_error("%s: expected %lld %s has, found %lld", sizes[i].array->name,
                                     (long long)sizes[i].expected, sizes[i].what, (long long)sizes[i].found);
     s->seqlen = k[2];
-    if ((args->prefix_k_scale && flashc_cli_scales_read(args->prefix_k_scale, plan_only, &prefix->k, args->bshd,
-                                                        &prefix->k_scale, &s->k_scale)) ||
-        (args->prefix_v_scale && flashc_cli_scales_read(args->prefix_v_scale, plan_only, &prefix->v, args->bshd,
-                                                        &prefix->v_scale, &s->v_scale)))
+    if (flashc_cli_scales_read("--prefix-k-scale", args->prefix_k_scale, plan_only, &prefix->k, args->bshd,
+                               &prefix->k_scale, &s->k_scale) ||
+        flashc_cli_scales_read("--prefix-v-scale", args->prefix_v_scale, plan_only, &prefix->v, args->bshd,
+                               &prefix->v_scale, &s->v_scale))
         return FLASHC_CLI_FAILED;
     return rearrange_queries(args->bshd, q, p);
 }

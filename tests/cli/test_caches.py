@@ -124,6 +124,7 @@ class CachesTest(CliTest):
         k = ('-k', 'k.npy', '--cache-k', 'cache.npy', '--output-k', 'new.npy')
         self.fails(2, ['nothing to do'], 'append')
         self.fails(2, ['--cache-k', 'missing'], 'append', '-k', 'k.npy')
+        self.fails(2, ['flashc-run: -q and --output-q go'], 'append', '-q', 'k.npy', '--positions', 'at.npy')
         self.fails(2, ['--positions'], 'append', *k)
         self.fails(2, ['--out-dtype', '-q'], 'append', *k, '--positions', 'at.npy', '--out-dtype', 'f16')
         self.fails(2, ['--cos and --sin'], 'append', *k, '--positions', 'at.npy', '--cos', 'k.npy')

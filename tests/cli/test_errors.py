@@ -213,11 +213,15 @@ class UsageErrors(CliTest):
                 (['--scale', "'1,5'"], ['--scale', '1,5']),
                 (['--rtol', "'-1'"], ['--rtol', '-1']),
                 (['--atol', "'inf'"], ['--atol', 'inf']),
+                (['--rtol needs --compare'], ['-o', 'o.npy', '--rtol', '1']),
+                (['--atol needs --compare'], ['-o', 'o.npy', '--atol', '1']),
+                (['--scores-stage needs --scores'], ['-o', 'o.npy', '--scores-stage', 'weights']),
                 (['--json', "'-'"], ['-o', '-', '--json'])]:
             with self.subTest(args=args):
                 self.fails(2, [*words, 'flashc-run attention --help'], *self.QKV, *args)
         self.fails(2, ['files', 'shapes', 'not both'], 'explain', *self.QKV[1:], '--heads', 3)
         self.fails(2, ['-k FILE is missing'], 'explain', '-q', 'q.npy')
+        self.fails(2, ['--bandwidth needs --predict'], 'explain', '--bandwidth', 100)
         self.fails(2, ['--head-dim', "'0'"], 'explain', '--head-dim', 0)
         self.fails(2, ['--split', "'0'"], 'softmax', '-x', 'x.npy', '--split', 0)
 

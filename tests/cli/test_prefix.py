@@ -100,8 +100,8 @@ class PrefixTest(CliTest):
         self.expect()
         self.check('--k-scale', 'k_scale.npy', '--v-scale', 'v_scale.npy', '--prefix-k-scale', 'pk_scale.npy',
                    '--prefix-v-scale', 'pv_scale.npy')
-        self.fails(1, ['prefix->k_scale', 'i8'], 'attention', *FILES, '-o', 'x.npy', '--k-scale', 'k_scale.npy',
-                   '--v-scale', 'v_scale.npy')
+        self.fails(1, ['pk.npy', 'i8', '--prefix-k-scale FILE is missing'], 'attention', *FILES, '-o', 'x.npy',
+                   '--k-scale', 'k_scale.npy', '--v-scale', 'v_scale.npy')
 
     def test_reports(self):
         text = self.ok('attention', *FILES, '-o', 'o.npy', '--threads', 1)

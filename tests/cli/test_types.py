@@ -87,7 +87,11 @@ class TypesTest(CliTest):
         self.write_normal('q.npy', Q)
         files = ['attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '-o', 'o.npy']
         scales = ['--k-scale', 'ks.npy', '--v-scale', 'vs.npy']
-        self.fails(1, ['k_scale', 'i8'], *files, '--v-scale', 'vs.npy')
+        self.fails(1, ['k.npy', 'i8', '--k-scale FILE is missing'], *files, '--v-scale', 'vs.npy')
+        self.fails(1, ['v.npy', 'i8', '--v-scale FILE is missing'], *files, '--k-scale', 'ks.npy')
+        self.write_normal('f32.npy', K)
+        self.fails(1, ['--k-scale: expected f32.npy of type i8', 'found f32'], 'attention', '-q', 'q.npy', '-k', 'f32.npy',
+                   '-v', 'f32.npy', '-o', 'o.npy', '--k-scale', 'ks.npy')
         self.fails(1, ['k.npy', 'u8', 'f8_e4m3', 'i8'], *files, '--cache-dtype', 'f8_e4m3')
         self.fails(2, ['--cache-dtype', "'i4'"], *files, '--cache-dtype', 'i4')
         self.write('short.npy', [1, 2, 39], [1.0] * 78)
@@ -95,6 +99,7 @@ class TypesTest(CliTest):
         self.write('ks.npy', [1, 2, 40], [1.0] * 50 + [-0.5] + [1.0] * 29)
         self.fails(1, ['k_scale[0][1][10]', 'found -0.5'], *files, *scales)
         self.write('k.npy', [1, 2, 40, 33], [0] * 2640, '|u1')
+        self.fails(1, ['k.npy', 'f8_e4m3, f8_e5m2 or q8_0', '--cache-dtype'], *files)
         self.fails(1, ['k.npy', '34 bytes'], *files, '--cache-dtype', 'q8_0')
 
     def test_bench_and_explain(self):
