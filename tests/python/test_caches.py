@@ -176,6 +176,8 @@ def test_errors(batch):
         ("positions: expected 4 numbers, found 1", ([0],), {}),
         ("positions: expected one per sequence", (None,), {}),
         ("cos, sin: expected both", ([0] * 4,), {"cos": np.ones((9, 2), np.float32)}),
+        ("v, v_cache: expected both or neither, found v_cache alone", ([0] * 4,), {"v_cache": padded_v}),
+        ("q, q_out: expected both or neither, found q_out alone", ([0] * 4,), {"q_out": padded_k.copy()}),
         ("k_cache: expected heads 2, found 1", ([0] * 4,), {"k_cache": np.zeros((4, 1, 38, DIM), np.float32)}),
         ("k_cache", ([0] * 4,), {"k_cache": padded_k[:, :, :9]}),
     ):

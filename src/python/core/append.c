@@ -90,6 +90,21 @@ static int take_scale(call *c, int which, int cache, int bshd, flashc_tensor *te
     return flashc_py_set_scale(scale, of, bshd, tensor);
 }
 
+/* What goes together. */
+static int check_pairs(const call *c)
+{
+    static const int pairs[][2] = {{K, K_CACHE}, {V, V_CACHE}, {Q, Q_OUT}, {COS, SIN}};
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+        const int one = pairs[i][0], other = pairs[i][1];
+        if (!c->view[one].name != !c->view[other].name) {
+            PyErr_Format(PyExc_ValueError, "%s, %s: expected both or neither, found %s alone", arguments[one].name,
+                         arguments[other].name, arguments[c->view[one].name ? one : other].name);
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static int take_arguments(call *c, PyObject *const *args)
 {
     flashc_append_params *p = &c->params;
@@ -112,7 +127,7 @@ static int take_arguments(call *c, PyObject *const *args)
                    : flashc_py_integers_take(args[i], integer_names[i - POSITIONS], 1, out)) != 0)
             return -1;
     }
-    return 0;
+    return check_pairs(c);
 }
 
 /* Sizes of what is given, held against each other. */
@@ -156,10 +171,6 @@ static int set_sizes(call *c)
     p->rotary_len = c->size[COS][2];
     if (!c->view[COS].name)
         p->rotary_dim = p->rotary_len = 0;
-    if (!c->view[COS].name != !c->view[SIN].name) {
-        PyErr_SetString(PyExc_ValueError, "cos, sin: expected both or neither, found one");
-        return -1;
-    }
     return expect(c, SIN, 2, p->rotary_len, "positions") || expect(c, SIN, 3, p->rotary_dim / 2, "columns") ? -1 : 0;
 }
 
