@@ -4,8 +4,8 @@
     check_install.py BUILD_DIRECTORY HEADER LIBRARY LIBRARY_KIND(both|shared|static) CLI(true|false) CC...
 
 Into a temporary directory. Then, through pkg-config alone: a C11 and a C++17 program, against the shared and
-the static library; the program in flashc.h's leading comment; flashc-run and its man page. LIBRARY is any that was built: meson names a
-cross build's emulator only to tests that take something built for the machine emulated.
+the static library; the program in flashc.h's leading comment and those in README; flashc-run and its man page. LIBRARY is any that was
+built: meson names a cross build's emulator only to tests that take something built for the machine emulated.
 """
 import json
 import math
@@ -102,7 +102,21 @@ def check_clients(installed, header, cc, work):
     if expect(text is not None, f"the program in flashc.h, {kind} library: builds and runs"):
         first = math.exp(8**-0.5)
         expect(abs(float(text) - first / (first + 5)) < 2e-6, "the program in flashc.h: the right number")
+    check_readme_programs(installed, header, cc, work)
     return outputs
+
+
+def check_readme_programs(installed, header, cc, work):
+    """The C programs in README behind the first, which is flashc.h's, print what README says."""
+    readme = (header.parent.parent / "README.md").read_text(encoding="utf-8")
+    programs = re.findall(r"```c\n(.*?)```\n\n((?:    [^\n]*\n)*)", readme, re.DOTALL)[1:]
+    expect(programs, "README has more C programs than the first")
+    for number, (program, output) in enumerate(programs, 2):
+        source = work / f"readme_{number}.c"
+        source.write_text(program, encoding="utf-8")
+        text = installed.compile_and_run([*cc, "-std=c11"], source, work / f"readme_{number}-{installed.kind}",
+                                         ["-x", "c"])
+        expect(text == re.sub(r"(?m)^    ", "", output), f"README's C program {number} builds and prints what it says")
 
 
 def check_program(installed, version):
