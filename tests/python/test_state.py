@@ -131,7 +131,7 @@ def test_score_mod_and_scales() -> None:
 def test_progress() -> None:
     q, k, v = arrays((8, 300, 32), (8, 900, 32), (8, 900, 32))
     seen: list[tuple[int, int]] = []
-    state = flashc.AttentionState(q, seqlen_k=900, num_threads=1)  # others might take all of the work
+    state = flashc.AttentionState(q, seqlen_k=900)
     state.accumulate(k, v, progress=lambda done, total: seen.append((done, total)))
     assert all(0 <= done <= total for done, total in seen)
     assert seen[-1][0] == seen[-1][1] > 0
@@ -140,7 +140,7 @@ def test_progress() -> None:
     def fail(*_: int) -> None:
         raise LookupError("enough")
 
-    state = flashc.AttentionState(q, seqlen_k=900, num_threads=1)
+    state = flashc.AttentionState(q, seqlen_k=900)
     with pytest.raises(TypeError, match="progress: expected a function, found 7"):
         state.accumulate(k, v, progress=7)  # type: ignore[arg-type]
     assert state.next_key == 0
