@@ -7,6 +7,7 @@
 #include <flashc.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 
 enum { OPT_JSON = 1, CPU_NAME_SIZE = 128 };
 
@@ -15,8 +16,20 @@ static const flashc_cli_option options[] = {
     {0, NULL, 0, NULL, NULL, 0},
 };
 
+/* Characters of the longest name, so that descriptions stand in one column. */
+static int name_width(void)
+{
+    size_t width = 0;
+    flashc_kernel kernel;
+    for (int i = 0; i < flashc_kernel_count(); i++)
+        if (flashc_kernel_get(i, &kernel) == FLASHC_OK && strlen(kernel.name) > width)
+            width = strlen(kernel.name);
+    return (int)width;
+}
+
 static void print_text(const flashc_system_info *system)
 {
+    const int width = name_width();
     char cpu[CPU_NAME_SIZE];
     printf("version          %s\n", system->version);
     printf("CPU              %s\n", flashc_proc_cpu_name(cpu, sizeof cpu));
@@ -29,8 +42,8 @@ static void print_text(const flashc_system_info *system)
         flashc_kernel kernel;
         if (flashc_kernel_get(i, &kernel) != FLASHC_OK)
             continue;
-        printf("  %-16s %s\n", kernel.name, kernel.description);
-        printf("  %-16s %s%s\n", "", kernel.unavailable == NULL ? "available" : "not available: ",
+        printf("  %-*s %s\n", width, kernel.name, kernel.description);
+        printf("  %-*s %s%s\n", width, "", kernel.unavailable == NULL ? "available" : "not available: ",
                kernel.unavailable == NULL ? "" : kernel.unavailable);
     }
 }

@@ -127,6 +127,10 @@ class InfoTest(support.CliTest):
             self.assertRegex(text, rf'(?m)^ +{kernel["name"]} ')
             if not kernel['available']:
                 self.assertIn(kernel['unavailable'], text)
+        lines = text.splitlines()
+        columns = {line.index(kernel['description']) for kernel in result['kernels'] for line in lines
+                   if line.startswith(f'  {kernel["name"]} ')}
+        self.assertEqual(len(columns), 1, 'descriptions stand in one column')
 
     def test_hidden_features(self):
         """A feature that the environment hides is gone, and a kernel that needs it says so."""
