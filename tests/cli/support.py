@@ -19,6 +19,8 @@ import unittest
 PROGRAM = os.path.abspath(sys.argv.pop(1))
 EMULATOR = shlex.split(os.environ.get('MESON_EXE_WRAPPER', ''))
 COMMAND = [*EMULATOR, PROGRAM]
+# Seconds after which a call hangs. An emulated vector instruction takes some ten native ones.
+PATIENCE = 120 * (10 if EMULATOR else 1)
 # In a sanitizer build an allocation that is too large must fail as it does elsewhere, not end the process; the
 # sanitizer's own line about it is not part of the message.
 os.environ['ASAN_OPTIONS'] = os.environ.get('ASAN_OPTIONS', '') + ':allocator_may_return_null=1'
@@ -140,7 +142,7 @@ class CliTest(unittest.TestCase):
 
     def run_cli(self, *args, stdin=None, **kwargs):
         return subprocess.run([*COMMAND, *map(str, args)], cwd=self.folder, input=stdin, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, timeout=120, check=False, **kwargs)
+                              stderr=subprocess.PIPE, timeout=PATIENCE, check=False, **kwargs)
 
     def ok(self, *args, **kwargs):
         """Runs and expects success; the text on standard output."""

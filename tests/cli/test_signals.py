@@ -7,7 +7,7 @@ import sys
 import time
 import unittest
 
-from support import COMMAND, CliTest, main, npy_bytes
+from support import COMMAND, PATIENCE, CliTest, main, npy_bytes
 
 ANSWER_WITHIN = 0.5  # seconds
 # One head of these sizes takes minutes on the generic kernel with one thread.
@@ -115,7 +115,7 @@ class SignalTest(CliTest):
         process.stderr.close()
 
     def bar_on_terminal(self, *args):
-        """What stands on a terminal after at most 20 seconds, and the seconds from the start to the first byte."""
+        """What stands on a terminal once there is a number, and the seconds from the start to the first byte."""
         try:
             control, terminal = pty.openpty()
         except OSError as error:
@@ -126,7 +126,7 @@ class SignalTest(CliTest):
         os.set_blocking(control, False)
         self.wait_for_temporary()
         start, first, text = time.monotonic(), None, b''
-        while time.monotonic() - start < 20 and b'%' not in text:
+        while time.monotonic() - start < PATIENCE and b'%' not in text:
             time.sleep(0.05)
             try:
                 text += os.read(control, 4096)
