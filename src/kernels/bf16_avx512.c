@@ -151,7 +151,8 @@ static void pairs_load_rows(void *dst, int64_t ld, flashc_rows src, int64_t n_ro
 V_INLINE const gemm_element *decode_weights(int rows, const float *p, int64_t *ld, gemm_element room[4][PV_KEYS])
 {
     for (int r = 0; r < rows; r++)
-        store_columns(room[r], v_load(p + r * *ld), PV_KEYS);
+        for (int key = 0; key < PV_KEYS; key += VL)
+            store_columns(room[r] + key, v_load(p + r * *ld + key), VL);
     *ld = PV_KEYS;
     return room[0];
 }
