@@ -31,8 +31,8 @@ static flashc_status check_sizes(const flashc_attention_params *p)
                            p->num_heads, p->num_heads_k);
     /* Of an empty batch too: what is planned from heads and rows does not look at it. */
     int64_t rows;
-    if (__builtin_mul_overflow(flashc_max(1, p->batch), p->num_heads, &rows) || __builtin_mul_overflow(rows, p->seqlen_q, &rows) ||
-        rows > FLASHC_SIZE_LIMIT)
+    if (__builtin_mul_overflow(flashc_max(1, p->batch), p->num_heads, &rows) ||
+        __builtin_mul_overflow(rows, p->seqlen_q, &rows) || rows > FLASHC_SIZE_LIMIT)
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "batch, num_heads, seqlen_q: expected at most 2^48 query rows, found %" PRId64 " * %" PRId64
                            " * %" PRId64,
@@ -108,6 +108,8 @@ static flashc_status check_tensors(const flashc_attention_params *p, bool output
 {
     const flashc_block_table *table_v = flashc_cache_table_v(&p->block_table, &p->block_table_v);
     const int64_t elements = p->cu_seqlens_q ? 1 : p->batch;
+    const int64_t longest_q = flashc_lengths_longest(p->cu_seqlens_q, p->batch, p->seqlen_q);
+    const int64_t longest_k = flashc_lengths_longest(p->cu_seqlens_k, p->batch, p->seqlen_k);
     const int64_t mask_m = flashc_max(1, p->block_mask_m), mask_n = flashc_max(1, p->block_mask_n);
     const flashc_tensor_argument arguments[] = {
         {"q", &p->q, {elements, p->num_heads, p->seqlen_q, p->head_dim}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
@@ -119,8 +121,7 @@ static flashc_status check_tensors(const flashc_attention_params *p, bool output
         {"bias", &p->bias, {elements, p->num_heads, p->seqlen_q, p->seqlen_k}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
         {"block_mask",
          &p->block_mask,
-         {p->batch, p->num_heads, flashc_ceil_div(flashc_lengths_longest(p->cu_seqlens_q, p->batch, p->seqlen_q), mask_m),
-          flashc_ceil_div(first_key + flashc_lengths_longest(p->cu_seqlens_k, p->batch, p->seqlen_k), mask_n)},
+         {p->batch, p->num_heads, flashc_ceil_div(longest_q, mask_m), flashc_ceil_div(first_key + longest_k, mask_n)},
          FLASHC_INPUT,
          FLASHC_TYPES_BOOL},
         {"lse", &p->lse, {elements, p->num_heads, p->seqlen_q, 1}, FLASHC_OUTPUT, FLASHC_TYPES_F32},

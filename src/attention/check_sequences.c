@@ -34,6 +34,7 @@ static flashc_status check_alignment(const flashc_attention_params *p)
 static flashc_status check_lengths(const flashc_attention_params *p, const flashc_attention_state *state)
 {
     for (int64_t b = 0; (p->seqlens_q || p->seqlens_k || p->leftpad_k) && b < p->batch; b++) {
+        const int64_t rows = flashc_lengths_rows(p->seqlens_k, p->cu_seqlens_k, b, p->seqlen_k);
         const struct {
             const char *name;
             const int64_t *array;
@@ -41,8 +42,7 @@ static flashc_status check_lengths(const flashc_attention_params *p, const flash
         } lengths[] = {
             {"seqlens_q", p->seqlens_q, p->seqlen_q},
             {"seqlens_k", p->seqlens_k, p->seqlen_k},
-            {"leftpad_k", p->leftpad_k,
-             state ? flashc_lengths_in_all(state, b) : flashc_lengths_rows(p->seqlens_k, p->cu_seqlens_k, b, p->seqlen_k)},
+            {"leftpad_k", p->leftpad_k, state ? flashc_lengths_in_all(state, b) : rows},
         };
         for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++)
             if (lengths[i].array && (lengths[i].array[b] < 0 || lengths[i].array[b] > lengths[i].most))

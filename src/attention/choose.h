@@ -1,5 +1,5 @@
-/* Which row of the kernel table runs a problem: the one it names, or the first that fits and is fast. A pure function of
- * the problem, the CPU and the OpenBLAS build. */
+/* Which row of the kernel table runs a problem: the one it names, or the first that fits and is fast. A pure function
+ * of the problem, the CPU and the OpenBLAS build. */
 #ifndef FLASHC_CHOOSE_H
 #define FLASHC_CHOOSE_H
 

@@ -29,8 +29,8 @@ flashc_stream_step flashc_stream_next(const flashc_attention_state *state, int64
 /* What execute leaves in every row of so many nodes when it takes the keys begin .. end - 1. */
 int64_t flashc_stream_nodes_after(const flashc_attention_state *state, int64_t begin, int64_t end, int64_t nodes);
 
-/* Sets *pass to what of a chunk's keys, up to `end`, comes after the pass that it was. With most_runs > 1 it is cut into
- * at most so many runs of equal length where whole pieces are left; the bits are those of piece after piece. */
+/* Sets *pass to what of a chunk's keys, up to `end`, comes after the pass that it was. With most_runs > 1 it is cut
+ * into at most so many runs of equal length where whole pieces are left; the bits are those of piece after piece. */
 void flashc_stream_next_pass(const flashc_attention_state *state, int64_t most_runs, int64_t end,
                              flashc_chunk_pass *pass);
 

@@ -31,8 +31,8 @@ enum { FLASHC_HALF_L2 = 512 * 1024 };
 
 /* Each thread's scratch, as offsets in bytes into its slot. */
 typedef struct flashc_scratch_layout {
-    size_t qt, partials, scores, k_tile, v_tile, v_finite, gathered, k_rows, v_rows, k_scale, v_scale, k_starts, v_starts;
-    size_t hidden, correction;
+    size_t qt, partials, scores, k_tile, v_tile, v_finite, gathered, k_rows, v_rows, k_scale, v_scale;
+    size_t k_starts, v_starts, hidden, correction;
     size_t size; /* of a slot */
 } flashc_scratch_layout;
 

@@ -82,8 +82,8 @@ flashc_status flashc_stream_check_outputs(const flashc_attention_params *p)
     const bool weights = p->scores.data && p->scores_stage == FLASHC_SCORES_WEIGHTS;
     if (weights || p->key_mass.data)
         return flashc_fail(FLASHC_ERR_ARGUMENT,
-                           "%s: expected NULL with a state, found %p: softmax weights need the LSE of all keys, which is "
-                           "known when the last chunk has come and the first ones may be gone",
+                           "%s: expected NULL with a state, found %p: softmax weights need the LSE of all keys, which "
+                           "is known when the last chunk has come and the first ones may be gone",
                            weights ? "scores of FLASHC_SCORES_WEIGHTS" : "key_mass",
                            weights ? p->scores.data : p->key_mass.data);
     return FLASHC_OK;

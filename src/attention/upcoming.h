@@ -3,9 +3,10 @@
  * tile; at a block's last tile the rows of O it is about to store, and what this thread's next item will likely start
  * with: queries, and the first tile of K and V if it is of another head. Hints change no result.
  *
- * Worth, with one thread: K and V of the next head, of 128 keys at head_dim 64, 20 % of the time in f32 and 14 % in bf16
- * (Zen 5, 16 x 12 heads, all of it in L3 at best); at 512 keys 3 %. On a Xeon with 2 MiB of L2, at seqlen 2048: 4 % at
- * head_dim 128 for K and V, which do not stay in L2 there; 1 % causal at head_dim 64 and 2 % at seqlen 512 for Q and O.
+ * Worth, with one thread: K and V of the next head, of 128 keys at head_dim 64, 20 % of the time in f32 and 14 % in
+ * bf16 (Zen 5, 16 x 12 heads, all of it in L3 at best); at 512 keys 3 %. On a Xeon with 2 MiB of L2, at seqlen 2048:
+ * 4 % at head_dim 128 for K and V, which do not stay in L2 there; 1 % causal at head_dim 64 and 2 % at seqlen 512 for Q
+ * and O.
  */
 #ifndef FLASHC_UPCOMING_H
 #define FLASHC_UPCOMING_H

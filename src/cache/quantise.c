@@ -5,8 +5,9 @@
 #include <float.h>
 #include <math.h>
 
-/* The scale with which the largest |x| becomes 127, or less if that would not be a normal number, and *inverse, what x
- * is multiplied by. A NaN makes the scale NaN and infinity makes it infinite; then, and where all are 0, codes are 0. */
+/* The scale with which the largest |x| becomes 127, or less if that would not be a normal number, and *inverse, what
+ * x is multiplied by. A NaN makes the scale NaN and infinity makes it infinite; then, and where all are 0, codes are
+ * 0. */
 static float choose_scale(const float *x, int64_t n, float *inverse)
 {
     float largest = 0.0f;

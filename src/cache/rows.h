@@ -19,7 +19,8 @@ static inline int64_t flashc_cache_page(const flashc_block_table *t, int64_t seq
     return t->pages[sequence * t->stride[0] + entry * t->stride[1]];
 }
 
-/* How many of the n rows from `row` on, or of their scales, lie evenly spaced, by stride[2] of that view: at least 1. */
+/* How many of the n rows from `row` on, or of their scales, lie evenly spaced, by stride[2] of that view: at least
+ * 1. */
 int64_t flashc_cache_run(const flashc_cache_rows *rows, const flashc_tensor *view, int64_t sequence, int64_t row,
                          int64_t n);
 

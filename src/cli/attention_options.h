@@ -45,8 +45,8 @@ typedef struct flashc_cli_attention_args {
     double bandwidth;         /* explain; 1e9 bytes per second; 0 = not given */
 } flashc_cli_attention_args;
 
-/* Reads argv into *args. words: command, usage, description and notes. Returns 1: go on; 0: stop, and return *exit_code,
- * as flashc_cli_options_parse() does. */
+/* Reads argv into *args. words: command, usage, description and notes. Returns 1: go on; 0: stop, and return
+ * *exit_code, as flashc_cli_options_parse() does. */
 int flashc_cli_attention_parse(const flashc_cli_syntax *words, int argc, char **argv, flashc_cli_attention_args *args,
                                int *exit_code);
 

@@ -7,8 +7,8 @@
 #include <math.h>
 #include <string.h>
 
-/* The probed call: whole row blocks and tiles of every kernel, in one K/V head. Of more columns (of K and V together) it
- * has fewer keys, so that it takes as long. */
+/* The probed call: whole row blocks and tiles of every kernel, in one K/V head. Of more columns (of K and V together)
+ * it has fewer keys, so that it takes as long. */
 enum { ROWS = 384, KEYS = 1920, KEYS_STEP = 240, COLUMNS = 256 };
 /* What a kernel runs for in a round, and when the rounds end, if there are enough to judge by. */
 #define TURN_SECONDS 0.002

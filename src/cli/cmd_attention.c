@@ -27,8 +27,8 @@ static int check_args(const flashc_cli_attention_args *args, const flashc_cli_ou
     if (args->dry_run)
         return FLASHC_CLI_OK;
     if (!args->o && !args->lse && !args->scores && !args->key_mass && !args->row_max && !args->compare)
-        return flashc_cli_usage_error("nothing to do: give at least one of -o, --lse, --scores, --key-mass, --row-max and "
-                                      "--compare");
+        return flashc_cli_usage_error("nothing to do: give at least one of -o, --lse, --scores, --key-mass, --row-max "
+                                      "and --compare");
     if (!args->compare && (args->rtol >= 0 || args->atol >= 0))
         return flashc_cli_usage_error("%s needs --compare", args->rtol >= 0 ? "--rtol" : "--atol");
     if (!args->scores && args->scores_stage != FLASHC_SCORES_SCALED)

@@ -201,7 +201,8 @@ int flashc_cli_parse_pair(const char *option, const char *text, int64_t least, i
     const char *comma = strchr(text, ',');
     const size_t length = comma ? (size_t)(comma - text) : 0;
     if (!comma || length >= sizeof first)
-        return flashc_cli_usage_error("%s expects two whole numbers with a comma between them, found '%s'", option, text);
+        return flashc_cli_usage_error("%s expects two whole numbers with a comma between them, found '%s'", option,
+                                      text);
     memcpy(first, text, length);
     first[length] = '\0';
     return flashc_cli_parse_int(option, first, least, INT64_MAX, &pair[0]) ||

@@ -45,8 +45,8 @@ static int read(const char *path, const flashc_cli_attention_args *args, int pla
         return FLASHC_CLI_FAILED;
     if (array->rank != rank)
         return flashc_cli_error("%s: expected rank %d %s, which all batch elements share, found rank %d %s",
-                                array->name, rank, rank == 2 ? "[L,D]" : args->bshd ? "[L,H,D]" : "[H,L,D]", array->rank,
-                                flashc_cli_shape_text(array->rank, array->shape, found));
+                                array->name, rank, rank == 2 ? "[L,D]" : args->bshd ? "[L,H,D]" : "[H,L,D]",
+                                array->rank, flashc_cli_shape_text(array->rank, array->shape, found));
     *view = flashc_cli_layout_tensor(array, args->bshd, sizes);
     sizes[3] *= flashc_cli_dtype_columns(array->dtype);
     return FLASHC_CLI_OK;

@@ -8,7 +8,8 @@
 #include <flashc.h>
 
 typedef struct flashc_cli_sequences {
-    flashc_cli_integers cu_seqlens_q, cu_seqlens_k, seqlens_q, seqlens_k, leftpad_k, offsets, block_table, block_table_v;
+    flashc_cli_integers cu_seqlens_q, cu_seqlens_k, seqlens_q, seqlens_k, leftpad_k, offsets;
+    flashc_cli_integers block_table, block_table_v;
 } flashc_cli_sequences;
 
 /* Reads the files that args name. */

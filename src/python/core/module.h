@@ -13,7 +13,8 @@
  * ValueError. Returns NULL. */
 PyObject *flashc_py_raise(flashc_status status);
 
-/* Is an exception set that says nothing about an argument (KeyboardInterrupt, MemoryError)? It goes through as it is. */
+/* Is an exception set that says nothing about an argument (KeyboardInterrupt, MemoryError)? It goes through as it
+ * is. */
 bool flashc_py_raised_otherwise(void);
 
 /* Replaces what a conversion raised by "name: expected ..., found ...": TypeError, or ValueError for a number out of

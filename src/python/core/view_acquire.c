@@ -56,11 +56,13 @@ static int to_blocks(flashc_py_view *view)
     enum { BYTES = 34, COLUMNS = 32 };
     const int last = view->ndim - 1;
     char shape[256];
-    bool whole = view->ndim > 0 && view->shape[last] % BYTES == 0 && (view->stride[last] == 1 || view->shape[last] == 0);
+    bool whole =
+        view->ndim > 0 && view->shape[last] % BYTES == 0 && (view->stride[last] == 1 || view->shape[last] == 0);
     for (int i = 0; i < last; i++)
         whole = whole && (view->stride[i] % BYTES == 0 || view->shape[i] < 2);
     if (!whole) {
-        PyErr_Format(PyExc_ValueError, "%s: expected rows of whole q8_0 blocks, %d contiguous bytes each, found uint8 %s",
+        PyErr_Format(PyExc_ValueError,
+                     "%s: expected rows of whole q8_0 blocks, %d contiguous bytes each, found uint8 %s",
                      view->name, BYTES, flashc_py_shape_text(shape, sizeof shape, view->shape, view->ndim));
         return -1;
     }

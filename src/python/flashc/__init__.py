@@ -10,10 +10,10 @@ strides; the other functions want contiguous rows. Results are of the same kind 
 `flashc.torch` has a drop-in for torch's scaled_dot_product_attention, `flashc.transformers` registers flashc with
 Hugging Face transformers; neither is imported from here.
 
-Wrong calls raise TypeError (an object or element type that does not fit) or ValueError (anything else), with a text that names
-the argument, what was expected and what was found; memory that cannot be had raises MemoryError. Every function may be called
-from any number of threads at once on different outputs, and releases the GIL while it computes. The semantics and error
-bounds are those of flashc.h.
+Wrong calls raise TypeError (an object or element type that does not fit) or ValueError (anything else), with a text
+that names the argument, what was expected and what was found; memory that cannot be had raises MemoryError. Every
+function may be called from any number of threads at once on different outputs, and releases the GIL while it computes.
+The semantics and error bounds are those of flashc.h.
 """
 
 from . import _core

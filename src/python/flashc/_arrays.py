@@ -1,7 +1,7 @@
 """Kinds of arrays: which library an array belongs to, and how that library makes a new one.
 
-The extension module reads and writes any of them in place; only what is newly made depends on the kind. NumPy and torch are
-looked up when the first of their arrays arrives, so that importing flashc imports neither.
+The extension module reads and writes any of them in place; only what is newly made depends on the kind. NumPy and torch
+are looked up when the first of their arrays arrives, so that importing flashc imports neither.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class _NumPy:
         try:
             from ml_dtypes import bfloat16
         except ImportError:
-            raise TypeError("out_dtype: NumPy arrays of bfloat16 need the package ml_dtypes, which is not installed") from None
+            raise TypeError("out_dtype: NumPy arrays of bfloat16 need the package ml_dtypes, "
+                            "which is not installed") from None
         return self._numpy.empty(shape, bfloat16)
 
     def result(self, like: Any, array: Any) -> Any:
@@ -101,8 +102,8 @@ def refuse_gradients(**arrays: Any) -> None:
     for name, array in arrays.items():
         if isinstance(array, torch.Tensor) and (
                 backward and array.requires_grad or forward and forward_ad.unpack_dual(array).tangent is not None):
-            raise RuntimeError(f"{name}: flashc is forward only; expected a tensor that needs no gradient, found one that "
-                               "does (use torch.no_grad(), torch.inference_mode() or detach())")
+            raise RuntimeError(f"{name}: flashc is forward only; expected a tensor that needs no gradient, found one "
+                               "that does (use torch.no_grad(), torch.inference_mode() or detach())")
 
 
 _kind_of_type: dict[type, Kind] = {}
@@ -116,7 +117,8 @@ def _get(kind: type) -> Kind:
 
 
 def kind_of(array: Any, argument: str) -> tuple[Any, Kind]:
-    """The array, as something with .shape and .dtype, and its kind. Plain buffers and DLPack objects become NumPy views."""
+    """The array, as something with .shape and .dtype, and its kind. Plain buffers and DLPack objects become NumPy
+    views."""
     kind = _kind_of_type.get(type(array))
     if kind is not None:
         return array, kind
@@ -147,8 +149,8 @@ def _numpy_view(array: Any, argument: str) -> Any:
     try:
         return numpy.asarray(memoryview(array))
     except TypeError:
-        raise TypeError(f"{argument}: expected an array (NumPy, torch, DLPack or buffer protocol), found an object of type "
-                        f"{type(array)}") from None
+        raise TypeError(f"{argument}: expected an array (NumPy, torch, DLPack or buffer protocol), found an object of "
+                        f"type {type(array)}") from None
     except ValueError as error:  # a memoryview that was released
         raise ValueError(f"{argument}: expected readable memory, found {type(array)}: {error}") from error
 
@@ -203,7 +205,8 @@ def is_softmax(y: Any, *, tolerance: float | None = None) -> bool:
 def convert(x: Any, dtype: Any) -> Any:
     """A new array of x's kind and shape with elements of type dtype, rounded to nearest even; NaN stays NaN.
 
-    x: C-contiguous, float32, float16 or bfloat16. dtype: "float32", "float16", "bfloat16", or NumPy's or torch's object.
+    x: C-contiguous, float32, float16 or bfloat16. dtype: "float32", "float16", "bfloat16", or NumPy's or torch's
+    object.
     """
     x, kind = kind_of(x, "x")
     refuse_gradients(x=x)

@@ -59,8 +59,8 @@ def attention(
         q [batch, num_heads, seqlen_q, head_dim], k [batch, num_heads_k, seqlen_k, head_dim],
         v [batch, num_heads_k, seqlen_k, head_dim_v]; also [heads, seqlen, dim] and [seqlen, dim].
         num_heads is a multiple of num_heads_k: query head h reads K/V head h // (num_heads // num_heads_k).
-        k and v may also be int8, float8_e4m3fn or float8_e5m2 (ml_dtypes, torch), or uint8, which is ggml's q8_0: a row is
-        its blocks of 32 columns, 34 bytes each.
+        k and v may also be int8, float8_e4m3fn or float8_e5m2 (ml_dtypes, torch), or uint8, which is ggml's q8_0: a
+        row is its blocks of 32 columns, 34 bytes each.
     scale:
         Factor of q . k; None is 1 / sqrt(head_dim).
     causal, align:
@@ -87,16 +87,16 @@ def attention(
         bool, True = visible, for whole tiles of block_mask_tile = (queries, keys): [batch, num_heads, tiles of queries,
         tiles of keys], the first two perhaps 1 or missing. Hidden tiles are not computed.
     k_scale, v_scale:
-        float32, what the elements of k and v are multiplied by: their shape without the last axis, 1 for axes that share
-        one. Needed with int8; with float8 the default is 1. Finite and not negative.
+        float32, what the elements of k and v are multiplied by: their shape without the last axis, 1 for axes that
+        share one. Needed with int8; with float8 the default is 1. Finite and not negative.
     score_mod:
         score_mod(score, b, h, q_idx, kv_idx), as FlexAttention's but on blocks: score is a NumPy float32 array
         [queries, keys], q_idx [queries, 1] and kv_idx [1, keys] are the indices; it returns the scores to take instead,
         -inf to hide. Called in the worker threads, one at a time; slow, and for trying things out.
     cu_seqlens_q, cu_seqlens_k:
-        Packed sequences, [heads, total, dim]: sequence b has the rows cu_seqlens[b] to cu_seqlens[b + 1] - 1, of q and the
-        output, of k and v. mask and bias have a row for each row of q and a column for each row of k. These and the next
-        are arrays of int32 or int64, or lists.
+        Packed sequences, [heads, total, dim]: sequence b has the rows cu_seqlens[b] to cu_seqlens[b + 1] - 1, of q and
+        the output, of k and v. mask and bias have a row for each row of q and a column for each row of k. These and the
+        next are arrays of int32 or int64, or lists.
     block_table, block_table_v:
         k and v are pages [num_pages, num_heads_k, page_size, dim] (or the layout's order): rows i * page_size and on of
         sequence b are in page block_table[b, i]. seqlens_k says how many rows there are. block_table_v: v's, if others.
@@ -108,17 +108,20 @@ def attention(
     out_dtype:
         Element type of a new output: "float32", "float16", "bfloat16", or NumPy's or torch's object. None is q's.
     return_lse:
-        Return (o, lse); lse float32 [batch, num_heads, seqlen_q], natural log of the sum of exp(score), -inf where no key is visible.
+        Return (o, lse); lse float32 [batch, num_heads, seqlen_q], natural log of the sum of exp(score), -inf where no
+        key is visible.
     scores, scores_stage:
         Array to fill with the scores, [batch, num_heads, seqlen_q, seqlen_k] whatever the layout, any of the three
         types: "scaled" (scale * q . k), "capped" (after softcap), both of hidden keys too, "masked" (as softmax takes
-        them, hidden keys -inf) or "weights" (after softmax): ONNX's qk_matmul_output_mode 0 to 3. Costs q . k once more.
+        them, hidden keys -inf) or "weights" (after softmax): ONNX's qk_matmul_output_mode 0 to 3. Costs q . k once
+        more.
     key_mass:
         float32 array to fill, [batch, num_heads, seqlen_k]: the sum over the queries of each key's softmax weights.
     row_max:
         float32 array to fill, of the shape of lse: the largest visible score of each query, -inf without one.
     num_threads:
-        0: the OpenMP default, limited by the affinity mask and the container's CPU quota. The result does not depend on it.
+        0: the OpenMP default, limited by the affinity mask and the container's CPU quota. The result does not depend on
+        it.
     kernel:
         A name from flashc.kernels(); None is the best that fits.
     compute:
@@ -137,8 +140,8 @@ def attention(
 
     Raises
     ------
-    TypeError, ValueError, MemoryError: see `flashc`. RuntimeError: a torch tensor that needs a gradient. KeyboardInterrupt:
-    Ctrl-C, within the time of a work item; rows of out are then whole or untouched.
+    TypeError, ValueError, MemoryError: see `flashc`. RuntimeError: a torch tensor that needs a gradient.
+    KeyboardInterrupt: Ctrl-C, within the time of a work item; rows of out are then whole or untouched.
     """
     bshd = is_bshd(layout)
     check_one_type(out, out_dtype)

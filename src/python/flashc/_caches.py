@@ -35,14 +35,14 @@ def append_kv(
     Parameters
     ----------
     k, v:
-        New rows [batch, num_heads_k, seqlen, dim], float32, float16 or bfloat16, each its own, any strides; [heads, seqlen, dim]
-        is one sequence, or packed ones. None together with its cache: nothing of it is written.
+        New rows [batch, num_heads_k, seqlen, dim], float32, float16 or bfloat16, each its own, any strides; [heads,
+        seqlen, dim] is one sequence, or packed ones. None together with its cache: nothing of it is written.
     k_cache, v_cache:
-        Filled in place: [batch, num_heads_k, rows, dim], or pages [num_pages, num_heads_k, page_size, dim] with block_table;
-        of any type that flashc.attention() reads.
+        Filled in place: [batch, num_heads_k, rows, dim], or pages [num_pages, num_heads_k, page_size, dim] with
+        block_table; of any type that flashc.attention() reads.
     k_scale, v_scale:
-        float32, of the caches' shape without its last axis. int8: filled in place, each new row gets max|row| / 127 and the
-        codes nearest to row / scale. float8: what rows are divided by, sizes of 1 repeat; None: 1.
+        float32, of the caches' shape without its last axis. int8: filled in place, each new row gets max|row| / 127 and
+        the codes nearest to row / scale. float8: what rows are divided by, sizes of 1 repeat; None: 1.
     positions:
         One int per sequence: row i of its new rows becomes row positions[b] + i of its cache.
     seqlens, cu_seqlens:
@@ -60,8 +60,8 @@ def append_kv(
     layout:
         "bhsd" as above, or "bshd", of all arrays.
 
-    All arrays of ints are int32 or int64, or lists. Returns the rotated queries, or None without q. Everything is checked before
-    anything is written; see `flashc` for the exceptions.
+    All arrays of ints are int32 or int64, or lists. Returns the rotated queries, or None without q. Everything is
+    checked before anything is written; see `flashc` for the exceptions.
     """
     bshd = is_bshd(layout)
     refuse_gradients(k=k, v=v, k_cache=k_cache, v_cache=v_cache, q=q, q_out=q_out, k_scale=k_scale, v_scale=v_scale)
@@ -71,6 +71,7 @@ def append_kv(
         q_out = kind.empty(q, tuple(q.shape), None)
     _core.append(
         k, v, k_cache, v_cache, q, q_out, cos, sin, k_scale, v_scale, integers(positions), integers(seqlens),
-        integers(cu_seqlens), integers(block_table), integers(block_table_v), integers(rotary_positions), interleaved, bshd,
+        integers(cu_seqlens), integers(block_table), integers(block_table_v), integers(rotary_positions), interleaved,
+        bshd,
     )
     return q_out if kind is None else kind.result(q, q_out)

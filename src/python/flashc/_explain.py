@@ -40,7 +40,8 @@ class Explanation(NamedTuple):
 
 
 class ItemWork(NamedTuple):
-    """What one work item of a call has to do, counted from shapes, lengths and positions (masks and bias are not read)."""
+    """What one work item of a call has to do, counted from shapes, lengths and positions (masks and bias are not
+    read)."""
 
     batch: int
     head_k: int
@@ -119,6 +120,6 @@ def explain(
     sequences = sequences_of(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
     features = features_of(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, k_scale,
                            v_scale, seqlens_q, seqlens_k, leftpad_k)
-    plan, items = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel, compute,
-                                sequences, features, bool(return_items))
+    plan, items = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel,
+                                compute, sequences, features, bool(return_items))
     return explanation_of(plan) if items is None else (explanation_of(plan), [ItemWork(*item) for item in items])

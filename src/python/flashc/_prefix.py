@@ -56,10 +56,11 @@ def shared_prefix_attention(
     """Attention of sequences that share their first keys, which are read once for the queries of all of them.
 
     q, k and v as in attention(): each sequence's own keys, behind the prefix, which may be packed, in pages, or none.
-    prefix_k, prefix_v: [num_heads_k, seqlen_prefix, dim], in "bshd" [seqlen_prefix, num_heads_k, dim], of any type that k
-    and v may have; prefix_k_scale, prefix_v_scale: their scales, of the shape without the last axis. All prefix keys are
-    visible; causal hides own keys, and align says where query 0 is among them. q of layout "bhsd" with several queries
-    each is copied. The other options, and what is returned, as in attention(). The result is within the stated bound.
+    prefix_k, prefix_v: [num_heads_k, seqlen_prefix, dim], in "bshd" [seqlen_prefix, num_heads_k, dim], of any type that
+    k and v may have; prefix_k_scale, prefix_v_scale: their scales, of the shape without the last axis. All prefix keys
+    are visible; causal hides own keys, and align says where query 0 is among them. q of layout "bhsd" with several
+    queries each is copied. The other options, and what is returned, as in attention(). The result is within the stated
+    bound.
     """
     bshd = is_bshd(layout)
     check_one_type(out, out_dtype)

@@ -43,9 +43,10 @@ def _parts(parts: Sequence[Any], argument: str) -> tuple[Any, ...]:
 def merge_states(o_parts: Sequence[Any], lse_parts: Sequence[Any]) -> tuple[Any, Any]:
     """Merges attention results over disjoint keys into exact attention over their union, in a fixed binary tree.
 
-    o_parts: arrays [..., head_dim_v], lse_parts: arrays [...] (natural log), float32, C-contiguous; at least one of each. A row
-    whose lse is -inf is the identity, whatever its o holds. Returns (o, lse) of the kind of o_parts[0]. The axes of lse are
-    those of o: of attention in layout "bshd", whose lse is [batch, heads, seqlen], swap two axes of one of them first.
+    o_parts: arrays [..., head_dim_v], lse_parts: arrays [...] (natural log), float32, C-contiguous; at least one of
+    each. A row whose lse is -inf is the identity, whatever its o holds. Returns (o, lse) of the kind of o_parts[0]. The
+    axes of lse are those of o: of attention in layout "bshd", whose lse is [batch, heads, seqlen], swap two axes of one
+    of them first.
     """
     o_tuple, lse_tuple = _parts(o_parts, "o_parts"), _parts(lse_parts, "lse_parts")
     if not o_tuple:
@@ -72,8 +73,8 @@ def _size(size: int, argument: str) -> int:
 class SoftmaxState:
     """The online softmax over any set of keys seen so far, for `rows` query rows.
 
-    row_max [rows] = max s_j, row_sum [rows] = sum exp(s_j - row_max), acc [rows, head_dim_v] = sum exp(s_j - row_max) v_j:
-    NumPy arrays, float32. States over disjoint keys merge. One thread at a time per state.
+    row_max [rows] = max s_j, row_sum [rows] = sum exp(s_j - row_max), acc [rows, head_dim_v] = sum exp(s_j - row_max)
+    v_j: NumPy arrays, float32. States over disjoint keys merge. One thread at a time per state.
     """
 
     def __init__(self, rows: int, head_dim_v: int = 0) -> None:
@@ -112,8 +113,8 @@ class SoftmaxState:
 def trace(x: Any) -> Any:
     """The online softmax step by step, in float64.
 
-    x: sequence of n finite numbers. Returns a NumPy structured array [n]: x, row_max (m_i), denom_standard (d_i, with the final
-    max), denom_online (d'_i, with the running max), scale (exp(m_N - m_i): d'_i = d_i * scale), correction
+    x: sequence of n finite numbers. Returns a NumPy structured array [n]: x, row_max (m_i), denom_standard (d_i, with
+    the final max), denom_online (d'_i, with the running max), scale (exp(m_N - m_i): d'_i = d_i * scale), correction
     (exp(m_{i-1} - m_i), what the step multiplied the old sum by), p_standard, p_online.
     """
     import numpy

@@ -26,7 +26,8 @@ class AttentionState:
     window and ALiBi count positions among all.
 
     q, scale, causal, align, softcap, window, block_mask, block_mask_tile, alibi_slopes, score_mod, sinks, seqlens_q,
-    leftpad_k, cu_seqlens_q, layout, num_threads, kernel, compute: as in attention() on all keys. A score_mod that raises spoils the state.
+    leftpad_k, cu_seqlens_q, layout, num_threads, kernel, compute: as in attention() on all keys. A score_mod that
+    raises spoils the state.
     seqlens_k: how many keys each batch element will have in all, if not seqlen_k; align "bottom-right" needs it where
     chunks have seqlens_k or cu_seqlens_k.
 
@@ -88,14 +89,14 @@ class AttentionState:
         self._no_keys = tuple(np.zeros([*(batch if rank == 4 else []), *axes, dim], np.float32)
                               for dim in (self._q.shape[-1], width))
 
-    def accumulate(self, k: Any, v: Any, *, mask: Any = None, bias: Any = None, k_scale: Any = None, v_scale: Any = None,
-                   seqlens_k: Any = None, cu_seqlens_k: Any = None, block_table: Any = None, block_table_v: Any = None,
-                   scores: Any = None, scores_stage: str = "scaled",
+    def accumulate(self, k: Any, v: Any, *, mask: Any = None, bias: Any = None, k_scale: Any = None,
+                   v_scale: Any = None, seqlens_k: Any = None, cu_seqlens_k: Any = None, block_table: Any = None,
+                   block_table_v: Any = None, scores: Any = None, scores_stage: str = "scaled",
                    progress: Callable[[int, int], object] | None = None) -> None:
-        """Takes a chunk of keys: k and v as in attention(), of the types of caches too, packed or in pages; the others for the
-        chunk's keys alone: seqlens_k says how many of the chunk's keys each batch element has, and scores are filled with
-        those of its keys (at any stage but "weights", which need all keys). What progress(done, total) raises, as Ctrl-C,
-        spoils the state."""
+        """Takes a chunk of keys: k and v as in attention(), of the types of caches too, packed or in pages; the others
+        for the chunk's keys alone: seqlens_k says how many of the chunk's keys each batch element has, and scores are
+        filled with those of its keys (at any stage but "weights", which need all keys). What progress(done, total)
+        raises, as Ctrl-C, spoils the state."""
         refuse_gradients(k=k, v=v, bias=bias)
         k, v = kind_of(k, "k")[0], kind_of(v, "v")[0]
         lies = {"k_scale": k_scale, "v_scale": v_scale, "seqlens_k": seqlens_k, "cu_seqlens_k": cu_seqlens_k,
@@ -118,7 +119,8 @@ class AttentionState:
         self.n_nodes, self.next_key = _core.attention_state_merge(self._state(), other._state())
 
     def finish(self, *, out: Any = None, out_dtype: Any = None, return_lse: bool = False, row_max: Any = None) -> Any:
-        """o, or (o, lse), over the keys seen so far, as attention() returns them, and row_max filled. More may follow."""
+        """o, or (o, lse), over the keys seen so far, as attention() returns them, and row_max filled. More may
+        follow."""
         if self._arrays is None:
             raise ValueError("finish: expected a chunk of keys before, found none")
         k, v = self._no_keys

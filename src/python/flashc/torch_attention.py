@@ -41,15 +41,15 @@ def attention(
     query, key, value: [B, Hq, L, E], [B, H, S, E] and [B, H, S, Ev], Hq a multiple of H: query head h reads head
         h // (Hq // H). float32, float16 or bfloat16, on the CPU, any strides; nothing is copied.
     attn_mask: broadcasts to [B, Hq, L, S]; bool (True takes part) or float (added).
-    is_causal, window: keys after a query's position are hidden, or those more than window = (left, right) from it (None or -1:
-        any number; its own key counts in neither).
-    align: the positions: "top-left", "bottom-right" (the last query is at the last key), or that of query 0, one for all or
-        one per batch element. Needed with is_causal and window.
+    is_causal, window: keys after a query's position are hidden, or those more than window = (left, right) from it
+        (None or -1: any number; its own key counts in neither).
+    align: the positions: "top-left", "bottom-right" (the last query is at the last key), or that of query 0, one for
+        all or one per batch element. Needed with is_causal and window.
     leftpad: how many rows of key and value are padding in front, per batch element; positions count from behind it.
     scale, softcap, sinks: as flashc.attention(); sinks [Hq].
 
-    Returns [B, Hq, L, Ev] of query's type, in the memory order of torch.nn.functional.scaled_dot_product_attention. Errors
-    are those of flashc.attention() and of flashc.torch.
+    Returns [B, Hq, L, Ev] of query's type, in the memory order of torch.nn.functional.scaled_dot_product_attention.
+    Errors are those of flashc.attention() and of flashc.torch.
     """
     pads = None if leftpad is None else list(leftpad)
     positions: list[int] | None

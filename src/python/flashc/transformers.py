@@ -122,11 +122,12 @@ def _attention(
     if sinks is not None:
         sinks = sinks.detach()
     if isinstance(attention_mask, _Positions):
-        output = attention(query, key, value, is_causal=True, align=attention_mask.align, leftpad=attention_mask.leftpad,
-                           window=attention_mask.window, scale=scaling, softcap=softcap, sinks=sinks)
+        output = attention(query, key, value, is_causal=True, align=attention_mask.align,
+                           leftpad=attention_mask.leftpad, window=attention_mask.window, scale=scaling,
+                           softcap=softcap, sinks=sinks)
     elif softcap is not None or sinks is not None:
-        output = attention(query, key, value, attention_mask, is_causal=is_causal, align="top-left" if is_causal else None,
-                           scale=scaling, softcap=softcap, sinks=sinks)
+        output = attention(query, key, value, attention_mask, is_causal=is_causal,
+                           align="top-left" if is_causal else None, scale=scaling, softcap=softcap, sinks=sinks)
     else:
         output = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, is_causal=is_causal,
                                               scale=scaling, enable_gqa=key.shape[1] != query.shape[1])
@@ -142,7 +143,8 @@ def _window_of(mask_function: Any) -> int | None:
     try:
         (overlay, causal), = (cell.cell_contents for cell in mask_function.__closure__)
         (known_overlay, _), = (cell.cell_contents for cell in known.__closure__)
-        if (mask_function.__code__, overlay.__code__, causal) == (known.__code__, known_overlay.__code__, causal_mask_function):
+        found = (mask_function.__code__, overlay.__code__, causal)
+        if found == (known.__code__, known_overlay.__code__, causal_mask_function):
             window, = (cell.cell_contents for cell in overlay.__closure__)
             return window if isinstance(window, int) else None
     except (AttributeError, TypeError, ValueError):
@@ -181,8 +183,8 @@ def _mask(
     # A prefill into a static cache has more keys than queries; sdpa_mask leaves its mask out too, and then
     # the attention function cannot tell it from the last queries of a longer sequence.
     skip = allow_is_causal_skip and (q_length == 1 or q_length == kv_length)
-    make = functools.partial(sdpa_mask, batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask,
-                             local_size, **kwargs)
+    make = functools.partial(sdpa_mask, batch_size, q_length, kv_length, q_offset, kv_offset, mask_function,
+                             attention_mask, local_size, **kwargs)
     window = None if is_tracing(attention_mask) or is_tracing(q_offset) else _window_of(mask_function)
     if window is None:
         return make(allow_is_causal_skip=skip)
