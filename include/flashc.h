@@ -484,7 +484,7 @@ FLASHC_API flashc_status flashc_explain_items(const flashc_attention_params *par
  * Caches of codes: FLASHC_I8 and FLASHC_Q8_0 get max|x| / 127 of the row, or of the block of 32, as their scale (0 if
  * all x are 0, otherwise at least 2^-126, the smallest normal f32), and the integers nearest to x / scale:
  * |error| <= 0.501 scale. A row with NaN or infinity gets such a scale, which attention refuses (of FLASHC_Q8_0 it
- * finds elements that are NaN). FLASHC_Q8_0 rounds the scale to f16, which adds 2^-11 |x| to the error, or at most 2^-18
+ * finds elements that are NaN). FLASHC_Q8_0 rounds the scale to f16: that adds 2^-11 |x| to the error, or at most 2^-18
  * where the scale is below f16's normal numbers (2^-14), and makes it infinite from 65520 on. The 8-bit floats get
  * x / scale, rounded to nearest even; what is finite becomes at most the type's largest number. Their scales are finite
  * and above 0.

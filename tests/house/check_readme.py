@@ -2,9 +2,9 @@
 """README.md agrees with the header and with --help: check_readme.py SOURCE_DIRECTORY FLASHC_RUN
 
 The C program in README is the one in flashc.h; every command line of flashc-run in README names a command and
-options that its --help has; every script that README names can be run; every link within README leads to a heading, every
-other one to a file; no line of prose is longer than 120 characters. The examples of flashc-run ("$ flashc-run ...") run
-on the arrays of scripts/example_arrays.py and print what README says, but for what depends on the machine.
+options that its --help has; every script that README names can be run; every link within README leads to a heading,
+every other one to a file; no line of prose is longer than 120 characters. The examples of flashc-run ("$ flashc-run
+...") run on the arrays of scripts/example_arrays.py and print what README says, but for what depends on the machine.
 """
 import os
 import pathlib
