@@ -15,10 +15,10 @@
  * has 16 shifts more and half the bytes; int8 has 32 conversions (q8_0 and 8 scales with 16 products) and a quarter:
  * there the instructions are the limit. Pairs of bf16 take half the multiply-adds.
  *
- * Zen 4 has one multiply-add of 64 bytes a cycle, 17.4 ns for those of a key and four rows; from L2 a key takes 27 ns in
- * f32, 16-bit types and int8. So two cores read int8 at 19 GB/s at most, half the bandwidth of 35. A conversion of
- * int8 with its multiply-add takes 1.9 cycles (counted alone; 3 in 1.5 if ports were even): two rows of int8 take 17 ns,
- * of q8_0, with another product and 1.3 cycles a scale, 22, which is 24 GB/s at most, 70 %. 16 rows take 93 ns in f32
+ * Zen 4 has one multiply-add of 64 bytes a cycle, 17.4 ns for those of a key and four rows; from L2 a key takes 27 ns
+ * in f32, 16-bit types and int8. So two cores read int8 at 19 GB/s at most, half the bandwidth of 35. A conversion of
+ * int8 with its multiply-add takes 1.9 cycles (counted alone; 1.5 if ports were even): two rows of int8 take 17 ns, of
+ * q8_0, with another product and 1.3 cycles a scale, 22, which is 24 GB/s at most, 70 %. 16 rows take 93 ns in f32
  * where the multiply-adds take 70: 75 % of the peak, 68 % with keys from memory; the sums across lanes are the rest.
  */
 #ifndef FLASHC_DECODE_GEMM_H
@@ -128,7 +128,7 @@ V_INLINE void qk_typed(flashc_dtype dtype, float *scores, flashc_kv_tile k, cons
                        int64_t n_keys, int64_t n_rows, int64_t head_dim, float factor)
 {
     const int64_t columns = flashc_round_up(head_dim, COLUMNS), row_bytes = flashc_row_bytes(dtype, head_dim);
-    key_prefetcher coming = {rows_ahead(row_bytes), row_bytes, k.start, flashc_cpu_is_zen4()};
+    key_prefetcher coming = {rows_ahead(row_bytes), row_bytes, k.start, prefetches_into_l2(dtype, n_rows)};
     for (int64_t first = 0; first < n_keys; first += VL)
         for (int64_t column = 0; column < columns; column += FLASHC_QK_DEPTH * VL)
             dot_keys(dtype, k.row + first, column, q + column, ld, n_rows,
@@ -189,7 +189,7 @@ V_INLINE void pv_typed(flashc_dtype dtype, float *acc, flashc_kv_tile v, const f
 {
     static const float ones[4] = {1.0f, 1.0f, 1.0f, 1.0f};
     const int64_t columns = flashc_round_up(head_dim_v, COLUMNS), row_bytes = flashc_row_bytes(dtype, head_dim_v);
-    const bool into_l2 = flashc_cpu_is_zen4();
+    const bool into_l2 = prefetches_into_l2(dtype, n_rows);
     const flashc_start *start = v.start;
     for (int64_t first = 0; first < n_keys; first += PV_KEYS) {
         if (start)

@@ -16,11 +16,12 @@
  * array). Distances from 4 to 64 KiB, two to four runs in turn, every second line, other instructions: none of these
  * alone came under 1.5, nor did huge pages.
  *
- * On Zen 4 rows are prefetched into L2. A prefetch into L1 holds one of 24 miss buffers there until memory has answered
- * (24 x 64 bytes in 115 ns are 13 GB/s: what one thread reached, in f32 and in bf16 alike); into L2 it does not. But that
- * one is lost where the address is not translated yet, so a line of each page of memory is prefetched into L1 twice as
- * far ahead, which waits. Two Zen 4 cores, f32 and bf16: 22 and 17 GB/s into L1, 30 and 20 into L2, 41 and 30 with the
- * pages; the same prefetches one by one between the loads 38 and 27; loads in place of prefetches no better than L1.
+ * On Zen 4 rows are prefetched into L2. A prefetch into L1 holds one of 24 miss buffers there until memory has
+ * answered (24 x 64 bytes in 115 ns are 13 GB/s: what one thread reached, in f32 and in bf16 alike); into L2 it does
+ * not. But that one is lost where the address is not translated yet, so a line of each page of memory is prefetched
+ * into L1 twice as far ahead, which waits. Two Zen 4 cores, f32 and bf16: 22 and 17 GB/s into L1, 30 and 20 into L2,
+ * 41 and 30 with the pages; the same prefetches one by one between the loads 38 and 27; loads in place of prefetches
+ * no better than L1.
  */
 #ifndef FLASHC_DECODE_ROWS_H
 #define FLASHC_DECODE_ROWS_H
@@ -67,13 +68,20 @@ V_INLINE void prefetch_bytes(const char *first, int64_t n, bool into_l2)
             __builtin_prefetch(first + byte, 0, 3);
 }
 
-/* Where a page of memory begins in these bytes, one PREFETCH_AHEAD on is translated: there prefetches into L2 go next. */
+/* Where a page of memory begins in these bytes, one PREFETCH_AHEAD on is translated: prefetches into L2 go there soon.
+ */
 V_INLINE void touch_page(const char *first, int64_t n)
 {
     enum { MEMORY_PAGE = 4096 };
     const uintptr_t address = (uintptr_t)first;
     if ((int64_t)(address % MEMORY_PAGE) < n)
         __builtin_prefetch((const char *)(address + PREFETCH_AHEAD), 0, 3);
+}
+
+/* Four rows of q8_0 take longer to multiply than prefetches into L1 wait for each other: 4.4 ms, into L2 4.8. */
+V_INLINE bool prefetches_into_l2(flashc_dtype dtype, int64_t n_rows)
+{
+    return flashc_cpu_is_zen4() && (dtype != FLASHC_Q8_0 || n_rows < 4);
 }
 
 /* Rows that are one run of memory, in one loop: its instruction is then seen to go through memory evenly. */
@@ -93,7 +101,8 @@ V_INLINE void prefetch_rows(int64_t n, const void *const *row, int64_t row_bytes
 /* Of a tile's starts from `next` on those due before a row; returns the first that is not. Not inlined, and called when
  * no sums are in registers: the loops around it are compiled as they were (in each step of them: 5 to 10 % more time
  * for all caches, pages or not). */
-static __attribute__((noinline)) const flashc_start *prefetch_starts(const flashc_start *next, int64_t row, bool into_l2)
+static __attribute__((noinline)) const flashc_start *prefetch_starts(const flashc_start *next, int64_t row,
+                                                                    bool into_l2)
 {
     for (; next->row < row; next++)
         prefetch_bytes(next->first, next->n, into_l2);
