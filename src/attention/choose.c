@@ -47,7 +47,8 @@ static void choose_best(const flashc_problem *p, int64_t rows, const flashc_kern
         .n_rows = rows,
         .head_dim = p->head_dim,
         .head_dim_v = p->head_dim_v,
-        .by_position = p->causal || p->window_left >= 0 || p->window_right >= 0,
+        .masked = p->causal || p->window_left >= 0 || p->window_right >= 0 || p->block_mask.data || p->mask.data ||
+                  p->bias.data,
     };
     size_t used = 0;
     for (int i = 0; i < flashc_kernel_rows(); i++) {

@@ -245,7 +245,7 @@ const char *flashc_kernel_too_many_rows(const flashc_kernel_row *row, int64_t n_
 typedef struct flashc_kernel_shape {
     int64_t n_rows; /* query rows per K/V head */
     int64_t head_dim, head_dim_v;
-    bool by_position; /* which keys a query sees depends on its position: causal, window */
+    bool masked; /* causal, window, block mask, mask or bias */
 } flashc_kernel_shape;
 
 /* Why the row is not taken unless it is named: it cannot run, or would be slow here; NULL if it may be. Pure: CPU,
