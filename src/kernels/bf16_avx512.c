@@ -10,9 +10,9 @@
  *
  * Registers: 8 x 3 accumulators, 3 loads, 1 broadcast, as in f32. VDPBF16PS takes subnormal numbers as 0.
  *
- * Half of f32's products a vector of scores (see f32_avx512.c), as many stores and exps, and a conversion and a permutation
- * for two vectors of weights: of the bf16 peak 83 % at head_dim 128 and 73 % at 64 on Zen 4, where that softmax takes 11
- * cycles beside 64; 83 and 78 % on Zen 5.
+ * Half of f32's products a vector of scores (see f32_avx512.c), as many stores and exps, and a conversion and a
+ * permutation for two vectors of weights: of the bf16 peak 83 % at head_dim 128 and 73 to 77 % at 64 on Zen 4, where
+ * that softmax takes 11 cycles beside 64; 83 and 78 % on Zen 5.
  *
  * Rows along, for decode (decode_gemm.h):
  *
