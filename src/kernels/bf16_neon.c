@@ -16,16 +16,20 @@
  * Registers: 4 x 6 accumulators of 2 x 2, 6 of queries or P, 1 of K or V. BFMMLA takes subnormal numbers as 0 and rounds
  * its sums to odd.
  *
- * Instructions of a tile of 48 queries x 96 keys, head_dim 64 (counted as f32_neon.c says; gcc 12):
+ * Instructions of a tile of 48 queries x 128 keys (scripts/count_instructions; gcc 12), and of packing its V, once for
+ * all query rows of an item:
  *
- *               Q K^T      per product   softmax   per score   P V       per product   packing V, for 192 queries
- *   bf16_neon    44,979    2.44 BFMMLA   46,632    10.1         35,243   1.91 BFMMLA   3,603
- *   f32_neon    102,934    1.40 FMLA     40,509     8.8        106,578   1.45 FMLA
- *   f32_avx2     73,482    1.99 FMA      16,493     3.6         77,153   2.09 FMA
+ *               head_dim   Q K^T     per product   softmax   per score   P V       per product   packing V
+ *   bf16_neon      64       60,876   2.48 BFMMLA   61,896      10.1       45,841   1.87 BFMMLA   4,780
+ *   f32_neon       64      139,128   1.42 FMLA     50,738       8.3      141,456   1.44 FMLA
+ *   f32_avx2       64      108,355   2.20 FMA      20,372       3.3      102,970   2.09 FMA
+ *   bf16_neon     128      111,052   2.26 BFMMLA   61,896      10.1       90,945   1.85 BFMMLA   8,364
+ *   f32_neon      128      286,471   1.46 FMLA     50,738       8.3      282,264   1.44 FMLA
+ *   f32_avx2      128      209,068   2.13 FMA      20,372       3.3      205,210   2.09 FMA
  *
- * Ideal: 2 x 18,432 BFMMLA, in 18,432 cycles where two start in each. A step of the inner loop has 24 of them with 8
- * loads of 8 bytes, 4 moves that join them and 6 loads of 16 in Q K^T, and with 10 loads of 16 in P V. What share is
- * reached is not measured: the kernel has run under emulation only.
+ * Ideal: at head_dim 64 2 x 24,576 BFMMLA, in 24,576 cycles where two start in each. A step of the inner loop has 24 of
+ * them with 8 loads of 8 bytes, 4 moves that join them and 6 loads of 16 in Q K^T, and with 10 loads of 16 in P V. What
+ * share is reached is not measured: the kernel has run under emulation only.
  */
 #include "kernels/neon.h"
 
