@@ -101,10 +101,10 @@ static void test_optional_arguments(void **state)
     problem_plain(&p, &usual, FLASHC_F32, 5);
     p.params.lse.data = NULL;
     p.params.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
-    assert_true(run_and_check(&p));
+    run_and_check(&p);
     p.params.seqlen_k = 0;
     p.params.k.data = p.params.v.data = NULL;
-    assert_true(run_and_check(&p));
+    run_and_check(&p);
     p.params.seqlen_q = 0;
     p.params.q.data = p.params.o.data = NULL;
     assert_int_equal(flashc_attention_fwd(&p.params), FLASHC_OK);
@@ -124,8 +124,8 @@ static void no_columns(const char *kernel)
     for (int variant = 0; variant < 2; variant++) {
         for (int axis = 0; axis < 4; axis++)
             p.params.v.stride[axis] = p.params.o.stride[axis] = variant == 0 ? 32 : INT64_MAX;
-        if (run_problem(&p))
-            assert_true(isfinite(test_get(&p.params.lse, 1, 3, shape.seqlen_q - 1, 0)));
+        run_problem(&p);
+        assert_true(isfinite(test_get(&p.params.lse, 1, 3, shape.seqlen_q - 1, 0)));
     }
     problem_free(&p);
 }
@@ -211,8 +211,7 @@ static void check_cancel(const char *kernel, const problem_shape *shape)
         progress_log log = {.caller = pthread_self(), .stop_after = INT64_MAX};
         done.params.progress = cancelled.params.progress = log_progress;
         done.params.progress_user_data = &log;
-        if (!run_problem(&done))
-            break;
+        run_problem(&done);
         check_log(kernel, &log);
         assert_true(log.calls > 0); /* also where the other threads did all the work */
         assert_int_equal(log.last_done, log.total);

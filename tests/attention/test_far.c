@@ -86,8 +86,8 @@ static void far_strides(const char *kernel)
             problem_sizes(&p, which, size);
             if (size[axis] > 1 && !(of_rows && axis == 3) &&
                 spread_axis(&far, params_view(&p.params, which), size, axis, variant % 2 != 0)) {
-                if (run_problem(&p))
-                    check(&p);
+                run_problem(&p);
+                check(&p);
                 gather(&far);
             }
             problem_free(&p);
@@ -284,7 +284,8 @@ static void longest_keys(const char *kernel)
     p.alignment = FLASHC_ALIGN_EXPLICIT;
     p.offsets = &offset;
     expect_ok(flashc_attention_fwd(&p));
-    assert_true(fabsf(o - 3.0f) < 1e-5f && fabsf(lse - logf(300.0f)) < 1e-5f);
+    /* Of the bounds, 8 u and 16 u are left: the scores are 0, and sums of so few ones and threes exact. */
+    assert_true(fabsf(o - 3.0f) <= 8 * 0x1p-24f * 3.0f && fabsf(lse - logf(300.0f)) <= 16 * 0x1p-24f * lse);
     p.seqlen_q = 0; /* scores without elements are no work, however many keys and heads there are */
     p.num_heads = p.num_heads_k = (int64_t)1 << 30;
     p.scores = (flashc_tensor){.data = &o, .dtype = FLASHC_F32};

@@ -209,8 +209,11 @@ static void check_poison(const char *kernel, flashc_dtype dtype, hiding how, boo
         problem_snapshot(&clean);
         problem_snapshot(&dirty);
         /* Once is enough for the rows that see the poison; huge ones overflow f32 before the oracle. */
-        if (!run_problem(&clean) || !(isnan(poisons[poison]) ? run_and_check(&dirty) : run_problem(&dirty)))
-            break;
+        run_problem(&clean);
+        if (isnan(poisons[poison]))
+            run_and_check(&dirty);
+        else
+            run_problem(&dirty);
         if (shared && how != BY_LENGTH)
             assert_rows_same(&clean, &dirty, how, first_row, hiding_names[how]);
         else
@@ -286,8 +289,9 @@ static void natural_infinity(const char *kernel)
                 hide(p, BY_MASK, i, j);
         }
     }
-    if (run_and_check(&natural) && run_and_check(&masked))
-        assert_rows_same(&masked, &natural, BY_MASK, 0, "k of -inf");
+    run_and_check(&natural);
+    run_and_check(&masked);
+    assert_rows_same(&masked, &natural, BY_MASK, 0, "k of -inf");
     problem_free(&natural);
     problem_free(&masked);
 }

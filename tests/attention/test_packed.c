@@ -52,25 +52,24 @@ static void packed_and_paged(const char *kernel)
         char message[256];
         problem_random(&p, seed, kernel);
         make_ragged(&p, &rng);
-        if (run_problem(&p)) {
-            const form_kind kind = random_kind(&rng);
-            problem twin = problem_twin(&p);
-            test_form f;
-            form_make(&f, &p.params, &kind, &rng);
-            paged += kind.page_size > 0;
-            packed += kind.packed_q || kind.packed_k;
-            if (flashc_attention_fwd(&f.params) != FLASHC_OK) {
-                problem_print(stderr, &p);
-                fail_msg("%s", flashc_last_error());
-            }
-            if (!form_collect(&f, &twin.params, message, sizeof message)) {
-                problem_print(stderr, &p);
-                fail_msg("%s", message);
-            }
-            assert_same_bits(&p, &twin, kind.page_size > 0 ? "padded and paged" : "padded and packed");
-            form_free(&f);
-            problem_free_twin(&twin);
+        run_problem(&p);
+        const form_kind kind = random_kind(&rng);
+        problem twin = problem_twin(&p);
+        test_form f;
+        form_make(&f, &p.params, &kind, &rng);
+        paged += kind.page_size > 0;
+        packed += kind.packed_q || kind.packed_k;
+        if (flashc_attention_fwd(&f.params) != FLASHC_OK) {
+            problem_print(stderr, &p);
+            fail_msg("%s", flashc_last_error());
         }
+        if (!form_collect(&f, &twin.params, message, sizeof message)) {
+            problem_print(stderr, &p);
+            fail_msg("%s", message);
+        }
+        assert_same_bits(&p, &twin, kind.page_size > 0 ? "padded and paged" : "padded and packed");
+        form_free(&f);
+        problem_free_twin(&twin);
         problem_free(&p);
     }
     if (paged == 0 || packed == 0)

@@ -25,24 +25,20 @@ static void test_random_problems(void **state)
     int64_t count = from_environment("FLASHC_TEST_COUNT", DEFAULT_COUNT);
     uint64_t seed = (uint64_t)from_environment("FLASHC_TEST_SEED", (int64_t)DEFAULT_SEED);
     for (int k = 0; k < kernels; k++) {
-        int64_t refused = 0, typical = 0, split = 0, codes = 0;
+        int64_t typical = 0, split = 0, codes = 0;
         for (int64_t i = 0; i < count; i++) {
             problem p;
             problem_random(&p, seed + (uint64_t)i, names[k]);
             codes += is_of_codes(p.params.k.dtype) || is_of_codes(p.params.v.dtype);
-            flashc_explanation plan = {.struct_size = sizeof plan};
-            refused += !run_and_check(&p);
-            if (flashc_explain(&p.params, &plan) == FLASHC_OK) {
-                typical += p.params.seqlen_q > plan.block_m && p.params.seqlen_k > 2 * plan.block_n;
-                split += plan.piece_n > 0;
-            }
+            run_and_check(&p);
+            const flashc_explanation plan = plan_of(&p);
+            typical += p.params.seqlen_q > plan.block_m && p.params.seqlen_k > 2 * plan.block_n;
+            split += plan.piece_n > 0;
             problem_free(&p);
         }
         printf("%s: %lld problems, %lld of them with at least two query blocks and three key tiles, %lld with split "
-               "keys, %lld with K or V of codes, %lld refused\n",
-               names[k], (long long)count, (long long)typical, (long long)split, (long long)codes, (long long)refused);
-        if (count > 0 && refused == count)
-            fail_msg("%s, which this machine can run, refused every problem", names[k]);
+               "keys, %lld with K or V of codes\n",
+               names[k], (long long)count, (long long)typical, (long long)split, (long long)codes);
         if (count >= DEFAULT_COUNT && (split == 0 || codes == 0))
             fail_msg("%s: no problem had split keys, or none had codes", names[k]);
     }

@@ -23,8 +23,8 @@ static void assert_means_the_same(problem *p, const problem *other, const char *
     oracle exact;
     oracle_attention(&other->params, &exact);
     print_message("%s: %s\n", p->params.kernel, what);
-    if (run_and_check(p))
-        check_against(p, &exact, false);
+    run_and_check(p);
+    check_against(p, &exact, false);
     oracle_free(&exact);
 }
 
@@ -50,10 +50,10 @@ static void softcap(const char *kernel)
     run_and_check(&capped);
     for (int64_t j = 5; j < 10; j++)
         test_set(&capped.params.k, 0, 0, j, 3, (double)INFINITY);
-    if (run_problem(&capped))
-        for (int64_t i = 0; i < capped.params.seqlen_q; i++)
-            assert_true(isfinite(test_get(&capped.params.lse, 0, 0, i, 0)) &&
-                        isfinite(test_get(&capped.params.lse, 0, 1, i, 0)));
+    run_problem(&capped);
+    for (int64_t i = 0; i < capped.params.seqlen_q; i++)
+        assert_true(isfinite(test_get(&capped.params.lse, 0, 0, i, 0)) &&
+                    isfinite(test_get(&capped.params.lse, 0, 1, i, 0)));
     problem_free(&plain);
     problem_free(&capped);
 }
@@ -99,26 +99,28 @@ static void sinks(const char *kernel)
     for (int64_t j = 0; j < 300; j++) /* query 0 of batch element 1 sees nothing */
         for (int64_t h = 0; h < 4; h++)
             test_set(&with.params.mask, 1, h, 0, j, 0.0), test_set(&without.params.mask, 1, h, 0, j, 0.0);
-    if (run_and_check(&with) && run_problem(&without)) {
-        for (int64_t n = 0; n < 2 * 4 * with.params.seqlen_q; n++) {
-            const int64_t i = n % with.params.seqlen_q, row = n / with.params.seqlen_q, h = row % 4, b = row / 4;
-            float o[24], zeros[24] = {0}, lse, merged[24], merged_lse;
-            for (int64_t c = 0; c < 24; c++)
-                o[c] = (float)test_get(&without.params.o, b, h, i, c);
-            lse = (float)test_get(&without.params.lse, b, h, i, 0);
-            expect_ok(flashc_merge_partials(2, 1, 24, (const float *[]){o, zeros},
-                                            (const float *[]){&lse, &values[h]}, merged, &merged_lse));
-            const double got = test_get(&with.params.lse, b, h, i, 0);
-            assert_true(got == (double)merged_lse || fabs(got - (double)merged_lse) <= 4e-6 * (1 + fabs(got)));
-            for (int64_t c = 0; c < 24; c++) {
-                assert_true(fabs(test_get(&with.params.o, b, h, i, c) - (double)merged[c]) <= 4e-6);
-                if (h == 0)
-                    assert_int_equal(test_get_bits(&with.params.o, b, h, i, c),
-                                     test_get_bits(&without.params.o, b, h, i, c));
-            }
-            if (b == 1 && i == 0)
-                assert_true(got == (double)values[h] && test_get(&with.params.o, b, h, i, 3) == 0.0);
+    run_and_check(&with);
+    run_problem(&without);
+    for (int64_t n = 0; n < 2 * 4 * with.params.seqlen_q; n++) {
+        const int64_t i = n % with.params.seqlen_q, row = n / with.params.seqlen_q, h = row % 4, b = row / 4;
+        float o[24], zeros[24] = {0}, lse, merged[24], merged_lse;
+        for (int64_t c = 0; c < 24; c++)
+            o[c] = (float)test_get(&without.params.o, b, h, i, c);
+        lse = (float)test_get(&without.params.lse, b, h, i, 0);
+        expect_ok(flashc_merge_partials(2, 1, 24, (const float *[]){o, zeros},
+                                        (const float *[]){&lse, &values[h]}, merged, &merged_lse));
+        const double got = test_get(&with.params.lse, b, h, i, 0);
+        /* Sums over the keys are the same in both: of the bound 16 u |LSE| are left, and weights move by as much. */
+        const double error = 2 * 16 * 0x1p-24 * (isfinite(lse) ? fmax(1.0, fmax(fabs((double)lse), fabs(got))) : 1.0);
+        assert_true(got == (double)merged_lse || fabs(got - (double)merged_lse) <= error);
+        for (int64_t c = 0; c < 24; c++) {
+            assert_true(fabs(test_get(&with.params.o, b, h, i, c) - (double)merged[c]) <= error * fabs((double)o[c]));
+            if (h == 0)
+                assert_int_equal(test_get_bits(&with.params.o, b, h, i, c),
+                                 test_get_bits(&without.params.o, b, h, i, c));
         }
+        if (b == 1 && i == 0)
+            assert_true(got == (double)values[h] && test_get(&with.params.o, b, h, i, 3) == 0.0);
     }
     problem_free(&with);
     problem_free(&without);
@@ -187,8 +189,8 @@ static void score_mod_examples(const char *kernel)
         }
         oracle_attention(&other.params, &exact);
         print_message("%s: %s\n", kernel, documents ? "document mask" : "relative bias");
-        if (run_problem(&mod))
-            check_against(&mod, &exact, false);
+        run_problem(&mod);
+        check_against(&mod, &exact, false);
         oracle_free(&exact);
         *unused = kept;
     }
@@ -243,21 +245,21 @@ static void score_mod_coordinates(const char *kernel)
     assert_non_null(v.count);
     p.params.score_mod = visit;
     p.params.score_mod_user_data = &v;
-    if (run_problem(&p)) {
-        assert_int_equal(v.wrong, 0);
-        for (int64_t n = 0; n < rows; n++) {
-            const int64_t i = n % queries, h = n / queries % 4, b = n / queries / 4;
-            const int64_t keys = b == 1 ? 267 : 300, pad = b == 1 ? 13 : 0, last = keys - queries + i;
-            int64_t visible = 0;
-            for (int64_t j = 0; j <= last; j++) {
-                assert_true(v.count[n * 300 + j] == 1);
-                visible += j + pad != 30 && j + pad != 31;
-            }
-            for (int64_t j = keys; j < 300; j++)
-                assert_true(v.count[n * 300 + j] == 0);
-            /* All visible scores are 0 now, hidden ones are hidden. */
-            assert_true(fabs(test_get(&p.params.lse, b, h, i, 0) - log((double)visible)) < 1e-5);
+    run_problem(&p);
+    assert_int_equal(v.wrong, 0);
+    for (int64_t n = 0; n < rows; n++) {
+        const int64_t i = n % queries, h = n / queries % 4, b = n / queries / 4;
+        const int64_t keys = b == 1 ? 267 : 300, pad = b == 1 ? 13 : 0, last = keys - queries + i;
+        int64_t visible = 0;
+        for (int64_t j = 0; j <= last; j++) {
+            assert_true(v.count[n * 300 + j] == 1);
+            visible += j + pad != 30 && j + pad != 31;
         }
+        for (int64_t j = keys; j < 300; j++)
+            assert_true(v.count[n * 300 + j] == 0);
+        /* All visible scores are 0 now, hidden ones are hidden. A is 0, and a sum of ones is exact. */
+        const double lse = log((double)visible);
+        assert_true(fabs(test_get(&p.params.lse, b, h, i, 0) - lse) <= 16 * 0x1p-24 * fmax(1.0, lse));
     }
     free(v.count);
     problem_free(&p);

@@ -19,10 +19,7 @@ static void random_problems(const char *kernel)
         p.params.key_mass.data = NULL;
         if (p.params.scores_stage == FLASHC_SCORES_WEIGHTS)
             p.params.scores.data = NULL;
-        if (!run_problem(&p)) {
-            problem_free(&p);
-            continue;
-        }
+        run_problem(&p);
         const flashc_explanation plan = plan_of(&p);
         problem streamed = problem_twin(&p);
         test_rng rng = {(uint64_t)i};
@@ -56,7 +53,7 @@ static void decode_over_pieces(const char *kernel)
     problem_add_causal(&p, p.params.seqlen_k - 300);
     p.params.window_left = 11 * piece;
     problem_add_sinks(&p)[1] = 0.5f;
-    assert_true(run_problem(&p));
+    run_problem(&p);
     assert_int_equal(plan_of(&p).piece_n, piece);
     problem streamed = problem_twin(&p);
     test_rng rng = {6};
@@ -77,7 +74,7 @@ static void special_values(const char *kernel)
     test_set(&p.params.v, 0, 0, 290, 5, (double)INFINITY);
     test_set(&p.params.mask, 0, 0, 0, 50, 0.0);
     test_set(&p.params.mask, 0, 1, 0, 290, 0.0);
-    assert_true(run_problem(&p));
+    run_problem(&p);
     problem streamed = problem_twin(&p);
     test_rng rng = {9};
     const int64_t block_n = plan_of(&p).block_n;

@@ -80,7 +80,8 @@ int64_t kernel_most_rows(const char *kernel)
 
 problem_shape shape_for(const char *kernel, problem_shape shape)
 {
-    int64_t group = shape.num_heads / shape.num_heads_k, most = kernel_most_rows(kernel) / group;
+    const int64_t group = shape.num_heads > 0 ? shape.num_heads / shape.num_heads_k : 1;
+    const int64_t most = kernel_most_rows(kernel) / group;
     if (shape.seqlen_q > most)
         shape.seqlen_q = most > 1 ? most : 1;
     return shape;
@@ -115,16 +116,13 @@ flashc_explanation plan_of(const problem *p)
     return plan;
 }
 
-bool run_problem(problem *p)
+void run_problem(problem *p)
 {
     flashc_status status = flashc_attention_fwd(&p->params);
-    if (status == FLASHC_ERR_UNSUPPORTED && p->params.kernel != NULL && flashc_last_error()[0] != '\0')
-        return false;
     if (status != FLASHC_OK) {
         problem_print(stderr, p);
         fail_msg("flashc_attention_fwd: %s: %s", flashc_status_string(status), flashc_last_error());
     }
-    return true;
 }
 
 void check_against(const problem *p, const oracle *exact, bool zero_mean)
@@ -146,18 +144,16 @@ void check_exact(const problem *p)
     oracle_free(&exact);
 }
 
-bool run_and_check(problem *p)
+void run_and_check(problem *p)
 {
     char message[512];
     problem_snapshot(p);
-    if (!run_problem(p))
-        return false;
+    run_problem(p);
     if (!problem_unharmed(p, false, message, sizeof message)) {
         problem_print(stderr, p);
         fail_msg("%s", message);
     }
     check_exact(p);
-    return true;
 }
 
 void assert_same_bits(const problem *a, const problem *b, const char *what)

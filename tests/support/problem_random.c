@@ -121,10 +121,6 @@ static void query_blocks(const problem *p, int64_t *block_m, int64_t *block_n)
         s.v_scale = flashc_tensor_bhsd((void *)((uintptr_t)6 << 32), FLASHC_F32, 1, 1024, 1);
     flashc_explanation plan = {.struct_size = sizeof plan};
     flashc_status status = flashc_explain(&s, &plan);
-    if (status == FLASHC_ERR_UNSUPPORTED) { /* the caller sees that again when it runs the problem */
-        *block_m = *block_n = 64;
-        return;
-    }
     if (status != FLASHC_OK || plan.block_m < 1 || plan.block_n < 1) {
         fprintf(stderr, "seed %llu: flashc_explain: %s: %s (block_m %lld, block_n %lld)\n",
                 (unsigned long long)p->seed, flashc_status_string(status), flashc_last_error(), (long long)plan.block_m,
