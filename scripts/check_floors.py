@@ -22,7 +22,8 @@ RULES = (
      "one OpenMP region, in one file"),
     ("a file is opened", r"\b(?:fopen(?:64)?|freopen|fdopen|fmemopen|open(?:64|at)?|creat|mko?stemps?|tmpfile|opendir|popen)"
      r"\s*\(", ("npy/", "cli/", "cpu.c"), "only npy, cli and cpu.c touch files"),
-    ("a library is loaded", r"\bdlm?open\s*\(", ("kernels/gemm_openblas.c",), "only OpenBLAS is loaded, in one place"),
+    ("a library is loaded", r"\bdlm?open\s*\(", ("kernels/gemm_openblas.c", "cli/score_mod.c"),
+     "only OpenBLAS is loaded, in one place, and by flashc-run what its user names"),
     ("something is printed", r"\b(?:v?printf|v?fprintf|v?dprintf|puts|fputs|putchar|putc|fputc|perror|psignal)\s*\(",
      ("cli/",), "only the command line tool prints"),
     ("the process is ended", r"\b(?:abort|exit|_exit|_Exit|quick_exit)\s*\(", ("cli/",),

@@ -77,6 +77,8 @@ static int take_option(int id, const char *value, void *parsed)
     case FLASHC_OPT_SINKS: args->sinks = value; return 0;
     case FLASHC_OPT_BLOCK_MASK: args->block_mask = value; return 0;
     case FLASHC_OPT_BLOCK_MASK_TILE: return flashc_cli_parse_pair("--block-mask-tile", value, 1, args->block_mask_tile);
+    case FLASHC_OPT_SCORE_MOD: args->score_mod = value; return 0;
+    case FLASHC_OPT_SCORE_MOD_DATA: args->score_mod_data = value; return 0;
     case FLASHC_OPT_ALIGN: return parse_align(value, args);
     case FLASHC_OPT_OFFSETS: args->offsets = value; return 0;
     case FLASHC_OPT_LAYOUT: return flashc_cli_parse_layout(value, &args->bshd);
@@ -143,6 +145,8 @@ static int check_together(flashc_cli_attention_args *args)
         return flashc_cli_usage_error("--bandwidth needs --predict");
     if (!args->block_mask != !args->block_mask_tile[0])
         return flashc_cli_usage_error("--block-mask and --block-mask-tile go together");
+    if (args->score_mod_data && !args->score_mod)
+        return flashc_cli_usage_error("--score-mod-data needs --score-mod");
     return FLASHC_CLI_OK;
 }
 

@@ -14,6 +14,7 @@ typedef struct flashc_cli_attention_args {
     const char *q, *k, *v, *o, *lse, *mask, *bias, *k_scale, *v_scale;
     const char *cu_seqlens_q, *cu_seqlens_k, *seqlens_q, *seqlens_k, *leftpad_k, *block_table, *block_table_v;
     const char *alibi, *sinks, *block_mask;
+    const char *score_mod, *score_mod_data;
     int64_t block_mask_tile[2]; /* queries, keys; 0 = not given */
     int64_t window[2];        /* left, right; -1 = open */
     float softcap;            /* 0 = none */

@@ -44,6 +44,11 @@ const flashc_cli_option flashc_cli_attention_table[] = {
      "Boolean mask of whole tiles of scores: [tiles of queries, tiles of keys], or with [B,H] before them.", FOR_EACH},
     {FLASHC_OPT_BLOCK_MASK_TILE, "block-mask-tile", 0, "M,N",
      "M queries x N keys are a tile of --block-mask.", FOR_EACH},
+    {FLASHC_OPT_SCORE_MOD, "score-mod", 0, "LIBRARY[:SYMBOL]",
+     "Change the scores by a function of this shared object, a flashc_score_mod_fn of flashc.h, whose name is SYMBOL "
+     "or flashc_score_mod.", FOR_EACH},
+    {FLASHC_OPT_SCORE_MOD_DATA, "score-mod-data", 0, "TEXT",
+     "What the function of --score-mod gets as user_data: this text; default NULL.", FOR_EACH},
     {FLASHC_OPT_ALIGN, "align", 0, "A",
      "Position of query 0 among the keys: top-left (0), bottom-right (seqlen_k - seqlen_q) or a number, "
      "which holds for every batch element.", FOR_EACH},

@@ -25,7 +25,7 @@ typedef struct flashc_bench_limits {
 typedef struct flashc_bench_run {
     char name[256];
     flashc_explanation plan;
-    bool work_is_known;      /* no mask or bias, which may hide some of the plan's operations */
+    bool work_is_known;      /* no mask, bias or score_mod, which may hide some of the plan's operations */
     double kv_bytes;         /* of K and V that some query sees, each byte once */
     int64_t peak_rss_growth; /* bytes beyond the tensors during the first call; -1: the system does not say */
     int num_repeats;

@@ -58,8 +58,8 @@ static void name_run(const flashc_cli_attention_args *args, const flashc_attenti
         append(run->name, size, "/window:%lld,%lld", (long long)p->window_left, (long long)p->window_right);
     if (p->softcap > 0)
         append(run->name, size, "/softcap:%g", (double)p->softcap);
-    append(run->name, size, "%s%s%s", p->alibi_slopes ? "/alibi" : "", p->sinks ? "/sinks" : "",
-           p->block_mask.data ? "/block_mask" : "");
+    append(run->name, size, "%s%s%s%s", p->alibi_slopes ? "/alibi" : "", p->sinks ? "/sinks" : "",
+           p->block_mask.data ? "/block_mask" : "", p->score_mod ? "/score_mod" : "");
     if (args->page_size > 0)
         append(run->name, size, "/page_size:%lld", (long long)args->page_size);
     append(run->name, size, "%s%s%s%s%s%s", args->packed ? "/packed" : "", p->mask.data != NULL ? "/mask" : "",
@@ -105,7 +105,7 @@ static int bench_kernel(const flashc_cli_attention_args *args, flashc_attention_
 {
     name_run(args, &params, run);
     run->work_is_known = params.mask.data == NULL && params.bias.data == NULL &&
-                         params.block_mask.data == NULL;
+                         params.block_mask.data == NULL && params.score_mod == NULL;
     run->kv_bytes = visible_kv_bytes(&params);
     return flashc_bench_time(&params, rotation, (int)args->repeats, run);
 }

@@ -104,7 +104,7 @@ int flashc_cli_job_open(const flashc_cli_attention_args *args, int plan_only, fl
         set_alignment(args, job) || read_mask_and_bias(args, plan_only, job) ||
         flashc_cli_scores_set(args, plan_only, &job->scores, &job->params) || make_outputs(args, plan_only, job))
         return FLASHC_CLI_FAILED;
-    return FLASHC_CLI_OK;
+    return flashc_cli_score_mod_open(args, &job->score_mod, &job->params);
 }
 
 int flashc_cli_job_plan(const flashc_cli_job *job, flashc_cli_plan *plan)
@@ -127,6 +127,7 @@ void flashc_cli_job_close(flashc_cli_job *job)
         flashc_cli_array_free(arrays[i]);
     flashc_cli_sequences_free(&job->sequences);
     flashc_cli_scores_free(&job->scores);
+    flashc_cli_score_mod_close(&job->score_mod);
     flashc_cli_prefix_close(&job->prefix);
     flashc_cli_extra_free(&job->extra);
     free(job->offsets);

@@ -9,6 +9,7 @@
 #include "cli/extra.h"
 #include "cli/json.h"
 #include "cli/prefix.h"
+#include "cli/score_mod.h"
 #include "cli/scores.h"
 #include "cli/sequences.h"
 
@@ -23,6 +24,7 @@ typedef struct flashc_cli_job {
     flashc_cli_extra extra;         /* further outputs */
     flashc_cli_sequences sequences; /* what params' lengths and tables point to */
     flashc_cli_scores scores;       /* what params' slopes, sinks and block mask point to */
+    flashc_cli_score_mod score_mod; /* what params.score_mod is in */
     int64_t *offsets;               /* what params.offsets points to */
 } flashc_cli_job;
 

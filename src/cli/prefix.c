@@ -15,6 +15,7 @@ int flashc_cli_prefix_check(const flashc_cli_attention_args *args)
                    {"--bias", args->bias != NULL},
                    {"--block-mask", args->block_mask != NULL},
                    {"--alibi", args->alibi != NULL},
+                   {"--score-mod", args->score_mod != NULL},
                    {"--window", args->window[0] >= 0 || args->window[1] >= 0},
                    {"--scores", args->scores != NULL},
                    {"--key-mass", args->key_mass != NULL},

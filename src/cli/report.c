@@ -39,6 +39,7 @@ void flashc_cli_job_print_shapes(const flashc_cli_job *job, FILE *out)
             fprintf(out, "%-10s %s %s\n", list[i].label,
                     flashc_cli_shape_text(list[i].array->rank, list[i].array->shape, text),
                     flashc_dtype_name(list[i].array->dtype));
+    flashc_cli_score_mod_print(&job->score_mod, out);
 }
 
 void flashc_cli_job_json_shapes(const flashc_cli_job *job, flashc_cli_json *json)
@@ -53,6 +54,7 @@ void flashc_cli_job_json_shapes(const flashc_cli_job *job, flashc_cli_json *json
         flashc_cli_json_string(json, "dtype", flashc_dtype_name(list[i].array->dtype));
         flashc_cli_json_end(json, '}');
     }
+    flashc_cli_score_mod_json(&job->score_mod, json);
 }
 
 const char *flashc_cli_compute_name(flashc_compute compute)

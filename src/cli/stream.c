@@ -24,12 +24,28 @@ int flashc_cli_stream_check(const flashc_cli_attention_args *args)
     return FLASHC_CLI_OK;
 }
 
+/* Calls on one batch element or sequence alone count it as element 0; a score_mod is to see the number it has. */
+typedef struct score_mod_of_batch {
+    flashc_score_mod_fn score_mod;
+    void *user_data;
+    int64_t batch;
+} score_mod_of_batch;
+
+static void call_score_mod(void *user_data, const flashc_score_block *block)
+{
+    const score_mod_of_batch *mod = user_data;
+    flashc_score_block numbered = *block;
+    numbered.batch = mod->batch;
+    mod->score_mod(mod->user_data, &numbered);
+}
+
 /* One sequence at a time, a batch element, packed or in pages, is streamed as a call of its own, whose bits are the
  * same: so a chunk holds rows of one, and its columns of masks lie side by side. */
 typedef struct stream {
     flashc_cli_stream_rows k, v;
     flashc_attention_state state;
     int64_t first_column; /* of the sequence, in mask, bias and scores */
+    score_mod_of_batch mod;
 } stream;
 
 static flashc_tensor skip(flashc_tensor whole, int axis, int64_t n)
@@ -131,7 +147,10 @@ static int64_t chunks_of(const flashc_attention_params *whole, int64_t b, int64_
 static int run_sequence(stream *s, const flashc_attention_params *whole, int64_t b, int64_t chunk_rows,
                         flashc_cli_progress *progress)
 {
-    const flashc_attention_params call = sequence_call(whole, b);
+    flashc_attention_params call = sequence_call(whole, b);
+    s->mod = (score_mod_of_batch){whole->score_mod, whole->score_mod_user_data, b};
+    call.score_mod = whole->score_mod ? call_score_mod : NULL;
+    call.score_mod_user_data = &s->mod;
     s->first_column = whole->cu_seqlens_k ? whole->cu_seqlens_k[b] : 0;
     if (make_state(&call, &s->state))
         return FLASHC_CLI_FAILED;

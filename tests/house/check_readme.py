@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""README.md agrees with the header and with --help: check_readme.py SOURCE_DIRECTORY FLASHC_RUN
+"""README.md agrees with the header and with --help: check_readme.py SOURCE_DIRECTORY FLASHC_RUN C_COMPILER...
 
 The C program in README is the one in flashc.h; every command line of flashc-run in README names a command and
 options that its --help has; every script that README names can be run; every link within README leads to a heading,
 every other one to a file; no line of prose is longer than 120 characters. The examples of flashc-run ("$ flashc-run
 ...") run on the arrays of scripts/example_arrays.py and print what README says, but for what depends on the machine.
+C that begins with the name of its file is there, too, for "$ cc ..." to compile.
 """
 import os
 import pathlib
@@ -20,6 +21,7 @@ ROUNDING = "largest "
 
 source = pathlib.Path(sys.argv[1])
 # In a cross build meson names the emulator.
+compiler = sys.argv[3:]
 flashc_run = [*shlex.split(os.environ.get("MESON_EXE_WRAPPER", "")), os.path.abspath(sys.argv[2])]
 readme = (source / "README.md").read_text(encoding="utf-8")
 header = (source / "include" / "flashc.h").read_text(encoding="utf-8")
@@ -67,27 +69,34 @@ for line in readme.splitlines():
         problems.append(f"more than 120 characters: {line}")
 
 
+def program_of(command):
+    """flashc-run as it was built; cc with the header where it lies, and not where it would be installed."""
+    program, *arguments = shlex.split(command.replace("$(pkg-config --cflags flashc)", f"-I{source / 'include'}"))
+    return [*(compiler if program == "cc" else flashc_run), *arguments]
+
+
 def check_example(command, expected, folder):
-    done = subprocess.run([*flashc_run, *shlex.split(command)[1:]], cwd=folder, capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(program_of(command), cwd=folder, capture_output=True, text=True, check=False)
     printed = {line.rstrip() for line in (done.stdout + done.stderr).splitlines()} | {""}
     fails = any(line.startswith("flashc-run: ") for line in expected)
     if (done.returncode != 0) != fails:
         problems.append(f"exit status {done.returncode} of {command}: {done.stderr.strip()}")
     for line in expected:
-        if line.rstrip() not in printed and line.split()[0] not in OF_THE_MACHINE and ROUNDING not in line:
+        if line.strip() != "..." and line.rstrip() not in printed and line.split()[0] not in OF_THE_MACHINE and ROUNDING not in line:
             problems.append(f"{command}: does not print: {line}")
 
 
 examples = 0
 with tempfile.TemporaryDirectory() as folder:
     subprocess.run([sys.executable, source / "scripts" / "example_arrays.py", folder], check=True)
+    for text, name in re.findall(r"```c\n(/\* (\w+\.c):.*?)```", readme, re.S):
+        pathlib.Path(folder, name).write_text(text, encoding="utf-8")
     for block in re.findall(r"(?:^    .*\n)+", readme, re.M):
         lines = re.sub(r"\\\n *", "", block).splitlines()
         starts = [i for i, line in enumerate(lines) if line.startswith("    $ ")] + [len(lines)]
         for start, end in zip(starts, starts[1:]):
             command = lines[start].removeprefix("    $ ")
-            if command.startswith("flashc-run "):
+            if command.startswith(("flashc-run ", "cc ")):
                 examples += 1
                 check_example(command, [line.removeprefix("    ") for line in lines[start + 1:end]], folder)
 if examples < 10:
