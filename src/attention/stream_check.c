@@ -1,5 +1,6 @@
 #include "attention/stream_check.h"
 
+#include "attention/passes.h"
 #include "attention/plan.h"
 #include "params.h"
 #include "tensor.h"
@@ -18,6 +19,17 @@ int64_t flashc_stream_capacity(const flashc_attention_state *s)
         return FLASHC_SIZE_LIMIT - 1;
     const int64_t pieces = s->levels < FLASHC_TREE_LEVELS ? (INT64_C(1) << s->levels) - 1 : FLASHC_MAX_PIECES;
     return pieces * s->piece_n;
+}
+
+/* The most nodes that so many keys leave: one for each whole run of pieces, and what is unfinished. Fewer where states
+ * were merged or begin in the middle; more would not fit into the levels later on. */
+static int64_t most_nodes(const flashc_attention_state *s)
+{
+    const int64_t keys = flashc_stream_piece_keys(s);
+    int64_t nodes = s->next_key % keys != 0;
+    for (int64_t pieces = s->next_key / keys; pieces > 0; pieces /= 2)
+        nodes += pieces % 2;
+    return nodes;
 }
 
 flashc_status flashc_stream_check_state(const char *name, const flashc_attention_state *s)
@@ -44,6 +56,10 @@ flashc_status flashc_stream_check_state(const char *name, const flashc_attention
         if (sizes[i].value < sizes[i].low || sizes[i].value > sizes[i].high)
             return flashc_fail(FLASHC_ERR_ARGUMENT, "%s->%s: expected %" PRId64 " to %" PRId64 ", found %" PRId64, name,
                                sizes[i].name, sizes[i].low, sizes[i].high, sizes[i].value);
+    if (s->n_nodes > most_nodes(s))
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "%s->n_nodes: expected 0 to %" PRId64
+                           ", which the keys before next_key leave, found %" PRId64, name, most_nodes(s), s->n_nodes);
     if (s->rows > 0 && (!s->row_max || !s->row_sum || (!s->acc && s->head_dim_v > 0)))
         return flashc_fail(FLASHC_ERR_ARGUMENT, "%s->%s: expected a pointer, found NULL", name,
                            !s->row_max ? "row_max" : !s->row_sum ? "row_sum" : "acc");

@@ -57,6 +57,16 @@ static void errors(void **unused)
     assert_true(none.piece_n == s.state.piece_n && none.levels >= 4 && none.seqlen_k == few.seqlen_k);
     s.state.n_nodes = 5;
     expect_argument_error(flashc_attention_finish(&s.state, &p.params), "state->n_nodes: expected 0 to 4, found 5");
+    s.state.n_nodes = 2; /* so many that pieces to come could be more than levels */
+    s.state.next_key = 4 * s.state.piece_n;
+    chunk.seqlen_k = 10;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->n_nodes: expected 0 to 1, which the keys before next_key leave, found 2");
+    s.state.next_key++;
+    s.state.n_nodes = 3;
+    expect_argument_error(flashc_attention_finish(&s.state, &p.params),
+                          "state->n_nodes: expected 0 to 2, which the keys before next_key leave, found 3");
+    chunk.seqlen_k = 5000;
     s.state.n_nodes = 0;
     s.state.next_key = 0;
     expect_argument_error(flashc_attention_state_merge(&s.state, &s.state),
