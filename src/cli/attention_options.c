@@ -7,6 +7,9 @@
 #include <limits.h>
 #include <string.h>
 
+/* As many as the library takes. */
+static const int64_t MOST_KEYS = INT64_C(1) << 48;
+
 static int parse_align(const char *text, flashc_cli_attention_args *args)
 {
     const int is_number = text[0] == '-' || text[0] == '+' || (text[0] >= '0' && text[0] <= '9');
@@ -95,6 +98,10 @@ static int take_option(int id, const char *value, void *parsed)
     case FLASHC_OPT_KEY_MASS: args->key_mass = value; return 0;
     case FLASHC_OPT_ROW_MAX: args->row_max = value; return 0;
     case FLASHC_OPT_STREAM_KV: return flashc_cli_parse_int("--stream-kv", value, 1, INT64_MAX / 4, &args->stream_kv);
+    case FLASHC_OPT_SAVE_STATE: args->save_state = value; return 0;
+    case FLASHC_OPT_RESUME_STATE: args->resume_state = value; return 0;
+    case FLASHC_OPT_FIRST_KEY: return flashc_cli_parse_int("--first-key", value, 1, MOST_KEYS, &args->first_key);
+    case FLASHC_OPT_TOTAL_KEYS: return flashc_cli_parse_int("--total-keys", value, 1, MOST_KEYS, &args->total_keys);
     case FLASHC_OPT_PREFIX_K: args->prefix_k = value; return 0;
     case FLASHC_OPT_PREFIX_V: args->prefix_v = value; return 0;
     case FLASHC_OPT_PREFIX_K_SCALE: args->prefix_k_scale = value; return 0;

@@ -87,6 +87,18 @@ const flashc_cli_option flashc_cli_attention_table[] = {
      "Read K and V so many rows of a sequence at a time, each into the result before the next: for files larger than "
      "memory.",
      FLASHC_CLI_FOR_ATTENTION},
+    {FLASHC_OPT_SAVE_STATE, "save-state", 0, "NAME",
+     "With --stream-kv: where the attention state goes that the keys leave, NAME.rows.npy and NAME.keys.npy.",
+     FLASHC_CLI_FOR_ATTENTION},
+    {FLASHC_OPT_RESUME_STATE, "resume-state", 0, "NAME",
+     "With --stream-kv: go on from a state that was saved, of the same queries; K and V are the keys that follow.",
+     FLASHC_CLI_FOR_ATTENTION},
+    {FLASHC_OPT_FIRST_KEY, "first-key", 0, "N",
+     "With --stream-kv: the position of K's first row among all keys; default 0, or where --resume-state ended.",
+     FLASHC_CLI_FOR_ATTENTION},
+    {FLASHC_OPT_TOTAL_KEYS, "total-keys", 0, "N",
+     "With --stream-kv: how many keys there will be in all; default up to the last row of K. --align bottom-right counts "
+     "from them.", FLASHC_CLI_FOR_ATTENTION},
     {FLASHC_OPT_PREFIX_K, "prefix-k", 0, "FILE",
      "Keys that all batch elements share, in front of each one's own, read once for all: [H,L,D]. Needs --prefix-v.",
      FOR_PLANS},

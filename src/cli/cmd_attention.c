@@ -7,13 +7,14 @@
 #include "cli/progress.h"
 #include "cli/stream.h"
 
-enum { NUM_OUTPUTS = 5 };
+enum { NUM_OUTPUTS = 7 };
 
 /* Everything that one run holds. */
 typedef struct attention_run {
     flashc_cli_attention_args args;
     flashc_cli_job job;
     flashc_cli_comparison comparison;
+    flashc_cli_stream_states states;
     flashc_cli_plan plan;
     double seconds;
 } attention_run;
@@ -22,13 +23,14 @@ static int check_args(const flashc_cli_attention_args *args, const flashc_cli_ou
 {
     if (!args->q || !args->k || !args->v)
         return flashc_cli_usage_error("%s FILE is missing", !args->q ? "-q" : !args->k ? "-k" : "-v");
-    if ((args->stream_kv && flashc_cli_stream_check(args)) || flashc_cli_prefix_check(args))
+    if (flashc_cli_stream_check(args) || flashc_cli_prefix_check(args))
         return FLASHC_CLI_USAGE;
     if (args->dry_run)
         return FLASHC_CLI_OK;
-    if (!args->o && !args->lse && !args->scores && !args->key_mass && !args->row_max && !args->compare)
-        return flashc_cli_usage_error("nothing to do: give at least one of -o, --lse, --scores, --key-mass, --row-max "
-                                      "and --compare");
+    if (!args->o && !args->lse && !args->scores && !args->key_mass && !args->row_max && !args->save_state &&
+        !args->compare)
+        return flashc_cli_usage_error("nothing to do: give at least one of -o, --lse, --scores, --key-mass, --row-max, "
+                                      "--save-state and --compare");
     if (!args->compare && (args->rtol >= 0 || args->atol >= 0))
         return flashc_cli_usage_error("%s needs --compare", args->rtol >= 0 ? "--rtol" : "--atol");
     if (!args->scores && args->scores_stage != FLASHC_SCORES_SCALED)
@@ -94,7 +96,7 @@ static int compute(attention_run *run)
     const double start = flashc_cli_now();
     int exit_code = FLASHC_CLI_OK;
     if (run->args.stream_kv)
-        exit_code = flashc_cli_stream_run(&run->args, &run->job, run->plan.own.kernel, &progress);
+        exit_code = flashc_cli_stream_run(&run->args, &run->job, &run->plan, &run->states, &progress);
     else if ((status = call(run)) != FLASHC_OK)
         exit_code = flashc_cli_library_error();
     run->seconds = flashc_cli_now() - start;
@@ -108,6 +110,8 @@ static int run_attention(attention_run *run, const flashc_cli_output *outputs)
     FILE *words = flashc_cli_outputs_use_stdout(NUM_OUTPUTS, outputs) ? stderr : stdout;
     if (!run->args.lse && !run->args.scores && !run->args.key_mass)
         run->job.params.lse.data = NULL;
+    if (flashc_cli_stream_open(&run->args, &run->job, &run->states))
+        return FLASHC_CLI_FAILED;
     if (run->args.compare && flashc_cli_compare_open(&run->args, &run->job, &run->comparison))
         return FLASHC_CLI_FAILED;
     if (flashc_cli_outputs_reserve(NUM_OUTPUTS, outputs, &batch))
@@ -143,11 +147,15 @@ int flashc_cmd_attention(int argc, char **argv)
     int exit_code;
     if (!flashc_cli_attention_parse(&words, argc, argv, &run.args, &exit_code))
         return exit_code;
+    if (run.args.save_state && flashc_cli_states_name(run.args.save_state, &run.states.after))
+        return FLASHC_CLI_FAILED;
     const flashc_cli_output outputs[NUM_OUTPUTS] = {{run.args.o, &run.job.o},
                                                    {run.args.lse, &run.job.lse},
                                                    {run.args.scores, &run.job.extra.scores},
                                                    {run.args.key_mass, &run.job.extra.key_mass},
-                                                   {run.args.row_max, &run.job.extra.row_max}};
+                                                   {run.args.row_max, &run.job.extra.row_max},
+                                                   {run.states.after.rows_path, &run.states.after.rows},
+                                                   {run.states.after.keys_path, &run.states.after.keys}};
     exit_code = check_args(&run.args, outputs);
     if (exit_code)
         return exit_code;
@@ -157,6 +165,7 @@ int flashc_cmd_attention(int argc, char **argv)
     if (exit_code == FLASHC_CLI_OK)
         exit_code = run_attention(&run, outputs);
     flashc_cli_compare_close(&run.comparison);
+    flashc_cli_stream_close(&run.states);
     flashc_cli_job_close(&run.job);
     return exit_code;
 }

@@ -29,8 +29,9 @@ int flashc_cli_outputs_write(int n, const flashc_cli_output *outputs, flashc_npy
         const flashc_cli_array *array = outputs[i].array;
         if (!outputs[i].path)
             continue;
-        if (!flashc_npy_stage(batch, outputs[i].path, flashc_cli_npy_type(array->dtype), array->rank, array->shape,
-                              array->data, message, sizeof message)) {
+        const flashc_npy_type type = array->dtype ? flashc_cli_npy_type(array->dtype) : array->file_type;
+        if (!flashc_npy_stage(batch, outputs[i].path, type, array->rank, array->shape, array->data, message,
+                              sizeof message)) {
             flashc_npy_abort(batch);
             return flashc_cli_error("%s", message);
         }

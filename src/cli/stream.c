@@ -2,27 +2,13 @@
 
 #include "cli/arithmetic.h"
 #include "cli/cli.h"
-#include "cli/stream_rows.h"
+#include "cli/stream_calls.h"
+#include "cli/stream_chunks.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
-
-int flashc_cli_stream_check(const flashc_cli_attention_args *args)
-{
-    if (args->key_mass)
-        return flashc_cli_usage_error("--stream-kv and --key-mass do not go together: the mass needs the log-sum-exp "
-                                      "of all keys");
-    if (args->scores && args->scores_stage == FLASHC_SCORES_WEIGHTS)
-        return flashc_cli_usage_error("--stream-kv and --scores-stage weights do not go together: weights need the "
-                                      "log-sum-exp of all keys");
-    if (strcmp(args->k, "-") == 0 || strcmp(args->v, "-") == 0)
-        return flashc_cli_usage_error("--stream-kv expects files for K and V, found standard input");
-    return FLASHC_CLI_OK;
-}
 
 /* Calls on one batch element or sequence alone count it as element 0; a score_mod is to see the number it has. */
 typedef struct score_mod_of_batch {
@@ -42,89 +28,63 @@ static void call_score_mod(void *user_data, const flashc_score_block *block)
 /* One sequence at a time, a batch element, packed or in pages, is streamed as a call of its own, whose bits are the
  * same: so a chunk holds rows of one, and its columns of masks lie side by side. */
 typedef struct stream {
-    flashc_cli_stream_rows k, v;
-    flashc_attention_state state;
-    int64_t first_column; /* of the sequence, in mask, bias and scores */
+    const flashc_cli_attention_args *args;
+    const flashc_cli_job *job;
+    flashc_cli_stream_states *states;
+    flashc_attention_params whole;
+    flashc_cli_chunks chunks;
+    /* Of the sequence at hand: */
+    int64_t offset; /* position of its query 0 */
     score_mod_of_batch mod;
 } stream;
 
-static flashc_tensor skip(flashc_tensor whole, int axis, int64_t n)
+static int has_before(const stream *s)
 {
-    if (whole.data)
-        whole.data = (char *)whole.data + n * whole.stride[axis] * (int64_t)flashc_dtype_size(whole.dtype);
-    return whole;
+    return s->states->before.rows.data != NULL;
 }
 
-static int64_t rows_of(const flashc_attention_params *whole, int64_t b)
+/* Whose state of those before is sequence b's: a prefix is of one sequence, which has the queries of all. */
+static int64_t sequence_before(const stream *s, int64_t b)
 {
-    return whole->cu_seqlens_k ? whole->cu_seqlens_k[b + 1] - whole->cu_seqlens_k[b]
-           : whole->seqlens_k  ? whole->seqlens_k[b]
-                               : whole->seqlen_k;
+    return s->job->prefix.k.data ? 0 : b;
 }
 
-/* The call on sequence b alone, all but its K and V. */
-static flashc_attention_params sequence_call(const flashc_attention_params *whole, int64_t b)
+/* Where the keys of sequence b begin among all that it will have, and how many these are. */
+static int64_t first_key(const stream *s, int64_t b)
 {
-    flashc_attention_params p = *whole;
-    flashc_tensor *const of_queries[] = {&p.q, &p.o, &p.lse, &p.row_max, &p.mask, &p.bias, &p.scores};
-    for (size_t i = 0; i < sizeof of_queries / sizeof of_queries[0]; i++)
-        *of_queries[i] = whole->cu_seqlens_q ? skip(*of_queries[i], 2, whole->cu_seqlens_q[b])
-                                             : skip(*of_queries[i], 0, b);
-    p.block_mask = skip(p.block_mask, 0, b);
-    p.batch = 1;
-    if (whole->cu_seqlens_q)
-        p.seqlen_q = whole->cu_seqlens_q[b + 1] - whole->cu_seqlens_q[b];
-    p.seqlen_k = rows_of(whole, b);
-    p.cu_seqlens_q = p.cu_seqlens_k = p.seqlens_k = NULL;
-    p.block_table = p.block_table_v = (flashc_block_table){.pages = NULL};
-    const int64_t **const of_batch[] = {&p.seqlens_q, &p.leftpad_k, &p.offsets};
-    for (size_t i = 0; i < sizeof of_batch / sizeof of_batch[0]; i++)
-        *of_batch[i] = *of_batch[i] ? *of_batch[i] + b : NULL;
-    if (p.alibi_slopes)
-        p.alibi_slopes += b * p.alibi_batch_stride;
-    return p;
+    return has_before(s) ? flashc_cli_states_number(&s->states->before, sequence_before(s, b), FLASHC_STATE_NEXT_KEY)
+                         : s->args->first_key;
 }
 
-static int run_chunk(stream *s, const flashc_attention_params *call, int64_t b, int64_t first, int64_t n)
+static int64_t keys_in_all(const stream *s, int64_t b)
 {
-    flashc_attention_params p = *call;
-    if (flashc_cli_stream_rows_read(&s->k, b, first, n) || flashc_cli_stream_rows_read(&s->v, b, first, n))
+    return flashc_cli_max(s->args->total_keys, first_key(s, b) + flashc_cli_stream_keys(&s->whole, b));
+}
+
+static int plan_sequence(const stream *s, const flashc_attention_params *call, int64_t b,
+                         flashc_attention_state *planned)
+{
+    const flashc_cli_states *before = &s->states->before;
+    if (!has_before(s))
+        return flashc_cli_chunks_plan(call, keys_in_all(s, b), NULL, planned);
+    const int64_t piece_n = flashc_cli_states_number(before, sequence_before(s, b), FLASHC_STATE_PIECE);
+    const int64_t nodes = flashc_cli_states_number(before, sequence_before(s, b), FLASHC_STATE_NODES);
+    if (flashc_cli_chunks_plan(call, keys_in_all(s, b), &piece_n, planned))
         return FLASHC_CLI_FAILED;
-    p.seqlen_k = n;
-    p.k = s->k.view;
-    p.v = s->v.view;
-    p.k_scale = s->k.scale;
-    p.v_scale = s->v.scale;
-    p.mask = skip(p.mask, 3, s->first_column + first);
-    p.bias = skip(p.bias, 3, s->first_column + first);
-    p.scores = skip(p.scores, 3, s->first_column + first);
-    const flashc_status status = flashc_attention_accumulate(&s->state, &p);
-    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
+    planned->levels = flashc_cli_max(planned->levels, nodes);
+    return FLASHC_CLI_OK;
 }
 
-static void free_state(flashc_attention_state *state)
+/* The queries of sequence b in files; before: in what is before it. */
+static flashc_cli_states_part part_of(const stream *s, int64_t b, int before)
 {
-    free(state->row_max);
-    free(state->row_sum);
-    free(state->acc);
-    *state = (flashc_attention_state){.row_max = NULL};
-}
-
-static int make_state(const flashc_attention_params *call, flashc_attention_state *state)
-{
-    free_state(state);
-    flashc_status status = flashc_attention_state_init(state, sizeof *state, call);
-    if (status != FLASHC_OK)
-        return flashc_cli_library_error();
-    const size_t rows = (size_t)(state->levels * state->rows) + 1;
-    state->row_max = calloc(rows, sizeof(float));
-    state->row_sum = calloc(rows, sizeof(float));
-    state->acc = calloc(rows, (size_t)state->head_dim_v * sizeof(float) + 1);
-    if (!state->row_max || !state->row_sum || !state->acc)
-        return flashc_cli_error("no memory for a state of %lld x %lld rows of %lld columns", (long long)state->levels,
-                                (long long)state->rows, (long long)state->head_dim_v);
-    status = flashc_attention_state_clear(state);
-    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
+    const flashc_attention_params *p = &s->whole;
+    const int64_t n = p->cu_seqlens_q ? flashc_cli_stream_queries(p, b) : p->seqlen_q;
+    if (p->cu_seqlens_q)
+        return (flashc_cli_states_part){0, p->cu_seqlens_q[b], n, before ? sequence_before(s, b) : b};
+    if (before && s->job->prefix.k.data)
+        return (flashc_cli_states_part){0, b * n, n, 0};
+    return (flashc_cli_states_part){b, 0, n, b};
 }
 
 /* Columns of scores behind the sequence's last row, where it has no chunks: what a hidden key has at each stage that a
@@ -138,63 +98,124 @@ static void fill_columns(const flashc_attention_params *call, int64_t begin, int
                                              j * call->scores.stride[3]] = -INFINITY;
 }
 
-static int64_t chunks_of(const flashc_attention_params *whole, int64_t b, int64_t chunk_rows)
+static int begin_sequence(stream *s, flashc_attention_params *call, int64_t b)
 {
-    const int64_t rows = rows_of(whole, b);
-    return rows / chunk_rows + (rows % chunk_rows != 0);
-}
-
-static int run_sequence(stream *s, const flashc_attention_params *whole, int64_t b, int64_t chunk_rows,
-                        flashc_cli_progress *progress)
-{
-    flashc_attention_params call = sequence_call(whole, b);
+    flashc_attention_state planned;
+    const flashc_attention_params *whole = &s->whole;
+    s->chunks.first_column = whole->cu_seqlens_k ? whole->cu_seqlens_k[b] : 0;
     s->mod = (score_mod_of_batch){whole->score_mod, whole->score_mod_user_data, b};
-    call.score_mod = whole->score_mod ? call_score_mod : NULL;
-    call.score_mod_user_data = &s->mod;
-    s->first_column = whole->cu_seqlens_k ? whole->cu_seqlens_k[b] : 0;
-    if (make_state(&call, &s->state))
-        return FLASHC_CLI_FAILED;
-    for (int64_t first = 0; first < call.seqlen_k; first += chunk_rows) {
-        if (run_chunk(s, &call, b, first, flashc_cli_min(chunk_rows, call.seqlen_k - first)))
-            return FLASHC_CLI_FAILED;
-        progress->part++;
+    call->score_mod = whole->score_mod ? call_score_mod : NULL;
+    call->score_mod_user_data = &s->mod;
+    if (call->alignment != FLASHC_ALIGN_UNSET) {
+        s->offset = flashc_cli_stream_add(flashc_cli_stream_offset(whole, b, call->seqlen_k), first_key(s, b));
+        call->alignment = FLASHC_ALIGN_EXPLICIT;
+        call->offsets = &s->offset;
     }
-    if (!whole->cu_seqlens_k)
-        fill_columns(&call, call.seqlen_k, whole->seqlen_k);
-    const flashc_status status = flashc_attention_finish(&s->state, &call);
-    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
-}
-
-static int run(stream *s, const flashc_cli_attention_args *args, const flashc_cli_job *job, const char *kernel,
-               flashc_cli_progress *progress)
-{
-    flashc_attention_params whole = job->params;
-    const flashc_block_table *table_v = whole.block_table_v.pages ? &whole.block_table_v : &whole.block_table;
-    whole.kernel = kernel; /* that of the one call, whose choice goes by the longest sequence */
-    if (flashc_cli_stream_rows_open(args->k, &job->k, args->bshd, &whole, &whole.block_table, &whole.k_scale, &s->k) ||
-        flashc_cli_stream_rows_open(args->v, &job->v, args->bshd, &whole, table_v, &whole.v_scale, &s->v))
+    if (plan_sequence(s, call, b, &planned) || flashc_cli_chunks_begin(&planned, &s->chunks))
         return FLASHC_CLI_FAILED;
-    progress->parts = 0;
-    for (int64_t b = 0; b < whole.batch; b++)
-        progress->parts += chunks_of(&whole, b, args->stream_kv);
-    for (int64_t b = 0; b < whole.batch; b++)
-        if (run_sequence(s, &whole, b, args->stream_kv, progress))
-            return FLASHC_CLI_FAILED;
+    s->chunks.state.next_key = first_key(s, b);
+    if (has_before(s)) {
+        const flashc_cli_states_part part = part_of(s, b, 1);
+        flashc_cli_states_load(&s->states->before, &part, &s->chunks.state);
+    }
     return FLASHC_CLI_OK;
 }
 
-int flashc_cli_stream_run(const flashc_cli_attention_args *args, const flashc_cli_job *job, const char *kernel,
-                          flashc_cli_progress *progress)
+static int run_sequence(stream *s, int64_t b)
 {
-    stream s = {.state = {.row_max = NULL}};
+    flashc_attention_params call = flashc_cli_stream_sequence(&s->whole, b);
+    if (begin_sequence(s, &call, b) || flashc_cli_chunks_take(&s->chunks, &call, b))
+        return FLASHC_CLI_FAILED;
+    if (!s->whole.cu_seqlens_k)
+        fill_columns(&call, call.seqlen_k, s->whole.seqlen_k);
+    if (s->states->after.rows.data) {
+        const flashc_cli_states_part part = part_of(s, b, 0);
+        flashc_cli_states_store(&s->states->after, &part, &s->chunks.state);
+    }
+    const flashc_status status = flashc_attention_finish(&s->chunks.state, &call);
+    return status == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
+}
+
+/* Room for the states of all sequences. */
+static int make_after(const stream *s)
+{
+    const flashc_cli_states_shape shape = flashc_cli_states_shape_of(&s->whole, s->job->q.rank);
+    int64_t levels = 1;
+    for (int64_t b = 0; b < s->whole.batch; b++) {
+        const flashc_attention_params call = flashc_cli_stream_sequence(&s->whole, b);
+        flashc_attention_state planned;
+        if (plan_sequence(s, &call, b, &planned))
+            return FLASHC_CLI_FAILED;
+        levels = flashc_cli_max(levels, planned.levels);
+    }
+    return flashc_cli_states_make(&shape, levels, &s->states->after);
+}
+
+/* The keys that all sequences share, for all queries as those of one: what they leave is before each one's own keys. The
+ * state is that of flashc_attention_shared_prefix(), so that its bits are. */
+static int run_prefix(stream *s, const char *kernel)
+{
+    const flashc_shared_prefix *prefix = &s->job->prefix.shared;
+    flashc_attention_params whole = s->job->params, call = flashc_cli_stream_prefix(&s->whole, prefix);
+    flashc_cli_states_shape shape = {2, {call.num_heads, call.seqlen_q}, call.head_dim_v, 1};
+    const flashc_cli_states_part all = {.n = call.seqlen_q};
+    flashc_attention_state planned;
+    whole.cu_seqlens_k = whole.seqlens_k = NULL;
+    whole.causal = 0;
+    whole.alignment = FLASHC_ALIGN_UNSET;
+    if (flashc_cli_chunks_plan(&whole, prefix->seqlen + whole.seqlen_k, NULL, &planned))
+        return FLASHC_CLI_FAILED;
+    planned.row_stride[0] = planned.rows; /* of its one element */
+    planned.row_stride[1] = call.seqlen_q;
+    call.kernel = kernel;
+    if (flashc_cli_chunks_begin(&planned, &s->chunks) ||
+        flashc_cli_chunks_open(s->args->prefix_k, &s->job->prefix.k, s->args->prefix_v, &s->job->prefix.v,
+                               s->args->bshd, &call, &s->chunks) ||
+        flashc_cli_chunks_take(&s->chunks, &call, 0) ||
+        flashc_cli_states_make(&shape, planned.levels, &s->states->before))
+        return FLASHC_CLI_FAILED;
+    flashc_cli_states_store(&s->states->before, &all, &s->chunks.state);
+    return FLASHC_CLI_OK;
+}
+
+static int64_t count_chunks(const stream *s)
+{
+    const int64_t rows = s->args->stream_kv;
+    int64_t count = s->job->prefix.k.data ? flashc_cli_chunks_count(rows, s->job->prefix.shared.seqlen) : 0;
+    for (int64_t b = 0; b < s->whole.batch; b++)
+        count += flashc_cli_chunks_count(rows, flashc_cli_stream_keys(&s->whole, b));
+    return count;
+}
+
+static int run(stream *s, const flashc_cli_plan *plan)
+{
+    const flashc_cli_job *job = s->job;
+    s->whole.kernel = plan->own.kernel; /* that of the one call, whose choice goes by the longest sequence */
+    s->chunks.progress->parts = count_chunks(s);
+    if (plan->has_prefix && run_prefix(s, plan->prefix.kernel))
+        return FLASHC_CLI_FAILED;
+    if (flashc_cli_chunks_open(s->args->k, &job->k, s->args->v, &job->v, s->args->bshd, &s->whole, &s->chunks) ||
+        (s->states->after.rows_path && make_after(s)))
+        return FLASHC_CLI_FAILED;
+    for (int64_t b = 0; b < s->whole.batch; b++)
+        if (run_sequence(s, b))
+            return FLASHC_CLI_FAILED;
+    if (s->states->after.rows_path)
+        flashc_cli_states_trim(&s->states->after);
+    return FLASHC_CLI_OK;
+}
+
+int flashc_cli_stream_run(const flashc_cli_attention_args *args, const flashc_cli_job *job, const flashc_cli_plan *plan,
+                          flashc_cli_stream_states *states, flashc_cli_progress *progress)
+{
+    stream s = {.args = args, .job = job, .states = states, .whole = job->params,
+                .chunks = {.rows = args->stream_kv, .progress = progress}};
 #ifdef __GLIBC__
     /* Chunks straight from the system, and back: on the heap each next one would not fit into the hole that aligned
      * memory of the same size left (265 MB for chunks of 34 MB). */
     mallopt(M_MMAP_THRESHOLD, 1 << 20);
 #endif
-    const int exit_code = run(&s, args, job, kernel, progress);
-    flashc_cli_stream_rows_close(&s.k);
-    flashc_cli_stream_rows_close(&s.v);
-    free_state(&s.state);
+    const int exit_code = run(&s, plan);
+    flashc_cli_chunks_close(&s.chunks);
     return exit_code;
 }

@@ -119,4 +119,5 @@ void flashc_cli_stream_rows_close(flashc_cli_stream_rows *rows)
     flashc_cli_array_free(&rows->chunk);
     flashc_cli_array_free(&rows->chunk_scales);
     flashc_npy_pieces_close(&rows->pieces);
+    *rows = (flashc_cli_stream_rows){.bshd = 0};
 }

@@ -257,6 +257,11 @@ class StreamTest(CliTest):
         with open(self.path('whole.npy'), 'rb') as whole, open(self.path('chunks.npy'), 'rb') as chunks:
             self.assertEqual(whole.read(), chunks.read())
         self.assertLess(os.path.getsize(self.path('chunks.npy')), 4096)
+        # The same as a prefix, before no keys of its own.
+        self.write('none.npy', [0, 64], [])
+        self.ok(*call, 'chunks.npy', '-k', 'none.npy', '-v', 'none.npy', '--prefix-k', 'k.npy', '--prefix-v', 'v.npy',
+                '--stream-kv', '16384', preexec_fn=limit)
+        self.assert_close(self.read('chunks.npy')[2], self.read('whole.npy')[2], 2e-6)
 
 
 if __name__ == '__main__':

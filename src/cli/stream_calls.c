@@ -1,0 +1,83 @@
+#include "cli/stream_calls.h"
+
+flashc_tensor flashc_cli_stream_skip(flashc_tensor whole, int axis, int64_t n)
+{
+    if (whole.data)
+        whole.data = (char *)whole.data + n * whole.stride[axis] * (int64_t)flashc_dtype_size(whole.dtype);
+    return whole;
+}
+
+int64_t flashc_cli_stream_keys(const flashc_attention_params *whole, int64_t b)
+{
+    return whole->cu_seqlens_k ? whole->cu_seqlens_k[b + 1] - whole->cu_seqlens_k[b]
+           : whole->seqlens_k  ? whole->seqlens_k[b]
+                               : whole->seqlen_k;
+}
+
+int64_t flashc_cli_stream_queries(const flashc_attention_params *whole, int64_t b)
+{
+    return whole->cu_seqlens_q ? whole->cu_seqlens_q[b + 1] - whole->cu_seqlens_q[b]
+           : whole->seqlens_q  ? whole->seqlens_q[b]
+                               : whole->seqlen_q;
+}
+
+int64_t flashc_cli_stream_add(int64_t a, int64_t b)
+{
+    int64_t sum;
+    if (__builtin_add_overflow(a, b, &sum))
+        return b < 0 ? INT64_MIN : INT64_MAX;
+    return sum;
+}
+
+int64_t flashc_cli_stream_offset(const flashc_attention_params *whole, int64_t b, int64_t rows)
+{
+    if (whole->alignment == FLASHC_ALIGN_EXPLICIT)
+        return whole->offsets[b];
+    if (whole->alignment == FLASHC_ALIGN_BOTTOM_RIGHT)
+        return rows - (whole->leftpad_k ? whole->leftpad_k[b] : 0) - flashc_cli_stream_queries(whole, b);
+    return 0;
+}
+
+flashc_attention_params flashc_cli_stream_sequence(const flashc_attention_params *whole, int64_t b)
+{
+    flashc_attention_params p = *whole;
+    flashc_tensor *const of_queries[] = {&p.q, &p.o, &p.lse, &p.row_max, &p.mask, &p.bias, &p.scores};
+    for (size_t i = 0; i < sizeof of_queries / sizeof of_queries[0]; i++)
+        *of_queries[i] = whole->cu_seqlens_q ? flashc_cli_stream_skip(*of_queries[i], 2, whole->cu_seqlens_q[b])
+                                             : flashc_cli_stream_skip(*of_queries[i], 0, b);
+    p.block_mask = flashc_cli_stream_skip(p.block_mask, 0, b);
+    p.batch = 1;
+    if (whole->cu_seqlens_q)
+        p.seqlen_q = flashc_cli_stream_queries(whole, b);
+    p.seqlen_k = flashc_cli_stream_keys(whole, b);
+    p.cu_seqlens_q = p.cu_seqlens_k = p.seqlens_k = NULL;
+    p.block_table = p.block_table_v = (flashc_block_table){.pages = NULL};
+    const int64_t **const of_batch[] = {&p.seqlens_q, &p.leftpad_k, &p.offsets};
+    for (size_t i = 0; i < sizeof of_batch / sizeof of_batch[0]; i++)
+        *of_batch[i] = *of_batch[i] ? *of_batch[i] + b : NULL;
+    if (p.alibi_slopes)
+        p.alibi_slopes += b * p.alibi_batch_stride;
+    return p;
+}
+
+flashc_attention_params flashc_cli_stream_prefix(const flashc_attention_params *whole,
+                                                 const flashc_shared_prefix *prefix)
+{
+    flashc_attention_params p = *whole;
+    if (!whole->cu_seqlens_q) {
+        p.q.stride[2] = whole->seqlen_q == 1 ? whole->q.stride[0] : whole->q.stride[2];
+        p.seqlen_q = whole->batch * whole->seqlen_q;
+    }
+    p.batch = 1;
+    p.seqlen_k = prefix->seqlen;
+    p.cu_seqlens_q = p.cu_seqlens_k = p.seqlens_k = NULL;
+    p.block_table = p.block_table_v = (flashc_block_table){.pages = NULL};
+    p.causal = 0;
+    p.alignment = FLASHC_ALIGN_UNSET;
+    p.offsets = NULL;
+    p.k = prefix->k;
+    p.v = prefix->v;
+    p.k_scale = prefix->k_scale;
+    p.v_scale = prefix->v_scale;
+    return p;
+}
