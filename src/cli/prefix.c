@@ -19,7 +19,6 @@ int flashc_cli_prefix_check(const flashc_cli_attention_args *args)
                    {"--window", args->window[0] >= 0 || args->window[1] >= 0},
                    {"--scores", args->scores != NULL},
                    {"--key-mass", args->key_mass != NULL},
-                   {"--stream-kv", args->stream_kv > 0},
                    {"--probe", args->probe},
                    {"--predict", args->predict}};
     const char *given = args->prefix_k         ? "--prefix-k"
@@ -41,7 +40,7 @@ static int read(const char *path, const flashc_cli_attention_args *args, int pla
 {
     char found[FLASHC_CLI_SHAPE_TEXT];
     const int rank = q->rank < 4 ? q->rank : 3;
-    if (flashc_cli_array_read(path, plan_only, array) ||
+    if (flashc_cli_array_read(path, plan_only || args->stream_kv, array) ||
         flashc_cli_array_to_cache(array, args->cache_dtype ? args->cache_dtype : args->dtype))
         return FLASHC_CLI_FAILED;
     if (array->rank != rank)

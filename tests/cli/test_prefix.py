@@ -33,9 +33,19 @@ class PrefixTest(CliTest):
         self.ok('attention', '-q', 'q.npy', '-k', 'whole_k.npy', '-v', 'whole_v.npy', '-o', 'whole.npy', '--lse',
                 'whole_lse.npy', '--quiet', *args)
 
+    def check_o(self, expected, *args, axes=None):
+        """O, and in chunks from disk: the same bits where no chunk ends within a tile. axes: of O those of expected."""
+        found = []
+        for chunks in ((), ('--stream-kv', 10000), ('--stream-kv', 1), ('--stream-kv', 27)):
+            self.ok('attention', *args, '-o', 'o.npy', '--lse', 'lse.npy', '--quiet', *chunks)
+            _, shape, o = self.read('o.npy')
+            found.append((o, self.read('lse.npy')[2]))
+            self.assert_close(transpose(list(shape), o, axes)[1] if axes else o, expected, 2e-6)
+        self.assertEqual(found[1], found[0])
+        self.assert_close(found[3][1], found[0][1], 4e-6)
+
     def check(self, *args):
-        self.ok('attention', *FILES, '-o', 'o.npy', '--lse', 'lse.npy', '--quiet', *args)
-        self.assert_close(self.read('o.npy')[2], self.read('whole.npy')[2], 2e-6)
+        self.check_o(self.read('whole.npy')[2], *FILES, *args)
         self.assert_close(self.read('lse.npy')[2], self.read('whole_lse.npy')[2], 4e-6)
 
     def test_each_sequence_behind_the_prefix(self):
@@ -60,9 +70,27 @@ class PrefixTest(CliTest):
         for name in ('pk', 'pv'):
             _, shape, values = self.read(f'{name}.npy')
             self.write(f'{name}.npy', *transpose(list(shape), values, (1, 0, 2)))
-        self.ok('attention', *FILES, '-o', 'o.npy', '--layout', 'bshd', '--causal', '--align', 'bottom-right', '--quiet')
-        _, shape, o = self.read('o.npy')
-        self.assert_close(transpose(list(shape), o, (0, 2, 1, 3))[1], self.read('whole.npy')[2], 2e-6)
+        self.check_o(self.read('whole.npy')[2], *FILES, '--layout', 'bshd', '--causal', '--align', 'bottom-right',
+                     axes=(0, 2, 1, 3))
+
+    def test_one_query(self):
+        """Decode: queries of any strides."""
+        self.write_normal('q.npy', [BATCH, HEADS, 1, DIM])
+        self.expect('--causal', '--align', 'bottom-right')
+        self.check('--causal', '--align', 'bottom-right')
+
+    def test_many_pieces(self):
+        """A prefix and own keys that are cut into pieces: the same bits in chunks that end where these do."""
+        for name, shape in (('q', [2, 4, 3, 8]), ('k', [2, 2, 1100, 8]), ('v', [2, 2, 1100, 8]), ('pk', [2, 1500, 8]),
+                            ('pv', [2, 1500, 8])):
+            self.write_normal(f'{name}.npy', shape)
+        args = (*FILES, '--kernel', 'f32_generic', '--lse', 'lse.npy', '--quiet', '--causal', '--align', 1000)
+        self.ok('attention', *args, '-o', 'o.npy')
+        expected = self.read('o.npy')[2], self.read('lse.npy')[2]
+        self.ok('attention', *args, '-o', 'o.npy', '--stream-kv', 5000, '--threads', 3)
+        self.assertEqual((self.read('o.npy')[2], self.read('lse.npy')[2]), expected)
+        self.ok('attention', *args, '-o', 'o.npy', '--stream-kv', 333)
+        self.assert_close(self.read('o.npy')[2], expected[0], 2e-6)
 
     def test_packed_and_pages(self):
         """Packed queries [H,B*L,D] and keys, and own keys in pages of 10 rows."""
@@ -78,12 +106,10 @@ class PrefixTest(CliTest):
         self.write('at_q.npy', [BATCH + 1], [QUERIES * b for b in range(BATCH + 1)], '<i8')
         self.write('at_k.npy', [BATCH + 1], [OWN * b for b in range(BATCH + 1)], '<i8')
         self.write('table.npy', [BATCH, 3], list(range(9)), '<i4')
-        args = ('--cu-seqlens-q', 'at_q.npy', '--causal', '--align', 'bottom-right', '-o', 'o.npy', '--quiet')
-        self.ok('attention', *FILES, '--cu-seqlens-k', 'at_k.npy', *args)
-        self.assert_close(self.read('o.npy')[2], expected, 2e-6)
-        self.ok('attention', '-q', 'q.npy', '-k', 'k_pages.npy', '-v', 'v_pages.npy', *FILES[6:], '--block-table',
-                'table.npy', *args)
-        self.assert_close(self.read('o.npy')[2], expected, 2e-6)
+        args = ('--cu-seqlens-q', 'at_q.npy', '--causal', '--align', 'bottom-right')
+        self.check_o(expected, *FILES, '--cu-seqlens-k', 'at_k.npy', *args)
+        self.check_o(expected, '-q', 'q.npy', '-k', 'k_pages.npy', '-v', 'v_pages.npy', *FILES[6:], '--block-table',
+                     'table.npy', *args)
 
     def test_codes(self):
         """int8 keys and values with a scale a row, the same for prefix and own ones: those of the f32 numbers."""
@@ -138,8 +164,7 @@ class PrefixTest(CliTest):
         files = ('-q', 'no.npy', '-k', 'no.npy', '-v', 'no.npy', '-o', 'x.npy')
         prefix = ('--prefix-k', 'no.npy', '--prefix-v', 'no.npy')
         for option, value in (('--seqlens-q', 'no.npy'), ('--leftpad-k', 'no.npy'), ('--mask', 'no.npy'),
-                              ('--bias', 'no.npy'), ('--scores', 'no.npy'), ('--key-mass', 'no.npy'),
-                              ('--stream-kv', '5')):
+                              ('--bias', 'no.npy'), ('--scores', 'no.npy'), ('--key-mass', 'no.npy')):
             self.fails(2, ['--prefix-k and ' + option + ' do not go together'], 'attention', *files, *prefix, option, value)
         self.fails(2, ['--prefix-k and --window'], 'attention', *files, *prefix, '--window', '3,0', '--align', 'top-left')
         self.fails(2, ['--prefix-k and --alibi'], 'attention', *files, *prefix, '--alibi', 'no.npy', '--align', '0')
@@ -147,6 +172,8 @@ class PrefixTest(CliTest):
                    '--block-mask-tile', '8,8')
         self.fails(2, ['--prefix-k needs --prefix-v'], 'attention', *files, '--prefix-k', 'no.npy')
         self.fails(2, ['--prefix-v needs --prefix-k'], 'attention', *files, '--prefix-v', 'no.npy')
+        self.fails(2, ['--stream-kv expects files', 'standard input'], 'attention', *files, '--prefix-k', '-', '--prefix-v',
+                   'no.npy', '--stream-kv', 5)
         self.fails(2, ['--prefix-v-scale needs --prefix-k'], 'attention', *files, '--prefix-v-scale', 'no.npy')
         self.fails(2, ['--prefix-k and --probe'], 'explain', *prefix, '--probe')
         self.fails(2, ['--prefix-k and --predict'], 'explain', *prefix, '--predict')
