@@ -207,10 +207,9 @@ OUT_OF_LINE static int measure_memory(const calibrator *c, flashc_calibration *o
     return FLASHC_CLI_OK;
 }
 
-int flashc_calibrate(const flashc_cli_attention_args *args, const flashc_cli_job *job, const flashc_explanation *plan,
-                     flashc_calibration *out)
+int flashc_calibrate(const flashc_cli_attention_args *args, const flashc_attention_params *p,
+                     const flashc_explanation *plan, flashc_calibration *out)
 {
-    const flashc_attention_params *p = &job->params;
     calibrator c = {.call = {.args = args, .params = p, .kernel = plan->kernel},
                     .params = p,
                     .plan = plan,

@@ -5,7 +5,6 @@
 
 #include "cli/attention_options.h"
 #include "cli/costs.h"
-#include "cli/job.h"
 #include "cli/makespan.h"
 
 #include <flashc.h>
@@ -20,10 +19,10 @@ typedef struct flashc_calibration {
     double cache_size;  /* bytes of the last level; 0: unknown */
 } flashc_calibration;
 
-/* For calls like the job's, which flashc_explain() planned so. A second or two. FLASHC_CLI_OK or the exit code after a
+/* For calls like this one, which flashc_explain() planned so. A second or two. FLASHC_CLI_OK or the exit code after a
  * message. */
-int flashc_calibrate(const flashc_cli_attention_args *args, const flashc_cli_job *job, const flashc_explanation *plan,
-                     flashc_calibration *out);
+int flashc_calibrate(const flashc_cli_attention_args *args, const flashc_attention_params *params,
+                     const flashc_explanation *plan, flashc_calibration *out);
 
 /* The makespan of items with such costs. FLASHC_CLI_OK or the exit code after a message. */
 int flashc_calibration_simulate(const flashc_calibration *known, int64_t count, const flashc_item_work *work,

@@ -3,7 +3,6 @@
 #define FLASHC_CLI_CHOICE_H
 
 #include "cli/attention_options.h"
-#include "cli/job.h"
 #include "cli/json.h"
 
 #include <stdbool.h>
@@ -38,7 +37,7 @@ typedef struct flashc_choice {
 
 /* Times the plan's kernel and every other one that could run the call with products of the same type, with one thread
  * on a short call of its kind, by turns, in less than a second. FLASHC_CLI_OK or the exit code after a message. */
-int flashc_choice_probe(const flashc_cli_attention_args *args, const flashc_cli_job *job,
+int flashc_choice_probe(const flashc_cli_attention_args *args, const flashc_attention_params *params,
                         const flashc_explanation *plan, flashc_choice *out);
 
 /* A line for each rival; the fastest that disagrees also gets a warning on standard error. */

@@ -103,7 +103,7 @@ static int time_rounds(contender *list, int count, int *rounds)
     return FLASHC_CLI_OK;
 }
 
-int flashc_choice_probe(const flashc_cli_attention_args *args, const flashc_cli_job *job,
+int flashc_choice_probe(const flashc_cli_attention_args *args, const flashc_attention_params *params,
                         const flashc_explanation *plan, flashc_choice *out)
 {
     contender list[1 + FLASHC_MOST_RIVALS];
@@ -111,7 +111,7 @@ int flashc_choice_probe(const flashc_cli_attention_args *args, const flashc_cli_
     *out = (flashc_choice){.chosen = plan->kernel};
     if (plan->flops <= 0.0)
         return flashc_cli_error("--probe: this call computes nothing");
-    int code = enter_all(args, &job->params, plan, list, &count);
+    int code = enter_all(args, params, plan, list, &count);
     if (code == FLASHC_CLI_OK && count > 1)
         code = time_rounds(list, count, &out->rounds);
     for (int i = 1; code == FLASHC_CLI_OK && i < count; i++) {

@@ -54,10 +54,14 @@ int flashc_cli_job_plan(const flashc_cli_job *job, flashc_cli_plan *plan);
 /* "f32" or "bf16" */
 const char *flashc_cli_compute_name(flashc_compute compute);
 
-/* Prints kernel, tiles, threads and workspace: of one call, of a job, and as members of the open JSON object. */
+/* Prints kernel, tiles, threads and workspace, or adds them to the open JSON object: of one call, and of a job. */
 void flashc_cli_print_explanation(const flashc_explanation *explanation, FILE *out);
+void flashc_cli_json_explanation(const flashc_explanation *explanation, flashc_cli_json *json);
 void flashc_cli_print_plan(const flashc_cli_plan *plan, FILE *out);
 void flashc_cli_json_plan(const flashc_cli_plan *plan, flashc_cli_json *json);
+
+/* The lines above the two parts of a plan with a prefix. */
+extern const char flashc_cli_own_title[], flashc_cli_prefix_title[];
 
 /* What `explain` and `attention --dry-run` print; returns the exit code. */
 int flashc_cli_explain(const flashc_cli_attention_args *args);

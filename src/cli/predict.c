@@ -1,6 +1,7 @@
 #include "cli/predict.h"
 
 #include "cli/cli.h"
+#include "cli/job.h"
 
 #include <stdlib.h>
 
@@ -15,9 +16,9 @@ static double balance(const flashc_makespan *m)
 }
 
 /* The call with so many threads, as the library would plan it. */
-static int predict(const flashc_cli_job *job, const flashc_calibration *measured, flashc_prediction *out)
+static int predict(const flashc_attention_params *call, const flashc_calibration *measured, flashc_prediction *out)
 {
-    flashc_attention_params params = job->params;
+    flashc_attention_params params = *call;
     flashc_explanation plan = {.struct_size = sizeof plan};
     params.num_threads = out->threads;
     flashc_status status = flashc_explain(&params, &plan);
@@ -40,21 +41,21 @@ static int predict(const flashc_cli_job *job, const flashc_calibration *measured
     return flashc_cli_library_error();
 }
 
-int flashc_predict(const flashc_cli_attention_args *args, const flashc_cli_job *job, const flashc_explanation *plan,
-                   flashc_predictions *out)
+int flashc_predict(const flashc_cli_attention_args *args, const flashc_attention_params *params,
+                   const flashc_explanation *plan, flashc_predictions *out)
 {
     const int most = args->num_threads > 0 ? args->num_threads : DEFAULT_MOST_THREADS;
     *out = (flashc_predictions){.count = 0};
     if (plan->flops <= 0.0)
         return flashc_cli_error("--predict: this call computes nothing");
-    int code = flashc_calibrate(args, job, plan, &out->measured);
+    int code = flashc_calibrate(args, params, plan, &out->measured);
     out->bandwidth = out->measured.memory.bandwidth;
     if (args->bandwidth > 0.0)
         out->measured.memory.bandwidth = 1e9 * args->bandwidth;
     for (int threads = 1; code == FLASHC_CLI_OK && out->count < FLASHC_MOST_PREDICTIONS; threads *= 2) {
         flashc_prediction *next = &out->list[out->count++];
         next->threads = threads < most ? threads : most;
-        code = predict(job, &out->measured, next);
+        code = predict(params, &out->measured, next);
         if (threads >= most)
             break;
     }

@@ -22,10 +22,10 @@ typedef struct flashc_predictions {
     flashc_prediction list[FLASHC_MOST_PREDICTIONS]; /* 1, 2, 4, ... threads */
 } flashc_predictions;
 
-/* Measures, then simulates the job's call with 1, 2, 4, ... threads up to args->num_threads, or 128 if that is 0.
- * FLASHC_CLI_OK or the exit code after a message. */
-int flashc_predict(const flashc_cli_attention_args *args, const flashc_cli_job *job, const flashc_explanation *plan,
-                   flashc_predictions *out);
+/* Measures, then simulates the call, whose plan this is, with 1, 2, 4, ... threads up to args->num_threads, or 128 if
+ * that is 0. FLASHC_CLI_OK or the exit code after a message. */
+int flashc_predict(const flashc_cli_attention_args *args, const flashc_attention_params *params,
+                   const flashc_explanation *plan, flashc_predictions *out);
 
 void flashc_predictions_print(const flashc_predictions *predictions, FILE *out);
 /* As members of the open JSON object. */

@@ -18,9 +18,7 @@ int flashc_cli_prefix_check(const flashc_cli_attention_args *args)
                    {"--score-mod", args->score_mod != NULL},
                    {"--window", args->window[0] >= 0 || args->window[1] >= 0},
                    {"--scores", args->scores != NULL},
-                   {"--key-mass", args->key_mass != NULL},
-                   {"--probe", args->probe},
-                   {"--predict", args->predict}};
+                   {"--key-mass", args->key_mass != NULL}};
     const char *given = args->prefix_k         ? "--prefix-k"
                         : args->prefix_v       ? "--prefix-v"
                         : args->prefix_k_scale ? "--prefix-k-scale"

@@ -30,6 +30,7 @@ static flashc_cli_attention_args args_of(const flashc_probed_call *c, const flas
     const int64_t group = c->params->num_heads / c->params->num_heads_k;
     args.q = args.k = args.v = args.mask = args.bias = args.alibi = args.sinks = args.block_mask = NULL;
     args.score_mod = args.score_mod_data = NULL;
+    args.prefix_k = args.prefix_v = args.prefix_k_scale = args.prefix_v_scale = NULL;
     args.cu_seqlens_q = args.cu_seqlens_k = args.seqlens_q = args.seqlens_k = args.leftpad_k = NULL;
     args.block_table = args.block_table_v = NULL;
     args.packed = 0;

@@ -1,8 +1,6 @@
 /* What is printed about a call and its plan. */
-#include "cli/choice.h"
 #include "cli/cli.h"
 #include "cli/job.h"
-#include "cli/predict.h"
 
 typedef struct named_array {
     const char *label, *key;
@@ -62,6 +60,8 @@ const char *flashc_cli_compute_name(flashc_compute compute)
     return compute == FLASHC_COMPUTE_BF16 ? "bf16" : "f32";
 }
 
+const char flashc_cli_own_title[] = "on the own keys:\n", flashc_cli_prefix_title[] = "on the prefix:\n";
+
 void flashc_cli_print_explanation(const flashc_explanation *explanation, FILE *out)
 {
     fprintf(out, "kernel     %s\n", explanation->kernel);
@@ -86,16 +86,7 @@ void flashc_cli_print_explanation(const flashc_explanation *explanation, FILE *o
     }
 }
 
-void flashc_cli_print_plan(const flashc_cli_plan *plan, FILE *out)
-{
-    flashc_cli_print_explanation(&plan->own, out);
-    if (!plan->has_prefix)
-        return;
-    fprintf(out, "on the prefix:\n");
-    flashc_cli_print_explanation(&plan->prefix, out);
-}
-
-static void json_explanation(const flashc_explanation *explanation, flashc_cli_json *json)
+void flashc_cli_json_explanation(const flashc_explanation *explanation, flashc_cli_json *json)
 {
     flashc_cli_json_string(json, "kernel", explanation->kernel);
     flashc_cli_json_string(json, "compute", flashc_cli_compute_name(explanation->compute));
@@ -111,58 +102,23 @@ static void json_explanation(const flashc_explanation *explanation, flashc_cli_j
     flashc_cli_json_string(json, "refused", explanation->refused);
 }
 
+void flashc_cli_print_plan(const flashc_cli_plan *plan, FILE *out)
+{
+    if (plan->has_prefix)
+        fprintf(out, "%s", flashc_cli_own_title);
+    flashc_cli_print_explanation(&plan->own, out);
+    if (!plan->has_prefix)
+        return;
+    fprintf(out, "%s", flashc_cli_prefix_title);
+    flashc_cli_print_explanation(&plan->prefix, out);
+}
+
 void flashc_cli_json_plan(const flashc_cli_plan *plan, flashc_cli_json *json)
 {
-    json_explanation(&plan->own, json);
+    flashc_cli_json_explanation(&plan->own, json);
     if (!plan->has_prefix)
         return;
     flashc_cli_json_object(json, "on_prefix");
-    json_explanation(&plan->prefix, json);
+    flashc_cli_json_explanation(&plan->prefix, json);
     flashc_cli_json_end(json, '}');
-}
-
-/* choice and predictions: NULL if not asked for. */
-static void print_all(const flashc_cli_job *job, const flashc_cli_plan *plan, const flashc_choice *choice,
-                      const flashc_predictions *predictions, int as_json)
-{
-    if (!as_json) {
-        flashc_cli_job_print_shapes(job, stdout);
-        flashc_cli_print_plan(plan, stdout);
-        if (choice)
-            flashc_choice_print(choice, stdout);
-        if (predictions)
-            flashc_predictions_print(predictions, stdout);
-        return;
-    }
-    flashc_cli_json json;
-    flashc_cli_json_begin(&json, stdout);
-    flashc_cli_json_object(&json, NULL);
-    flashc_cli_job_json_shapes(job, &json);
-    flashc_cli_json_plan(plan, &json);
-    if (choice)
-        flashc_choice_json(choice, &json);
-    if (predictions)
-        flashc_predictions_json(predictions, &json);
-    flashc_cli_json_end(&json, '}');
-}
-
-int flashc_cli_explain(const flashc_cli_attention_args *args)
-{
-    static flashc_cli_job job; /* too large for the stack */
-    flashc_cli_plan plan;
-    flashc_choice choice;
-    flashc_predictions predictions;
-    int exit_code = flashc_cli_job_open(args, 1, &job);
-    if (exit_code == FLASHC_CLI_OK) {
-        exit_code = flashc_cli_job_plan(&job, &plan);
-        if (exit_code == FLASHC_CLI_OK && args->probe)
-            exit_code = flashc_choice_probe(args, &job, &plan.own, &choice);
-        if (exit_code == FLASHC_CLI_OK && args->predict)
-            exit_code = flashc_predict(args, &job, &plan.own, &predictions);
-        if (exit_code == FLASHC_CLI_OK && (args->json || !args->quiet))
-            print_all(&job, &plan, args->probe ? &choice : NULL, args->predict ? &predictions : NULL, args->json);
-        exit_code = flashc_cli_finish_stdout(exit_code);
-    }
-    flashc_cli_job_close(&job);
-    return exit_code;
 }

@@ -79,5 +79,8 @@ flashc_attention_params flashc_cli_stream_prefix(const flashc_attention_params *
     p.v = prefix->v;
     p.k_scale = prefix->k_scale;
     p.v_scale = prefix->v_scale;
+    p.o = flashc_tensor_bhsd(p.o.data, p.o.dtype, p.num_heads, p.seqlen_q, p.head_dim_v);
+    p.lse.data = p.row_max.data = NULL;
+    p.sinks = NULL;
     return p;
 }

@@ -1,4 +1,5 @@
 """flashc-run attention --prefix-k --prefix-v: the result of each sequence with the prefix in front of its own keys."""
+import json
 import re
 
 from support import CliTest, main, npy_bytes, transpose
@@ -144,7 +145,8 @@ class PrefixTest(CliTest):
         text = self.ok('explain', *FILES, '--causal', '--align', 'bottom-right')
         self.assertEqual(text, self.ok('attention', *FILES, '--causal', '--align', 'bottom-right', '--dry-run'))
         self.assertEqual(len(re.findall(r'(?m)^kernel     \w+$', text)), 2)
-        self.assertRegex(text, r'(?m)^on the prefix:$')
+        self.assertRegex(text, r'(?ms)^on the own keys:\nkernel .*^on the prefix:\nkernel ')
+        self.assertNotRegex(self.ok('explain', *FILES[:6]), r'(?m)^on the')
         verbose = self.ok('attention', *FILES, '--causal', '--align', 'bottom-right', '-o', 'o.npy', '--verbose')
         self.assertIn(text[text.index('kernel'):], verbose)
         report = self.ok_json('explain', *FILES, '--threads', 1)
@@ -158,6 +160,18 @@ class PrefixTest(CliTest):
         report = self.ok_json('explain', *FILES[:6], '--prefix-k', 'long.npy', '--prefix-v', 'long.npy')
         self.assertEqual(report['on_prefix']['flops'], 2 * 2 * DIM * HEADS * BATCH * QUERIES * rows)
         self.fails(1, ['no.npy'], 'explain', *FILES[:6], '--prefix-k', 'no.npy', '--prefix-v', 'pv.npy')
+
+    def test_probe_and_predict(self):
+        """Of each part, behind its own plan; a part without work has neither."""
+        result = self.run_cli('explain', *FILES, '--threads', 2, '--predict', '--probe')  # the probe may warn
+        own, prefix = result.stdout.decode().split('on the own keys:\n')[1].split('on the prefix:\n')
+        for part in (own, prefix):
+            self.assertRegex(part, r'(?ms)\Akernel .*^probe  .*^measured  .*^predicted .*^predicted ')
+        self.write('none.npy', [BATCH, HEADS_K, 0, DIM], [])
+        report = json.loads(self.run_cli('explain', '-q', 'q.npy', '-k', 'none.npy', '-v', 'none.npy', *FILES[6:],
+                                         '--probe', '--json').stdout)
+        self.assertNotIn('probe', report)
+        self.assertGreaterEqual(len(report['on_prefix']['probe']), 0)
 
     def test_options_that_contradict(self):
         """Refused before any file is opened."""
@@ -175,8 +189,6 @@ class PrefixTest(CliTest):
         self.fails(2, ['--stream-kv expects files', 'standard input'], 'attention', *files, '--prefix-k', '-', '--prefix-v',
                    'no.npy', '--stream-kv', 5)
         self.fails(2, ['--prefix-v-scale needs --prefix-k'], 'attention', *files, '--prefix-v-scale', 'no.npy')
-        self.fails(2, ['--prefix-k and --probe'], 'explain', *prefix, '--probe')
-        self.fails(2, ['--prefix-k and --predict'], 'explain', *prefix, '--predict')
 
     def test_shapes_that_do_not_fit(self):
         self.write_normal('heads.npy', [HEADS_K + 1, PREFIX, DIM])
