@@ -111,7 +111,7 @@ static const flashc_cli_syntax syntax = {
     .take = take_option,
     .takes_operands = 1,
     .usage = "flashc-run merge -o O.npy [--lse LSE.npy] [options] O1 LSE1 [O2 LSE2 ...]\n"
-             "       flashc-run merge -o O.npy [--lse LSE.npy] [options] --states NAME1 [NAME2 ...]",
+             "       flashc-run merge --states -o O.npy [options] NAME1 [NAME2 ...]",
     .description =
         "Merges partial results of attention, each over its own keys, into exact attention over all of them. Each part "
         "is a pair of files: its O of rank 2, 3 or 4, and its LSE (f32, of one rank less). '-' means standard input or "
