@@ -83,7 +83,7 @@ def attention(inputs: dict[str, np.ndarray], attributes: dict[str, Any], *,
     if packed:
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
     scores = None
-    stage = STAGES[attributes.get("qk_matmul_output_mode", 0)]
+    stage = STAGES[attributes.get("qk_matmul_output_mode", 0)] if with_scores else "scaled"
     if with_scores:
         heads, keys = q.shape[2 if packed else 1], k.shape[1 if packed else 2]
         scores = np.empty((q.shape[0], heads, seqlen_q, keys), q.dtype)

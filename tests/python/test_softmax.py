@@ -1,6 +1,7 @@
 """softmax, SoftmaxState, merge_states, trace, compare, is_softmax and convert against their definitions in float64."""
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -241,6 +242,18 @@ def test_convert() -> None:
             nan = np.isnan(expected.astype(np.float32))
             assert np.isnan(got.astype(np.float32))[nan].all(), (source, target)
             assert got[~nan].tobytes() == expected[~nan].tobytes(), (source, target)
+    float8 = {"f8_e4m3": ml_dtypes.float8_e4m3fn, "float8_e5m2": ml_dtypes.float8_e5m2}
+    codes = {name: np.arange(256, dtype=np.uint8).view(dtype) for name, dtype in float8.items()}
+    for source, x in {**sources, **codes}.items():
+        for target, dtype in (DTYPES | float8 if source in codes else float8).items():
+            with np.errstate(all="ignore"):
+                expected = x.astype(np.float32).astype(dtype)
+            got = flashc.convert(x, target)
+            assert got.dtype == dtype
+            nan = np.isnan(expected.astype(np.float32))
+            assert np.array_equal(np.isnan(got.astype(np.float32)), nan), (source, target)
+            assert got[~nan].tobytes() == expected[~nan].tobytes(), (source, target)
     shaped = np.ones((2, 0, 3), np.float32)
+    assert flashc.convert(shaped, ml_dtypes.float8_e5m2).dtype == ml_dtypes.float8_e5m2
     assert flashc.convert(shaped, np.float16).shape == (2, 0, 3)
     assert flashc.convert(np.float32(1.5), "bfloat16").shape == ()

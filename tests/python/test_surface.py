@@ -213,12 +213,16 @@ def test_typed_package() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="NOT TESTED: mypy is not installed")
 def test_mypy_strict(tmp_path: pathlib.Path) -> None:
-    """The package itself, and that a user's mistake is seen."""
+    """The package itself, where NumPy is not installed too, and that a user's mistake is seen."""
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), "--ignore-missing-imports"]
     modules = ["flashc", *(f"flashc.{path.stem}" for path in PACKAGE.glob("_[a-z]*.py"))]
     assert len(modules) > 4
     named = [word for module in modules for word in ("-m", module)]
     result = subprocess.run([*command, *named], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    files = [str(path) for path in PACKAGE.glob("_*.py")]
+    alone = [*command, "--no-site-packages", "--explicit-package-bases", "--cache-dir", str(tmp_path / "alone"), *files]
+    result = subprocess.run(alone, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
     wrong = tmp_path / "wrong.py"
     wrong.write_text("import flashc\nflashc.attention(1, 2, 3, causal='yes', layout=3)\nflashc.kernels().nothing\n")

@@ -13,8 +13,8 @@ enum { N_INTEGERS = INTERLEAVED - POSITIONS };
 static const flashc_py_argument arguments[N_VIEWS] = {
     {.name = "k", .optional = true},
     {.name = "v", .optional = true},
-    {.name = "k_cache", .output = true, .optional = true, .cache = true},
-    {.name = "v_cache", .output = true, .optional = true, .cache = true},
+    {.name = "k_cache", .output = true, .optional = true, .types = FLASHC_PY_CACHES},
+    {.name = "v_cache", .output = true, .optional = true, .types = FLASHC_PY_CACHES},
     {.name = "q", .optional = true},
     {.name = "q_out", .output = true, .optional = true},
     {.name = "cos", .optional = true},
@@ -105,14 +105,13 @@ static int check_pairs(const call *c)
     return 0;
 }
 
-static int take_arguments(call *c, PyObject *const *args)
+static int take_arguments(call *c, PyObject *const *args, int bshd)
 {
     flashc_append_params *p = &c->params;
     flashc_tensor *const tensors[N_TENSORS] = {&p->k, &p->v,     &p->k_cache,    &p->v_cache,
                                                &p->q, &p->q_out, &p->rotary_cos, &p->rotary_sin};
-    const int bshd = PyObject_IsTrue(args[BSHD]);
     p->rotary_interleaved = PyObject_IsTrue(args[INTERLEAVED]);
-    if (bshd < 0 || p->rotary_interleaved < 0)
+    if (p->rotary_interleaved < 0)
         return -1;
     for (int i = 0; i < N_TENSORS; i++)
         if (as_tensor(c, i, bshd, tensors[i]) != 0)
@@ -211,13 +210,21 @@ PyObject *flashc_py_append(PyObject *module, PyObject *const *args, Py_ssize_t c
         return NULL;
     flashc_append_params_init(&c.params, sizeof c.params);
     flashc_status status = FLASHC_OK;
-    const int checked = take_arguments(&c, args) != 0 || set_sizes(&c) != 0 || set_integers(&c) != 0 ? -1 : 0;
+    const int bshd = PyObject_IsTrue(args[BSHD]);
+    const flashc_py_scales scales[] = {{"k_cache_scale", "k_scale", &c.view[K_SCALE], &c.view[K_CACHE], bshd},
+                                       {"v_cache_scale", "v_scale", &c.view[V_SCALE], &c.view[V_CACHE], bshd}};
+    const int checked = bshd < 0 || take_arguments(&c, args, bshd) != 0 || flashc_py_check_scales(scales, 2) != 0 ||
+                                set_sizes(&c) != 0 || set_integers(&c) != 0
+                            ? -1
+                            : 0;
     if (checked == 0) {
         Py_BEGIN_ALLOW_THREADS
         status = flashc_append(&c.params);
         Py_END_ALLOW_THREADS
     }
-    PyObject *result = flashc_py_finish(c.view, N_VIEWS, checked, status);
+    if (checked == 0 && status != FLASHC_OK)
+        flashc_py_raise_of_scales(status, scales, 2);
+    PyObject *result = flashc_py_finish(c.view, N_VIEWS, checked != 0 || status != FLASHC_OK ? -1 : 0, FLASHC_OK);
     for (int i = 0; i < N_INTEGERS; i++)
         flashc_py_integers_free(&c.integers[i]);
     return result;

@@ -6,7 +6,8 @@
 
 typedef struct {
     const char *name;
-    bool output, optional, cache; /* optional: may be None; cache: of the types of caches too */
+    bool output, optional; /* optional: may be None */
+    flashc_py_types types;
 } flashc_py_argument;
 
 /* Acquires `n` views from the first arguments. On failure (-1) nothing stays acquired. */
@@ -21,5 +22,18 @@ int flashc_py_axis_of(int rank, int i, int bshd);
 /* k_scale and v_scale: float32 of the shape of `rows` without its last axis, sizes of 1 repeating. Returns 0, or -1
  * with an exception. */
 int flashc_py_set_scale(const flashc_py_view *scale, const flashc_py_view *rows, int bshd, flashc_tensor *out);
+
+/* Scales beside rows, each of them perhaps not acquired. */
+typedef struct {
+    const char *c_name, *name; /* of the scales: flashc.h's, and the argument's */
+    const flashc_py_view *scale, *rows;
+    int bshd;
+} flashc_py_scales;
+
+/* Are they given where the rows' type wants them, and only there? 0, or -1 with an exception. */
+int flashc_py_check_scales(const flashc_py_scales *scales, int n);
+
+/* flashc_py_raise(), which says of a wrong scale where it is in the caller's array. */
+PyObject *flashc_py_raise_of_scales(flashc_status status, const flashc_py_scales *scales, int n);
 
 #endif

@@ -5,7 +5,8 @@
 PyObject *flashc_py_convert(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    static const flashc_py_argument arguments[] = {{"dst", true, false}, {"x", false, false}};
+    static const flashc_py_argument arguments[] = {{.name = "dst", .output = true, .types = FLASHC_PY_FLOAT8},
+                                                   {.name = "x", .types = FLASHC_PY_FLOAT8}};
     flashc_py_view views[2];
     if (flashc_py_check_count("convert", count, 2) != 0 || flashc_py_acquire_all(views, args, arguments, 2) != 0)
         return NULL;

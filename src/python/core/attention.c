@@ -1,6 +1,7 @@
 /* flashc._core.attention() and .explain(); how attention calls are run. */
 #include "python/core/call.h"
 
+#include <string.h>
 #include <time.h>
 
 /* Ctrl-C and the caller's progress function. flashc calls back on the thread that entered, so its own
@@ -72,13 +73,17 @@ static flashc_status forward(void *prefix, const flashc_attention_params *params
     return prefix ? flashc_attention_shared_prefix(params, prefix) : flashc_attention_fwd(params);
 }
 
-PyObject *flashc_py_call_run(flashc_py_call *c, PyObject *progress, flashc_shared_prefix *prefix)
+PyObject *flashc_py_call_run(flashc_py_call *c, PyObject *progress, flashc_py_prefix *prefix)
 {
     flashc_status status = FLASHC_OK;
-    const bool failed =
-        flashc_py_check_progress(progress) != 0 || flashc_py_call_watched(c, progress, forward, prefix, &status);
-    if (!failed && status != FLASHC_OK)
-        flashc_py_raise(status); /* before the release, which may run code that calls flashc */
+    flashc_py_scales scales[2 * N_CALL_SCALES];
+    const bool failed = flashc_py_check_progress(progress) != 0 ||
+                        flashc_py_call_watched(c, progress, forward, prefix ? &prefix->shared : NULL, &status);
+    flashc_py_call_scales(c, scales);
+    if (prefix)
+        memcpy(scales + N_CALL_SCALES, prefix->scales, sizeof prefix->scales);
+    if (!failed && status != FLASHC_OK) /* before the release, which may run code that calls flashc */
+        flashc_py_raise_of_scales(status, scales, prefix ? 2 * N_CALL_SCALES : N_CALL_SCALES);
     flashc_py_call_release(c);
     return failed || status != FLASHC_OK ? NULL : Py_NewRef(Py_None);
 }

@@ -111,9 +111,20 @@ static int build(flashc_py_call *c, PyObject *const *args, bool plan_only, int64
     return args[FEATURES] == Py_None ? 0 : flashc_py_call_set_features(c, args[FEATURES]);
 }
 
+void flashc_py_call_scales(const flashc_py_call *c, flashc_py_scales scales[N_CALL_SCALES])
+{
+    const flashc_py_view *k = &c->feature[K_SCALE - FIRST_FEATURE_ARRAY];
+    scales[0] = (flashc_py_scales){"k_scale", "k_scale", k, &c->view[K], c->bshd};
+    scales[1] = (flashc_py_scales){"v_scale", "v_scale", k + 1, &c->view[V], c->bshd};
+}
+
 int flashc_py_call_build(flashc_py_call *c, PyObject *const *args, bool plan_only)
 {
-    return build(c, args, plan_only, -1);
+    flashc_py_scales scales[N_CALL_SCALES];
+    if (build(c, args, plan_only, -1) != 0)
+        return -1;
+    flashc_py_call_scales(c, scales);
+    return flashc_py_check_scales(scales, N_CALL_SCALES);
 }
 
 int flashc_py_call_build_chunk(flashc_py_call *c, PyObject *const *args, int64_t keys_in_all)

@@ -2,6 +2,7 @@
 #ifndef FLASHC_PYTHON_CALL_H
 #define FLASHC_PYTHON_CALL_H
 
+#include "python/core/arguments.h"
 #include "python/core/integers.h"
 #include "python/core/view.h"
 
@@ -49,9 +50,19 @@ int flashc_py_call_set_tensors(flashc_py_call *call, PyObject *const *args, int 
 /* A view of rank 2 to 4, and its sizes, on the axes batch, heads, rows, columns. */
 flashc_tensor flashc_py_call_tensor(const flashc_py_view *view, int bshd, int64_t size[4]);
 
+/* k_scale and v_scale of a call. */
+enum { N_CALL_SCALES = 2 };
+void flashc_py_call_scales(const flashc_py_call *call, flashc_py_scales scales[N_CALL_SCALES]);
+
+/* A prefix, and its scales. */
+typedef struct {
+    flashc_shared_prefix shared;
+    flashc_py_scales scales[N_CALL_SCALES];
+} flashc_py_prefix;
+
 /* Runs a call that was built, with the caller's progress function or Py_None, on a prefix if there is one, and releases
  * it. None, or NULL with an exception. */
-PyObject *flashc_py_call_run(flashc_py_call *call, PyObject *progress, flashc_shared_prefix *prefix);
+PyObject *flashc_py_call_run(flashc_py_call *call, PyObject *progress, flashc_py_prefix *prefix);
 
 /* Runs function(context, the call's params) without the GIL, watching for signals and calling progress, which was
  * checked. True, with an exception, if one of these or score_mod raised. */

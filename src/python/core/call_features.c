@@ -162,7 +162,8 @@ static int acquire_arrays(flashc_py_call *c, PyObject *features)
     for (int i = 0; i < N_FEATURE_ARRAYS; i++) {
         PyObject *object = PyTuple_GetItem(features, FIRST_FEATURE_ARRAY + i);
         if (object != Py_None &&
-            flashc_py_view_acquire(&c->feature[i], object, feature_name[FIRST_FEATURE_ARRAY + i]) != 0)
+            flashc_py_view_acquire(&c->feature[i], object, feature_name[FIRST_FEATURE_ARRAY + i],
+                                   FLASHC_PY_FLOATS) != 0)
             return -1;
     }
     return 0;

@@ -136,9 +136,9 @@ static int acquire_tensors(flashc_py_call *c, PyObject *const *args, bool plan_o
         else if (output)
             result = flashc_py_view_acquire_output(view, args[i], tensor_name[i]);
         else if (i == K || i == V)
-            result = flashc_py_view_acquire_cache(view, args[i], tensor_name[i]);
+            result = flashc_py_view_acquire(view, args[i], tensor_name[i], FLASHC_PY_CACHES);
         else
-            result = flashc_py_view_acquire(view, args[i], tensor_name[i]);
+            result = flashc_py_view_acquire(view, args[i], tensor_name[i], FLASHC_PY_FLOATS);
         if (result != 0)
             return -1;
         if (i == MASK || i == LSE)

@@ -2,9 +2,20 @@
  * struct layout is written down twice. */
 #include "python/core/module.h"
 
+#include <string.h>
+
 PyObject *flashc_py_raise(flashc_status status)
 {
-    PyErr_SetString(status == FLASHC_ERR_MEMORY ? PyExc_MemoryError : PyExc_ValueError, flashc_last_error());
+    static const struct {
+        const char *c, *python;
+    } beginnings[] = {{"prefix->", "prefix_"}, {"k_cache_scale", "k_scale"}, {"v_cache_scale", "v_scale"}};
+    const char *message = flashc_last_error(), *name = "";
+    for (size_t i = 0; i < sizeof beginnings / sizeof beginnings[0] && !*name; i++)
+        if (strncmp(message, beginnings[i].c, strlen(beginnings[i].c)) == 0) {
+            name = beginnings[i].python;
+            message += strlen(beginnings[i].c);
+        }
+    PyErr_Format(status == FLASHC_ERR_MEMORY ? PyExc_MemoryError : PyExc_ValueError, "%s%s", name, message);
     return NULL;
 }
 

@@ -9,8 +9,8 @@
 
 #include <stdbool.h>
 
-/* Raises what a failed status means, with flashc_last_error() as the text: MemoryError for FLASHC_ERR_MEMORY, else
- * ValueError. Returns NULL. */
+/* Raises what a failed status means, with flashc_last_error() as the text, but for the name that the argument has in
+ * Python: MemoryError for FLASHC_ERR_MEMORY, else ValueError. Returns NULL. */
 PyObject *flashc_py_raise(flashc_status status);
 
 /* Is an exception set that says nothing about an argument (KeyboardInterrupt, MemoryError)? It goes through as it

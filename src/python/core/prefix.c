@@ -5,8 +5,8 @@
 enum { PREFIX_K, PREFIX_V, PREFIX_K_SCALE, PREFIX_V_SCALE, N_PREFIX };
 
 static const flashc_py_argument arguments[N_PREFIX] = {
-    {"prefix_k", .cache = true},
-    {"prefix_v", .cache = true},
+    {"prefix_k", .types = FLASHC_PY_CACHES},
+    {"prefix_v", .types = FLASHC_PY_CACHES},
     {"prefix_k_scale", .optional = true},
     {"prefix_v_scale", .optional = true},
 };
@@ -31,12 +31,20 @@ static int set_rows(const flashc_py_call *c, const flashc_py_view *view, int64_t
     return -1;
 }
 
-static int set_prefix(const flashc_py_call *c, const flashc_py_view *views, flashc_shared_prefix *prefix)
+static int set_prefix(const flashc_py_call *c, const flashc_py_view *views, flashc_py_prefix *with_scales)
 {
+    flashc_shared_prefix *prefix = &with_scales->shared;
+    flashc_py_scales *scales = with_scales->scales;
     flashc_shared_prefix_init(prefix, sizeof *prefix);
     prefix->seqlen = -1;
+    scales[0] = (flashc_py_scales){"prefix->k_scale", "prefix_k_scale", &views[PREFIX_K_SCALE], &views[PREFIX_K],
+                                   c->bshd};
+    scales[1] = (flashc_py_scales){"prefix->v_scale", "prefix_v_scale", &views[PREFIX_V_SCALE], &views[PREFIX_V],
+                                   c->bshd};
     if (set_rows(c, &views[PREFIX_K], c->params.head_dim, &prefix->seqlen, &prefix->k) != 0 ||
         set_rows(c, &views[PREFIX_V], c->params.head_dim_v, &prefix->seqlen, &prefix->v) != 0)
+        return -1;
+    if (flashc_py_check_scales(scales, N_CALL_SCALES) != 0)
         return -1;
     const flashc_py_view *k_scale = &views[PREFIX_K_SCALE], *v_scale = &views[PREFIX_V_SCALE];
     return (k_scale->name && flashc_py_set_scale(k_scale, &views[PREFIX_K], c->bshd, &prefix->k_scale) != 0) ||
@@ -59,7 +67,7 @@ PyObject *flashc_py_shared_prefix_attention(PyObject *module, PyObject *const *a
     if (flashc_py_check_count("shared_prefix_attention", count, N_ATTENTION + N_PREFIX) != 0)
         return NULL;
     flashc_py_view views[N_PREFIX];
-    flashc_shared_prefix prefix;
+    flashc_py_prefix prefix;
     flashc_py_call c;
     if (flashc_py_acquire_all(views, args + N_ATTENTION, arguments, N_PREFIX) != 0)
         return NULL;
@@ -78,7 +86,7 @@ PyObject *flashc_py_explain_shared_prefix(PyObject *module, PyObject *const *arg
     if (flashc_py_check_count("explain_shared_prefix", count, N_EXPLAIN + N_PREFIX) != 0)
         return NULL;
     flashc_py_view views[N_PREFIX];
-    flashc_shared_prefix prefix;
+    flashc_py_prefix prefix;
     flashc_py_call c;
     flashc_explanation on_prefix = {.struct_size = sizeof on_prefix}, own = {.struct_size = sizeof own};
     flashc_status status = FLASHC_OK;
@@ -86,7 +94,7 @@ PyObject *flashc_py_explain_shared_prefix(PyObject *module, PyObject *const *arg
         return NULL;
     const bool built = flashc_py_call_build(&c, args, true) == 0 && set_prefix(&c, views, &prefix) == 0;
     if (built)
-        status = flashc_explain_shared_prefix(&c.params, &prefix, &on_prefix, &own);
+        status = flashc_explain_shared_prefix(&c.params, &prefix.shared, &on_prefix, &own);
     if (status != FLASHC_OK)
         flashc_py_raise(status);
     flashc_py_call_release(&c);

@@ -72,7 +72,7 @@ PyObject *flashc_py_merge_states(PyObject *module, PyObject *const *args, Py_ssi
     for (Py_ssize_t i = 0; checked == 0 && i < 2 * n; i++) {
         const int is_lse = i >= n;
         checked = flashc_py_view_acquire(&views[i], PyTuple_GetItem(args[is_lse], i % n),
-                                         is_lse ? "lse_parts" : "o_parts") ||
+                                         is_lse ? "lse_parts" : "o_parts", FLASHC_PY_FLOATS) ||
                   check_packed_f32(&views[i], &out[0], is_lse);
         parts[i] = views[i].data;
     }

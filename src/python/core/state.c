@@ -126,6 +126,13 @@ static int check_block_mask(const flashc_attention_state *s, const flashc_attent
     return -1;
 }
 
+static int check_scales(const flashc_py_call *c)
+{
+    flashc_py_scales scales[N_CALL_SCALES];
+    flashc_py_call_scales(c, scales);
+    return flashc_py_check_scales(scales, N_CALL_SCALES);
+}
+
 /* owner: NULL, or the object whose next_key becomes -1 when the state is spoiled. */
 static PyObject *run(flashc_py_function *function, PyObject *const *args, PyObject *progress, PyObject *owner)
 {
@@ -138,7 +145,7 @@ static PyObject *run(flashc_py_function *function, PyObject *const *args, PyObje
     const bool fits = flashc_py_call_build_chunk(&c, args, s.state.seqlen_k) == 0 &&
                       flashc_py_check_progress(progress) == 0 &&
                       flashc_py_integers_expect(&s.seqlens_k, "seqlens_k", c.params.batch) == 0 &&
-                      check_block_mask(&s.state, &c.params) == 0;
+                      check_block_mask(&s.state, &c.params) == 0 && check_scales(&c) == 0;
     if (fits) {
         set_row_strides(&s.state, &c.params);
         raised = flashc_py_call_watched(&c, progress, function, &s.state, &status);
@@ -151,7 +158,13 @@ static PyObject *run(flashc_py_function *function, PyObject *const *args, PyObje
         Py_XDECREF(spoiled);
         PyErr_Restore(type, value, traceback);
     }
-    PyObject *result = finish(&s, !fits || raised, status);
+    const bool failed = !fits || raised || status != FLASHC_OK;
+    if (fits && !raised && status != FLASHC_OK) {
+        flashc_py_scales scales[N_CALL_SCALES];
+        flashc_py_call_scales(&c, scales);
+        flashc_py_raise_of_scales(status, scales, N_CALL_SCALES);
+    }
+    PyObject *result = finish(&s, failed, FLASHC_OK);
     flashc_py_call_release(&c);
     return result;
 }

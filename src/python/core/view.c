@@ -15,10 +15,13 @@ char *flashc_py_shape_text(char *text, size_t size, const int64_t *shape, int nd
 
 /* TypeError "q: expected ..., found float64": the object's own dtype where it has one, else what its protocol told,
  * else its class. */
-int flashc_py_view_wrong_type(const char *name, PyObject *object, const char *found)
+int flashc_py_view_wrong_type(const flashc_py_view *view, PyObject *object, const char *found)
 {
+    const char *name = view->name;
     const char *expected = strcmp(name, "mask") == 0 ? "bool (values to be added are a bias)"
-                                                     : "float32, float16 or bfloat16";
+                           : view->types == FLASHC_PY_FLOAT8
+                               ? "float32, float16, bfloat16, float8_e4m3fn or float8_e5m2"
+                               : "float32, float16 or bfloat16";
     PyErr_Clear();
     PyObject *dtype = PyObject_GetAttrString(object, "dtype");
     if (dtype) {

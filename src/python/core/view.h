@@ -11,6 +11,14 @@
 
 enum { FLASHC_PY_MAX_NDIM = 32 };
 
+/* Element types that an array may have, beside bool: each has those before it. */
+typedef enum {
+    FLASHC_PY_FLOATS, /* float32, float16, bfloat16 */
+    FLASHC_PY_FLOAT8, /* and float8_e4m3fn, float8_e5m2 */
+    FLASHC_PY_CACHES, /* and int8, and uint8, which is q8_0: 34 bytes of the last axis are a block, and the shape has
+                         the block's 32 columns there */
+} flashc_py_types;
+
 typedef struct {
     const char *name; /* the argument's, for messages; NULL: not acquired */
     void *data;       /* element [0, ..., 0] */
@@ -19,7 +27,7 @@ typedef struct {
     int64_t shape[FLASHC_PY_MAX_NDIM];
     int64_t stride[FLASHC_PY_MAX_NDIM]; /* in elements */
     bool read_only;
-    bool is_cache; /* asked for by acquire_cache() */
+    flashc_py_types types; /* asked for */
 
     Py_buffer buffer;  /* what keeps the memory where it is: buffer.obj, */
     PyObject *capsule; /* or the capsule, or (exchange table) the caller's own reference */
@@ -27,13 +35,9 @@ typedef struct {
 
 /* Fills *view, to be released in any case but failure. `name` must outlive the view. Returns 0, or -1 with
  * TypeError (no array, or of another type) or ValueError (memory that flashc cannot read in place). */
-int flashc_py_view_acquire(flashc_py_view *view, PyObject *object, const char *name);
+int flashc_py_view_acquire(flashc_py_view *view, PyObject *object, const char *name, flashc_py_types types);
 
-/* As acquire, for K and V: also int8, float8_e4m3fn, float8_e5m2, and uint8, which is q8_0: 34 bytes of the last axis
- * are a block, and the shape has the block's 32 columns there. */
-int flashc_py_view_acquire_cache(flashc_py_view *view, PyObject *object, const char *name);
-
-/* As acquire, and read-only memory is refused. */
+/* As acquire, of floats, and read-only memory is refused. */
 int flashc_py_view_acquire_output(flashc_py_view *view, PyObject *object, const char *name);
 
 /* Gives the memory back; does nothing for a zeroed or released view. */

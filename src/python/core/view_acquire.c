@@ -21,10 +21,10 @@ static int refuse_lazy_negation(PyObject *object, const char *name)
     return -1;
 }
 
-static int acquire(flashc_py_view *view, PyObject *object, const char *name, bool is_cache)
+static int acquire(flashc_py_view *view, PyObject *object, const char *name, flashc_py_types types)
 {
     view->name = name;
-    view->is_cache = is_cache;
+    view->types = types;
     view->read_only = false;
     view->buffer.obj = NULL;
     view->capsule = NULL;
@@ -43,11 +43,6 @@ static int acquire(flashc_py_view *view, PyObject *object, const char *name, boo
     if (result != 0)
         flashc_py_view_release(view);
     return result;
-}
-
-int flashc_py_view_acquire(flashc_py_view *view, PyObject *object, const char *name)
-{
-    return acquire(view, object, name, false);
 }
 
 /* Blocks of the last axis, whose bytes are contiguous, and whole blocks on the others. */
@@ -72,9 +67,9 @@ static int to_blocks(flashc_py_view *view)
     return 0;
 }
 
-int flashc_py_view_acquire_cache(flashc_py_view *view, PyObject *object, const char *name)
+int flashc_py_view_acquire(flashc_py_view *view, PyObject *object, const char *name, flashc_py_types types)
 {
-    int result = acquire(view, object, name, true);
+    int result = acquire(view, object, name, types);
     if (result == 0 && view->dtype == FLASHC_Q8_0 && (result = to_blocks(view)) != 0)
         flashc_py_view_release(view);
     return result;
@@ -82,7 +77,7 @@ int flashc_py_view_acquire_cache(flashc_py_view *view, PyObject *object, const c
 
 int flashc_py_view_acquire_output(flashc_py_view *view, PyObject *object, const char *name)
 {
-    if (flashc_py_view_acquire(view, object, name) != 0)
+    if (acquire(view, object, name, FLASHC_PY_FLOATS) != 0)
         return -1;
     if (flashc_py_view_expect_writable(view) == 0)
         return 0;

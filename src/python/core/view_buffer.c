@@ -7,11 +7,11 @@
 static const struct {
     const char *name, *bits, *format; /* NumPy's names of the type and of integers, and their buffer format */
     flashc_dtype dtype;
-    bool of_caches;
+    flashc_py_types types; /* the least that have it */
 } ml_types[] = {
-    {"bfloat16", "u2", "H", FLASHC_BF16, false},
-    {"float8_e4m3fn", "u1", "B", FLASHC_F8_E4M3, true},
-    {"float8_e5m2", "u1", "B", FLASHC_F8_E5M2, true},
+    {"bfloat16", "u2", "H", FLASHC_BF16, FLASHC_PY_FLOATS},
+    {"float8_e4m3fn", "u1", "B", FLASHC_F8_E4M3, FLASHC_PY_FLOAT8},
+    {"float8_e5m2", "u1", "B", FLASHC_F8_E5M2, FLASHC_PY_FLOAT8},
 };
 
 /* Which of them; -1: none. */
@@ -52,8 +52,8 @@ static int get_buffer(flashc_py_view *view, PyObject *object, int *ml_type)
         return -1;
     PyErr_Clear();
     *ml_type = find_ml_type(object);
-    if (*ml_type < 0 || (ml_types[*ml_type].of_caches && !view->is_cache))
-        return flashc_py_view_wrong_type(view->name, object, NULL);
+    if (*ml_type < 0 || ml_types[*ml_type].types > view->types)
+        return flashc_py_view_wrong_type(view, object, NULL);
     /* In the array's own byte order, so that a foreign one is seen below. */
     PyObject *order = byte_order_of(object);
     PyObject *bits_type = order ? PyUnicode_FromFormat("%U%s", order, ml_types[*ml_type].bits) : NULL;
@@ -69,7 +69,7 @@ static int wrong_format(const flashc_py_view *view, PyObject *object)
 {
     char found[64];
     PyOS_snprintf(found, sizeof found, "a buffer of format '%.32s'", view->buffer.format ? view->buffer.format : "B");
-    return flashc_py_view_wrong_type(view->name, object, found);
+    return flashc_py_view_wrong_type(view, object, found);
 }
 
 int flashc_py_view_from_buffer(flashc_py_view *view, PyObject *object)
@@ -91,9 +91,9 @@ int flashc_py_view_from_buffer(flashc_py_view *view, PyObject *object)
         view->dtype = FLASHC_F16;
     else if (strcmp(format, "?") == 0)
         view->dtype = FLASHC_BOOL;
-    else if (view->is_cache && ml_type < 0 && strcmp(format, "b") == 0)
+    else if (view->types == FLASHC_PY_CACHES && ml_type < 0 && strcmp(format, "b") == 0)
         view->dtype = FLASHC_I8;
-    else if (view->is_cache && ml_type < 0 && strcmp(format, "B") == 0)
+    else if (view->types == FLASHC_PY_CACHES && ml_type < 0 && strcmp(format, "B") == 0)
         view->dtype = FLASHC_Q8_0;
     else
         return wrong_format(view, object);

@@ -31,16 +31,20 @@ static bool find_type(flashc_py_view *view, const dl_tensor *tensor)
     static const struct {
         int code, bits;
         flashc_dtype dtype;
-        bool of_caches;
+        flashc_py_types types; /* the least that have it */
     } types[] = {
-        {DL_FLOAT, 32, FLASHC_F32, false},         {DL_FLOAT, 16, FLASHC_F16, false},
-        {DL_BFLOAT, 16, FLASHC_BF16, false},       {DL_BOOL, 8, FLASHC_BOOL, false},
-        {DL_INT, 8, FLASHC_I8, true},              {DL_UINT, 8, FLASHC_Q8_0, true},
-        {DL_FLOAT8_E4M3FN, 8, FLASHC_F8_E4M3, true}, {DL_FLOAT8_E5M2, 8, FLASHC_F8_E5M2, true},
+        {DL_FLOAT, 32, FLASHC_F32, FLASHC_PY_FLOATS},
+        {DL_FLOAT, 16, FLASHC_F16, FLASHC_PY_FLOATS},
+        {DL_BFLOAT, 16, FLASHC_BF16, FLASHC_PY_FLOATS},
+        {DL_BOOL, 8, FLASHC_BOOL, FLASHC_PY_FLOATS},
+        {DL_FLOAT8_E4M3FN, 8, FLASHC_F8_E4M3, FLASHC_PY_FLOAT8},
+        {DL_FLOAT8_E5M2, 8, FLASHC_F8_E5M2, FLASHC_PY_FLOAT8},
+        {DL_INT, 8, FLASHC_I8, FLASHC_PY_CACHES},
+        {DL_UINT, 8, FLASHC_Q8_0, FLASHC_PY_CACHES},
     };
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         if (tensor->dtype.lanes == 1 && tensor->dtype.code == types[i].code && tensor->dtype.bits == types[i].bits &&
-            (view->is_cache || !types[i].of_caches)) {
+            types[i].types <= view->types) {
             view->dtype = types[i].dtype;
             return true;
         }
@@ -59,7 +63,7 @@ static int from_dl_tensor(flashc_py_view *view, const dl_tensor *tensor, PyObjec
         char found[64];
         PyOS_snprintf(found, sizeof found, "DLPack type code %d of %d bits, %d lanes", tensor->dtype.code,
                       tensor->dtype.bits, tensor->dtype.lanes);
-        return flashc_py_view_wrong_type(view->name, object, found);
+        return flashc_py_view_wrong_type(view, object, found);
     }
     if (tensor->ndim < 0 || tensor->ndim > FLASHC_PY_MAX_NDIM) {
         PyErr_Format(PyExc_ValueError, "%s: expected 0 to %d axes, found %d", view->name, FLASHC_PY_MAX_NDIM,
@@ -131,7 +135,7 @@ int flashc_py_view_from_dlpack(flashc_py_view *view, PyObject *object)
 {
     PyObject *capsule = dlpack_capsule(object);
     if (!capsule && PyErr_ExceptionMatches(PyExc_AttributeError))
-        return flashc_py_view_wrong_type(view->name, object, NULL);
+        return flashc_py_view_wrong_type(view, object, NULL);
     if (!capsule)
         return cannot_read(view->name);
     /* A capsule that nobody renames frees its tensor itself when it goes: holding it is holding the memory. */

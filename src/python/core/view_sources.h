@@ -16,6 +16,6 @@ int flashc_py_view_from_buffer(flashc_py_view *view, PyObject *object);
 
 /* Raises TypeError: the object is no array, or has elements of another type; found says the type in the
  * protocol's words, or is NULL. Returns -1. */
-int flashc_py_view_wrong_type(const char *name, PyObject *object, const char *found);
+int flashc_py_view_wrong_type(const flashc_py_view *view, PyObject *object, const char *found);
 
 #endif

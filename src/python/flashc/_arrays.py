@@ -17,15 +17,23 @@ _DTYPES = {
     "f16": "float16", "float16": "float16",
     "bf16": "bfloat16", "bfloat16": "bfloat16",
 }
+_NUMPYS_OWN = ("float32", "float16")  # the others of these are of ml_dtypes
+_FLOAT8 = {
+    "f8_e4m3": "float8_e4m3fn", "float8_e4m3fn": "float8_e4m3fn",
+    "f8_e5m2": "float8_e5m2", "float8_e5m2": "float8_e5m2",
+}
 
 
-def dtype_name(dtype: Any, argument: str) -> str:
-    """"float32", "float16" or "bfloat16" of a string, a NumPy dtype or type, or another library's dtype."""
+def dtype_name(dtype: Any, argument: str, *, float8: bool = False) -> str:
+    """"float32", "float16" or "bfloat16" (or one of the 8-bit floats, where they are taken) of a string, a NumPy dtype
+    or type, or another library's dtype."""
     name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", dtype)
-    try:
-        return _DTYPES[str(name).rpartition(".")[2]]
-    except KeyError:
-        raise TypeError(f"{argument}: expected float32, float16 or bfloat16, found {dtype!r}") from None
+    name = str(name).rpartition(".")[2]
+    found = _DTYPES.get(name) or (_FLOAT8.get(name) if float8 else None)
+    if found is None:
+        names = "float32, float16, bfloat16, float8_e4m3fn or float8_e5m2" if float8 else "float32, float16 or bfloat16"
+        raise TypeError(f"{argument}: expected {names}, found {dtype!r}")
+    return found
 
 
 class Kind(Protocol):
@@ -47,15 +55,15 @@ class _NumPy:
     def empty(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
         if dtype is None:
             return self._numpy.empty(shape, like.dtype)
-        name = dtype_name(dtype, "out_dtype")
-        if name != "bfloat16":
+        name = dtype_name(dtype, "out_dtype", float8=True)
+        if name in _NUMPYS_OWN:
             return self._numpy.empty(shape, name)
         try:
-            from ml_dtypes import bfloat16
+            import ml_dtypes
         except ImportError:
-            raise TypeError("out_dtype: NumPy arrays of bfloat16 need the package ml_dtypes, "
+            raise TypeError(f"out_dtype: NumPy arrays of {name} need the package ml_dtypes, "
                             "which is not installed") from None
-        return self._numpy.empty(shape, bfloat16)
+        return self._numpy.empty(shape, getattr(ml_dtypes, name))
 
     def result(self, like: Any, array: Any) -> Any:
         return array
@@ -68,7 +76,7 @@ class _Torch:
         self._torch = torch
 
     def empty(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        dtype = like.dtype if dtype is None else getattr(self._torch, dtype_name(dtype, "out_dtype"))
+        dtype = like.dtype if dtype is None else getattr(self._torch, dtype_name(dtype, "out_dtype", float8=True))
         return self._torch.empty(shape, dtype=dtype, device="cpu")  # whatever torch.set_default_device() says
 
     def result(self, like: Any, array: Any) -> Any:
@@ -86,8 +94,8 @@ class _Namespace:
 
     def result(self, like: Any, array: Any) -> Any:
         namespace = like.__array_namespace__()
-        # NumPy has no DLPack export of bfloat16: there asarray, which copies.
-        return namespace.asarray(array) if array.dtype.name == "bfloat16" else namespace.from_dlpack(array)
+        # NumPy has no DLPack export of the types of ml_dtypes: there asarray, which copies.
+        return namespace.from_dlpack(array) if array.dtype.name in _NUMPYS_OWN else namespace.asarray(array)
 
 
 def refuse_gradients(**arrays: Any) -> None:
@@ -205,11 +213,11 @@ def is_softmax(y: Any, *, tolerance: float | None = None) -> bool:
 def convert(x: Any, dtype: Any) -> Any:
     """A new array of x's kind and shape with elements of type dtype, rounded to nearest even; NaN stays NaN.
 
-    x: C-contiguous, float32, float16 or bfloat16. dtype: "float32", "float16", "bfloat16", or NumPy's or torch's
-    object.
+    x: C-contiguous. Both types: float32, float16, bfloat16, float8_e4m3fn or float8_e5m2; dtype as text, or NumPy's or
+    torch's object. What is too large becomes infinite, in float8_e4m3fn NaN.
     """
     x, kind = kind_of(x, "x")
     refuse_gradients(x=x)
-    out = kind.empty(x, tuple(x.shape), dtype_name(dtype, "dtype"))
+    out = kind.empty(x, tuple(x.shape), dtype_name(dtype, "dtype", float8=True))
     _core.convert(out, x)
     return kind.result(x, out)

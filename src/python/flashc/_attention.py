@@ -7,7 +7,7 @@ from typing import Any
 
 from . import _core
 from ._arrays import kind_of, refuse_gradients
-from ._call import ScoreMod, check_one_type, features_of, is_bshd, new_lse, new_output, sequences_of
+from ._call import ScoreMod, check_one_type, features_of, is_bshd, new_lse, new_output, sequences_of, stage_of
 
 
 def attention(
@@ -153,7 +153,7 @@ def attention(
     sequences = sequences_of(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
     features = features_of(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, k_scale,
                            v_scale, seqlens_q, seqlens_k, leftpad_k, scores, key_mass, row_max,
-                           None if scores is None else scores_stage)
+                           stage_of(scores, scores_stage))
     _core.attention(q, k, v, o, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel, compute, sequences,
                     features, progress, workspace)
     if out is None:

@@ -31,7 +31,8 @@ def new_output(q: Any, v: Any, kind: Kind, out_dtype: Any) -> Any:
             head_dim_v = head_dim_v // 34 * 32  # q8_0: a block
     except (AttributeError, IndexError, TypeError):
         head_dim_v = (kind_of(v, "v")[0].shape or shape)[-1]  # no axes: the extension module says so
-    return kind.empty(q, (*shape[:-1], head_dim_v), out_dtype)
+    dtype = None if out_dtype is None else dtype_name(out_dtype, "out_dtype")
+    return kind.empty(q, (*shape[:-1], head_dim_v), dtype)
 
 
 def check_one_type(out: Any, out_dtype: Any) -> None:
@@ -51,12 +52,20 @@ def _on_bytes(score_mod: ScoreMod) -> Callable[..., bytes]:
         kv_idx = np.arange(first_key, first_key + n_keys)[None]
         result = np.asarray(score_mod(score, b, h, q_idx, kv_idx), np.float32)
         try:
-            return np.broadcast_to(result, score.shape).tobytes()
+            changed: bytes = np.broadcast_to(result, score.shape).tobytes()
         except ValueError:
             raise ValueError(f"score_mod: expected scores of shape {list(score.shape)}, "
                              f"found {list(result.shape)}") from None
+        return changed
 
     return on_bytes
+
+
+def stage_of(scores: Any, scores_stage: str) -> str | None:
+    """What scores are filled with, as the extension takes it."""
+    if scores is None and scores_stage != "scaled":
+        raise ValueError(f"scores_stage: expected 'scaled' without scores, found {scores_stage!r}")
+    return None if scores is None else scores_stage
 
 
 def features_of(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import _core
 from ._arrays import kind_of, refuse_gradients
-from ._call import ScoreMod, features_of, is_bshd, new_lse, new_output, planned_output, sequences_of
+from ._call import (ScoreMod, features_of, is_bshd, new_lse, new_output, planned_output, sequences_of,
+                    stage_of)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +105,7 @@ class AttentionState:
         self._begin(k, v, **lies)
         out = planned_output(self._q)
         arguments = self._call(k, v, out, None, (self._state(), progress, self), mask=mask, bias=bias, scores=scores,
-                               scores_stage=None if scores is None else scores_stage, **lies)
+                               scores_stage=stage_of(scores, scores_stage), **lies)
         self.n_nodes, self.next_key = _core.attention_accumulate(*arguments)
 
     def merge(self, other: AttentionState) -> None:
@@ -112,7 +113,8 @@ class AttentionState:
         if other._arrays is None:
             return
         if self._arrays is None:
-            self._arrays = tuple(x.copy() for x in other._arrays)  # type: ignore[assignment]
+            row_max, row_sum, acc = other._arrays
+            self._arrays = row_max.copy(), row_sum.copy(), acc.copy()
             self._no_keys, self._piece_n = other._no_keys, other._piece_n
             self.n_nodes, self.next_key = other.n_nodes, other.next_key
             return
