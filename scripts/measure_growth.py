@@ -10,6 +10,7 @@ else; the picture needs matplotlib.
 """
 
 import argparse
+import importlib.util
 import json
 import pathlib
 import subprocess
@@ -169,6 +170,9 @@ def main():
                         help="begin no point after so long; go on with those missing")
     parser.add_argument("--redraw", action="store_true", help="table and picture of what is recorded")
     options = parser.parse_args()
+    if importlib.util.find_spec("matplotlib") is None:
+        parser.error("matplotlib is not installed here, which the picture needs: take .venv-all/bin/python "
+                     "(scripts/setup python-all)")
     file = options.output / "growth.json"
     options.output.mkdir(parents=True, exist_ok=True)
     record = {"context": {}, "benchmarks": []}

@@ -12,6 +12,7 @@ round (each the median of ten repeats): other work on the machine only adds.
 """
 
 import argparse
+import importlib.util
 import json
 import pathlib
 import statistics
@@ -169,6 +170,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="of the check; default 3")
     parser.add_argument("--cases", nargs="*", choices=[*CHECKS], default=[*CHECKS], metavar="CASE", help="of the check")
     options = parser.parse_args()
+    if not options.check and importlib.util.find_spec("matplotlib") is None:
+        parser.error("matplotlib is not installed here, which the picture needs: take .venv-all/bin/python "
+                     "(scripts/setup python-all)")
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(folder)
         if options.check:
