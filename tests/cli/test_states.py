@@ -88,6 +88,18 @@ class StatesTest(CliTest):
                 self.columns('all', 'expected', [BATCH, HEADS, QUERIES, KEYS], begin, end, 3)
                 self.assert_close(self.read(f'scores{n}.npy')[2], self.read('expected.npy')[2], 4e-6)
 
+    def test_work_of_parts(self):
+        """What causal hides is counted among all keys: the parts' work is that of one call."""
+        args = ('--causal', '--align', 'bottom-right')
+        whole = self.ok_json('attention', *QKV, *args, '-o', 'o.npy')['flops']
+        self.cut(1395)
+        args += ('--total-keys', KEYS, '--stream-kv', 500)
+        first = self.ok_json('attention', '-q', 'q.npy', '-k', 'k0.npy', '-v', 'v0.npy', *args, '--save-state', 's')
+        last = self.ok_json('attention', '-q', 'q.npy', '-k', 'k1.npy', '-v', 'v1.npy', *args, '--resume-state', 's',
+                            '-o', 'o.npy')
+        self.assertEqual(first['flops'] + last['flops'], whole)
+        self.assertLess(last['flops'], 5 / KEYS * whole)
+
     def test_offsets(self):
         self.write('at.npy', [BATCH], [500, 1391], '<i8')
         args = ('--causal', '--offsets', 'at.npy')
