@@ -2,6 +2,7 @@
 
 #include "attention/check.h"
 #include "attention/lengths.h"
+#include "cpu.h"
 #include "params.h"
 
 #include <math.h>
@@ -99,9 +100,12 @@ static flashc_status init(flashc_problem *problem, const flashc_attention_params
         flashc_params_read(&p, sizeof p, params, FIRST_STRUCT_SIZE, "flashc_attention_params_init");
     if (status == FLASHC_OK)
         status = flashc_check_attention(&p, state, outputs);
-    if (status == FLASHC_OK)
-        resolve(problem, &p, state, outputs);
-    return status;
+    if (status != FLASHC_OK)
+        return status;
+    const unsigned float_mode = flashc_cpu_default_float_mode(); /* for the default scale, which is rounded */
+    resolve(problem, &p, state, outputs);
+    flashc_cpu_restore_float_mode(float_mode);
+    return FLASHC_OK;
 }
 
 flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attention_params *params)

@@ -1,3 +1,4 @@
+#include "cpu.h"
 #include "softmax/check.h"
 #include "softmax/state.h"
 
@@ -111,6 +112,7 @@ flashc_status flashc_merge_partials(int64_t n_parts, int64_t rows, int64_t head_
     if (status != FLASHC_OK)
         return status;
 
+    const unsigned float_mode = flashc_cpu_default_float_mode();
     for (int64_t row = 0; row < rows; row++) {
         tree_stack stack;
         int64_t first = 0;
@@ -125,5 +127,6 @@ flashc_status flashc_merge_partials(int64_t n_parts, int64_t rows, int64_t head_
         if (lse)
             lse[row] = flashc_softmax_row_lse(stack.row_max[0], stack.row_sum[0]);
     }
+    flashc_cpu_restore_float_mode(float_mode);
     return FLASHC_OK;
 }

@@ -1,3 +1,4 @@
+#include "cpu.h"
 #include "numerics.h"
 #include "softmax/check.h"
 #include "softmax/state.h"
@@ -41,16 +42,24 @@ static void softmax_row(int64_t cols, const void *x, int64_t x_first, void *y, i
         *lse = flashc_softmax_row_lse(row_max, row_sum);
 }
 
-flashc_status flashc_softmax(int64_t rows, int64_t cols, const void *x, int64_t x_row_stride, void *y,
-                             int64_t y_row_stride, flashc_dtype dtype, float *lse)
+/* Sizes, type and input of both functions. */
+static flashc_status check_rows(int64_t rows, int64_t cols, flashc_dtype dtype, const char *name, const void *data,
+                                int64_t row_stride)
 {
     flashc_status status = flashc_check_size("rows", rows);
     if (status == FLASHC_OK)
         status = flashc_check_size("cols", cols);
     if (status == FLASHC_OK)
         status = flashc_check_float_dtype("dtype", dtype);
-    if (status == FLASHC_OK)
-        status = flashc_check_input("x", x, rows, cols, x_row_stride, flashc_dtype_size(dtype));
+    return status == FLASHC_OK
+               ? flashc_check_input(name, data, rows, cols, row_stride, flashc_dtype_size(dtype))
+               : status;
+}
+
+flashc_status flashc_softmax(int64_t rows, int64_t cols, const void *x, int64_t x_row_stride, void *y,
+                             int64_t y_row_stride, flashc_dtype dtype, float *lse)
+{
+    flashc_status status = check_rows(rows, cols, dtype, "x", x, x_row_stride);
     if (status == FLASHC_OK)
         status = flashc_check_output("y", y, rows, cols, y_row_stride, flashc_dtype_size(dtype));
     if (status == FLASHC_OK && lse)
@@ -61,8 +70,10 @@ flashc_status flashc_softmax(int64_t rows, int64_t cols, const void *x, int64_t 
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "y: expected x's row stride %" PRId64 " where it is x itself, found %" PRId64, x_row_stride,
                            y_row_stride);
+    const unsigned float_mode = flashc_cpu_default_float_mode();
     for (int64_t row = 0; row < rows; row++)
         softmax_row(cols, x, row * x_row_stride, y, row * y_row_stride, dtype, lse ? lse + row : NULL);
+    flashc_cpu_restore_float_mode(float_mode);
     return FLASHC_OK;
 }
 
@@ -96,24 +107,20 @@ static bool row_is_softmax(int64_t cols, const void *y, int64_t first, flashc_dt
 flashc_status flashc_is_softmax(int64_t rows, int64_t cols, const void *y, int64_t y_row_stride, flashc_dtype dtype,
                                 double tolerance, int *valid, int64_t *bad_row)
 {
-    flashc_status status = flashc_check_size("rows", rows);
-    if (status == FLASHC_OK)
-        status = flashc_check_size("cols", cols);
-    if (status == FLASHC_OK)
-        status = flashc_check_float_dtype("dtype", dtype);
-    if (status == FLASHC_OK)
-        status = flashc_check_input("y", y, rows, cols, y_row_stride, flashc_dtype_size(dtype));
+    flashc_status status = check_rows(rows, cols, dtype, "y", y, y_row_stride);
     if (status == FLASHC_OK)
         status = flashc_check_pointer("valid", valid);
     if (status != FLASHC_OK)
         return status;
     if (tolerance != tolerance)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "tolerance: expected a number, found NaN");
+    const unsigned float_mode = flashc_cpu_default_float_mode();
     if (tolerance < 0.0)
         tolerance = default_tolerance(cols, dtype);
     int64_t row = 0;
     while (row < rows && row_is_softmax(cols, y, row * y_row_stride, dtype, tolerance))
         row++;
+    flashc_cpu_restore_float_mode(float_mode);
     *valid = row == rows;
     if (bad_row)
         *bad_row = row == rows ? -1 : row;

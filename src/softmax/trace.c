@@ -1,3 +1,4 @@
+#include "cpu.h"
 #include "softmax/check.h"
 
 #include <inttypes.h>
@@ -17,12 +18,8 @@ static flashc_status check_trace(int64_t n, const double *x, const flashc_trace_
     return status;
 }
 
-flashc_status flashc_softmax_trace(int64_t n, const double *x, flashc_trace_step *steps)
+static void fill(int64_t n, const double *x, flashc_trace_step *steps)
 {
-    flashc_status status = check_trace(n, x, steps);
-    if (status != FLASHC_OK || n == 0)
-        return status;
-
     /* The online pass: each step knows only what came before. */
     for (int64_t i = 0; i < n; i++) {
         flashc_trace_step *step = &steps[i];
@@ -46,5 +43,15 @@ flashc_status flashc_softmax_trace(int64_t n, const double *x, flashc_trace_step
         step->p_standard = exp(x[i] - final_max) / denom;
         step->p_online = exp(x[i] - step->row_max) * exp(step->row_max - final_max) / steps[n - 1].denom_online;
     }
+}
+
+flashc_status flashc_softmax_trace(int64_t n, const double *x, flashc_trace_step *steps)
+{
+    flashc_status status = check_trace(n, x, steps);
+    if (status != FLASHC_OK || n == 0)
+        return status;
+    const unsigned float_mode = flashc_cpu_default_float_mode();
+    fill(n, x, steps);
+    flashc_cpu_restore_float_mode(float_mode);
     return FLASHC_OK;
 }

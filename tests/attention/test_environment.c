@@ -1,11 +1,10 @@
-/* What surrounds a call: the floating-point mode, other threads, the host's OpenMP, fork, small
- * stacks. Nothing of it may change a result, and the call may change nothing of it. */
+/* What surrounds a call: other threads, the host's OpenMP, fork, small stacks. Nothing of it may change a result, and
+ * the call may change nothing of it. (Floating-point modes: test_float_modes.c.) */
 #include "support/cmocka.h"
 #include "support/expect.h"
 #include "support/kernels.h"
 
 #include <dlfcn.h>
-#include <fenv.h>
 #include <link.h>
 #include <pthread.h>
 #include <signal.h>
@@ -18,11 +17,7 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#ifdef __SSE2__
-#include <xmmintrin.h>
-#endif
 
-/* 1 / sqrt(80) must be rounded, which a rounding mode of the caller may not change. */
 static const problem_shape usual = {1, 4, 2, 130, 270, 80, 48};
 
 /* Equal seeds give equal problems, whose results must have equal bits. */
@@ -30,87 +25,6 @@ static void make(problem *p, const char *kernel, int threads)
 {
     *p = problem_on(kernel, usual, FLASHC_F32, 31);
     p->params.num_threads = threads;
-}
-
-#ifdef __SSE2__
-/* Flush-to-zero and denormals-are-zero; and the status bits, which a call may set. */
-enum { FTZ_DAZ = 0x8040, MXCSR_STATUS = 0x3f };
-
-static unsigned get_mode(void)
-{
-    return _mm_getcsr() & ~(unsigned)MXCSR_STATUS;
-}
-
-static void set_flush_to_zero(int on)
-{
-    _mm_setcsr(on ? _mm_getcsr() | FTZ_DAZ : _mm_getcsr() & ~(unsigned)FTZ_DAZ);
-}
-#elif defined(__aarch64__)
-/* FPCR: flush-to-zero; NaNs without their payload; f16 without infinities. */
-enum { FZ = 1 << 24, DN = 1 << 25, AHP = 1 << 26 };
-
-static unsigned get_mode(void)
-{
-    uint64_t mode;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
-    return (unsigned)mode;
-}
-
-static void set_flush_to_zero(int on)
-{
-    const uint64_t mode = get_mode() & ~(uint64_t)(FZ | DN | AHP);
-    __asm__ volatile("msr fpcr, %0" : : "r"(on ? mode | FZ | DN | AHP : mode));
-}
-#else
-static unsigned get_mode(void)
-{
-    return (unsigned)fegetround();
-}
-
-static void set_flush_to_zero(int on)
-{
-    (void)on;
-}
-#endif
-
-/* Runs p with the caller in this mode, and checks that the mode is as it was. */
-static flashc_status run_in_mode(problem *p, int rounding, int flush)
-{
-    problem_snapshot(p);
-    fesetround(rounding);
-    set_flush_to_zero(flush);
-    unsigned before = get_mode();
-    flashc_status status = flashc_attention_fwd(&p->params);
-    unsigned after = get_mode();
-    int rounding_after = fegetround();
-    fesetround(FE_TONEAREST);
-    set_flush_to_zero(0);
-    assert_int_equal(before, after);
-    assert_int_equal(rounding_after, rounding);
-    return status;
-}
-
-/* The odd modes come first: worker threads that a call makes keep the mode they are born with. */
-static void float_modes(const char *kernel)
-{
-    static const int roundings[] = {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO, FE_TONEAREST};
-    for (int threads = 3; threads >= 1; threads--) {
-        problem odd, plain;
-        make(&odd, kernel, threads);
-        make(&plain, kernel, threads);
-        for (int64_t j = 0; j < 270; j++) { /* a column of subnormal V, for the flush modes */
-            test_set(&odd.params.v, 0, 0, j, 3, 3e-40 * (double)(j % 7));
-            test_set(&plain.params.v, 0, 0, j, 3, 3e-40 * (double)(j % 7));
-        }
-        for (int mode = 0; mode < 8; mode++) {
-            expect_ok(run_in_mode(&odd, roundings[mode % 4], mode < 4));
-            if (mode == 0)
-                run_problem(&plain);
-            assert_same_bits(&plain, &odd, "another floating-point mode of the caller");
-        }
-        problem_free(&odd);
-        problem_free(&plain);
-    }
 }
 
 /* One host thread's work. */
@@ -327,15 +241,13 @@ static void after_fork(const char *kernel)
 
 int main(void)
 {
-    static kernel_check checks[] = {{float_modes}, {many_hosts},  {small_stack}, {inside_parallel_region},
-                                    {global_state}, {after_fork}};
+    static kernel_check checks[] = {{many_hosts}, {small_stack}, {inside_parallel_region}, {global_state}, {after_fork}};
     const struct CMUnitTest tests[] = {
-        {"any_floating_point_mode_of_the_caller", test_on_kernels, NULL, NULL, &checks[0]},
-        {"eight_host_threads_at_once", test_on_kernels, NULL, NULL, &checks[1]},
-        {"stack_of_128_kib", test_on_kernels, NULL, NULL, &checks[2]},
-        {"inside_a_parallel_region_of_the_host", test_on_kernels, NULL, NULL, &checks[3]},
-        {"global_state_is_as_it_was", test_on_kernels, NULL, NULL, &checks[4]},
-        {"in_a_child_after_fork", test_on_kernels, NULL, NULL, &checks[5]},
+        {"eight_host_threads_at_once", test_on_kernels, NULL, NULL, &checks[0]},
+        {"stack_of_128_kib", test_on_kernels, NULL, NULL, &checks[1]},
+        {"inside_a_parallel_region_of_the_host", test_on_kernels, NULL, NULL, &checks[2]},
+        {"global_state_is_as_it_was", test_on_kernels, NULL, NULL, &checks[3]},
+        {"in_a_child_after_fork", test_on_kernels, NULL, NULL, &checks[4]},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

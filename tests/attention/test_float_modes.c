@@ -1,0 +1,108 @@
+/* The caller's floating-point mode changes no bit of a result, and no call changes the mode. */
+#include "support/cmocka.h"
+#include "support/expect.h"
+#include "support/float_mode.h"
+#include "support/kernels.h"
+#include "support/stream.h"
+
+/* 1 / sqrt(80) must be rounded; few query rows, so that keys are split and states merge. */
+static const problem_shape many_rows = {1, 4, 2, 130, 270, 80, 48}, few_rows = {2, 4, 2, 2, 1500, 80, 48};
+
+/* Equal seeds give equal problems, whose results must have equal bits. A column of V is subnormal, for the modes that
+ * flush. */
+static problem make(const char *kernel, problem_shape shape, int threads)
+{
+    problem p = problem_on(kernel, shape, FLASHC_F32, 31);
+    p.params.num_threads = threads;
+    for (int64_t j = 0; j < shape.seqlen_k; j++)
+        test_set(&p.params.v, 0, 0, j, 3, 3e-40 * (double)(j % 7));
+    return p;
+}
+
+/* The two results of a problem and of its twin, which `run` computes in each mode. */
+static void check_modes(problem *plain, flashc_status (*run)(void *), const char *what)
+{
+    problem odd = problem_twin(plain);
+    for (int mode = 0; mode < FLOAT_MODES; mode++) {
+        problem_snapshot(&odd);
+        expect_ok(in_float_mode(mode, run, &odd));
+        if (mode == 0) {
+            problem_snapshot(plain);
+            expect_ok(run(plain));
+        }
+        assert_same_bits(plain, &odd, what);
+    }
+    problem_free_twin(&odd);
+}
+
+static flashc_status call(void *argument)
+{
+    return flashc_attention_fwd(&((problem *)argument)->params);
+}
+
+/* The odd modes come first: worker threads that a call makes keep the mode they are born with. */
+static void one_call(const char *kernel)
+{
+    for (int threads = 3; threads >= 1; threads--) {
+        problem p = make(kernel, many_rows, threads);
+        check_modes(&p, call, "a call in another floating-point mode of the caller");
+        problem_free(&p);
+    }
+}
+
+/* The keys in two chunks, of which the first goes through a state of its own. */
+static flashc_status chunks_and_merge(void *argument)
+{
+    const flashc_attention_params *p = &((problem *)argument)->params;
+    const int64_t first = 700;
+    test_stream s = test_stream_begin(p), rest = test_stream_begin(p);
+    rest.state.next_key = first;
+    test_stream_chunk(&s, p, 0, first);
+    test_stream_chunk(&rest, p, first, p->seqlen_k - first);
+    flashc_status status = flashc_attention_state_merge(&s.state, &rest.state);
+    if (status == FLASHC_OK)
+        status = flashc_attention_finish(&s.state, p);
+    test_stream_free(&s);
+    test_stream_free(&rest);
+    return status;
+}
+
+static void states(const char *kernel)
+{
+    problem p = make(kernel, few_rows, 2);
+    check_modes(&p, chunks_and_merge, "chunks in another floating-point mode of the caller");
+    problem_free(&p);
+}
+
+/* K and V of the first sequence, once more, in front of each one's own. */
+static flashc_status with_prefix(void *argument)
+{
+    const flashc_attention_params *p = &((problem *)argument)->params;
+    flashc_shared_prefix prefix;
+    flashc_shared_prefix_init(&prefix, sizeof prefix);
+    prefix.seqlen = p->seqlen_k;
+    prefix.k = p->k;
+    prefix.v = p->v;
+    return flashc_attention_shared_prefix(p, &prefix);
+}
+
+static void shared_prefix(const char *kernel)
+{
+    problem_shape shape = few_rows;
+    shape.seqlen_q = 1;
+    problem p = make(kernel, shape, 2);
+    if (kernel_most_rows(kernel) >= shape.batch * shape.num_heads / shape.num_heads_k)
+        check_modes(&p, with_prefix, "a shared prefix in another floating-point mode of the caller");
+    problem_free(&p);
+}
+
+int main(void)
+{
+    static kernel_check checks[] = {{one_call}, {states}, {shared_prefix}};
+    const struct CMUnitTest tests[] = {
+        {"one_call", test_on_kernels, NULL, NULL, &checks[0]},
+        {"chunks_and_merged_states", test_on_kernels, NULL, NULL, &checks[1]},
+        {"shared_prefix", test_on_kernels, NULL, NULL, &checks[2]},
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
