@@ -28,18 +28,21 @@ static void fill_row(const flashc_problem *p, const flashc_sequence *s, int64_t 
         flashc_store_f32(row, p->scores.dtype, column * p->scores.stride[3], nothing);
 }
 
-/* Rows and columns that are no queries and no keys of the sequence, as far as they are no others'. */
+/* Rows and columns that are no queries and no keys of the sequence, as far as they are no others'. (Where the keys alone
+ * are packed, a row of scores is of one sequence, and the other sequences' columns are nobody's.) */
 static void fill_padding(const flashc_problem *p, const flashc_sequence *s, int64_t batch, int64_t head)
 {
     const int64_t first = p->cu_seqlens_k ? p->cu_seqlens_k[batch] : 0;
     const int64_t last = p->cu_seqlens_k ? p->cu_seqlens_k[batch + 1] : p->seqlen_k;
+    const bool whole_rows = p->cu_seqlens_k && !p->cu_seqlens_q;
+    const int64_t first_score = whole_rows ? 0 : first, last_score = whole_rows ? p->cu_seqlens_k[p->batch] : last;
     const int64_t rows = p->cu_seqlens_q ? s->n_queries : p->seqlen_q;
     const int64_t begin = flashc_min(last, s->first_key + s->begin_key); /* a chunk may have padding alone */
     const int64_t end = flashc_min(last, s->first_key + s->n_keys);
     for (int64_t query = 0; p->scores.data && query < rows; query++) {
         const bool padding = query >= s->n_queries;
-        fill_row(p, s, head, query, first, padding ? last : begin);
-        fill_row(p, s, head, query, padding ? last : end, last);
+        fill_row(p, s, head, query, first_score, padding ? last_score : begin);
+        fill_row(p, s, head, query, padding ? last_score : end, last_score);
     }
     for (int64_t column = first; p->key_mass.data && column < last; column++)
         if (column < begin || column >= end)
