@@ -90,7 +90,7 @@ static int cpus_of_quota(long long quota, long long period)
 {
     if (quota <= 0 || period <= 0)
         return 0;
-    return (int)flashc_min((quota + period - 1) / period, 1 << 20);
+    return (int)flashc_min(flashc_ceil_div(quota, period), 1 << 20);
 }
 
 static int smaller_quota(int a, int b)

@@ -1,7 +1,6 @@
 #include "tensor.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 
 /* Elements of an axis: columns are several to an element of Q8_0. */
 static int64_t elements(const flashc_tensor_argument *a, int axis)
@@ -43,20 +42,20 @@ static flashc_status check_no_self_overlap(const flashc_tensor_argument *a)
             axes[n++] = axis;
     const int64_t *stride = a->tensor->stride;
     for (int i = 1; i < n; i++)
-        for (int j = i; j > 0 && llabs(stride[axes[j]]) < llabs(stride[axes[j - 1]]); j--) {
+        for (int j = i; j > 0 && flashc_magnitude(stride[axes[j]]) < flashc_magnitude(stride[axes[j - 1]]); j--) {
             int swap = axes[j];
             axes[j] = axes[j - 1];
             axes[j - 1] = swap;
         }
-    int64_t span = 0;
+    uint64_t span = 0; /* up to the way from the lowest element to the highest, each within 63 bits of the first */
     for (int i = 0; i < n; i++) {
-        int64_t step = llabs(stride[axes[i]]);
+        const uint64_t step = flashc_magnitude(stride[axes[i]]);
         if (step <= span)
             return flashc_fail(FLASHC_ERR_ARGUMENT,
                                "%s.stride[%d]: the output overlaps itself: found a stride of %" PRId64
-                               ", expected more than the %" PRId64 " elements that faster axes span",
+                               ", expected more than the %" PRIu64 " elements that faster axes span",
                                a->name, axes[i], stride[axes[i]], span);
-        span += step * (elements(a, axes[i]) - 1);
+        span += step * (uint64_t)(elements(a, axes[i]) - 1);
     }
     return FLASHC_OK;
 }

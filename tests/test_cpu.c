@@ -44,6 +44,8 @@ static void test_version_2(void **state)
     assert_int_equal(quota("0::/part\n"), 3);
     write_file("less/cpu.max", "1000 100000\n");
     assert_int_equal(quota("0::/less\n"), 1);
+    write_file("most/cpu.max", "9223372036854775807 100000\n");
+    assert_int_equal(quota("0::/most\n"), 1 << 20); /* more than any machine has */
 }
 
 /* A limit on any group above counts, also where the process's own group is not to be seen. */

@@ -78,20 +78,43 @@ static flashc_tensor_argument cache_argument(const char *name, const flashc_tens
 }
 
 /* Written with i8, read with the 8-bit floats. */
-static flashc_status check_scale(const char *name, const flashc_tensor *scale, const flashc_tensor_argument *cache,
-                                 const flashc_block_table *t, const flashc_append_params *p)
+static flashc_tensor_argument scale_argument(const char *name, const flashc_tensor *scale,
+                                             const flashc_tensor_argument *cache)
 {
-    flashc_tensor_argument a = cache_argument(name, scale, t, p, 1);
+    flashc_tensor_argument a = *cache;
+    a.name = name;
+    a.tensor = scale;
+    a.size[3] = 1;
     a.direction = cache->tensor->dtype == FLASHC_I8 ? FLASHC_OUTPUT : FLASHC_INPUT;
     a.types = FLASHC_TYPES_F32;
+    return a;
+}
+
+static flashc_status check_scale(const flashc_tensor_argument *scale, const flashc_tensor_argument *cache)
+{
+    const void *data = scale->tensor->data;
     if (!cache->tensor->data)
-        return scale->data ? flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected NULL without %s, found %p", name,
-                                         cache->name, scale->data)
-                           : FLASHC_OK;
-    flashc_status status = flashc_cache_check_scale_given(name, scale, cache->name, cache->tensor, cache->size[3]);
-    if (status == FLASHC_OK && scale->data)
-        status = flashc_tensor_check(&a);
-    return status == FLASHC_OK && scale->data ? flashc_tensor_check_apart(cache, &a) : status;
+        return data ? flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected NULL without %s, found %p", scale->name,
+                                  cache->name, data)
+                    : FLASHC_OK;
+    flashc_status status =
+        flashc_cache_check_scale_given(scale->name, scale->tensor, cache->name, cache->tensor, cache->size[3]);
+    if (status == FLASHC_OK && data)
+        status = flashc_tensor_check(scale);
+    return status == FLASHC_OK && data ? flashc_tensor_check_apart(cache, scale) : status;
+}
+
+static flashc_status check_scales(const flashc_append_params *p, const flashc_tensor_argument *k_cache,
+                                  const flashc_tensor_argument *v_cache)
+{
+    const flashc_tensor_argument k = scale_argument("k_cache_scale", &p->k_cache_scale, k_cache);
+    const flashc_tensor_argument v = scale_argument("v_cache_scale", &p->v_cache_scale, v_cache);
+    flashc_status status = check_scale(&k, k_cache);
+    if (status == FLASHC_OK)
+        status = check_scale(&v, v_cache);
+    if (status == FLASHC_OK && v.tensor->data && (k.direction == FLASHC_OUTPUT || v.direction == FLASHC_OUTPUT))
+        status = flashc_tensor_check_apart(&v, &k);
+    return status;
 }
 
 static flashc_status check_tensors(const flashc_append_params *p)
@@ -121,8 +144,7 @@ static flashc_status check_tensors(const flashc_append_params *p)
         if (status != FLASHC_OK)
             return status;
     }
-    flashc_status status = check_scale("k_cache_scale", &p->k_cache_scale, &arguments[1], &p->block_table, p);
-    return status == FLASHC_OK ? check_scale("v_cache_scale", &p->v_cache_scale, &arguments[3], table_v, p) : status;
+    return check_scales(p, &arguments[1], &arguments[3]);
 }
 
 /* So many new rows from first on must lie in 0 .. capacity - 1. */

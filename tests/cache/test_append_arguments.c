@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 /* Two sequences of 3 new rows each, 2 heads of 4 columns, 4 pages of 4 rows for each, rotary tables of 16 positions. */
@@ -118,6 +119,48 @@ static void test_tensors(void **state)
     assert_non_null(strstr(flashc_last_error(), "found the address of v_cache ("));
 }
 
+/* int8 codes, whose scales append writes too. */
+static void usual_codes(flashc_append_params *p)
+{
+    static int8_t k_codes[2 * 2 * 16 * 4], v_codes[2 * 2 * 16 * 4];
+    static float k_scale[2 * 2 * 16], v_scale[2 * 2 * 16];
+    usual(p, false);
+    p->k_cache = flashc_tensor_bhsd(k_codes, FLASHC_I8, 2, 16, 4);
+    p->v_cache = flashc_tensor_bhsd(v_codes, FLASHC_I8, 2, 16, 4);
+    p->k_cache_scale = flashc_tensor_bhsd(k_scale, FLASHC_F32, 2, 16, 1);
+    p->v_cache_scale = flashc_tensor_bhsd(v_scale, FLASHC_F32, 2, 16, 1);
+}
+
+static void test_scales(void **state)
+{
+    (void)state;
+    flashc_append_params p;
+    char message[128];
+    usual_codes(&p);
+    expect_ok(flashc_append(&p));
+    p.v_cache_scale = p.k_cache_scale; /* the scales of k would be lost */
+    snprintf(message, sizeof message, "v_cache_scale.data: expected memory of its own, found the address of "
+             "k_cache_scale (%p)", p.k_cache_scale.data);
+    expect_argument_error(flashc_append(&p), message);
+    p.k_cache.dtype = FLASHC_F8_E4M3; /* read, and written over for v */
+    expect_argument_error(flashc_append(&p), message);
+    p.v_cache.dtype = FLASHC_F8_E4M3; /* read for both */
+    for (int i = 0; i < 2 * 2 * 16; i++)
+        ((float *)p.k_cache_scale.data)[i] = 1.0f;
+    expect_ok(flashc_append(&p));
+}
+
+/* A stride whose magnitude no int64_t holds. (No row is new, so that nothing is written there.) */
+static void test_stride_without_magnitude(void **state)
+{
+    (void)state;
+    flashc_append_params p;
+    usual_codes(&p);
+    p.seqlen_new = 0;
+    p.k_cache.stride[0] = INT64_MIN;
+    expect_ok(flashc_append(&p));
+}
+
 static void test_rows(void **state)
 {
     (void)state;
@@ -179,8 +222,14 @@ static void test_pages(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_usual_calls), cmocka_unit_test(test_sizes),     cmocka_unit_test(test_tensors),
-        cmocka_unit_test(test_rows),        cmocka_unit_test(test_positions), cmocka_unit_test(test_pages),
+        cmocka_unit_test(test_usual_calls),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_tensors),
+        cmocka_unit_test(test_scales),
+        cmocka_unit_test(test_stride_without_magnitude),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_positions),
+        cmocka_unit_test(test_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
