@@ -14,6 +14,8 @@
  *   Threads    Any function may be called from any number of threads at once, on different outputs.
  *              flashc changes no process-wide state: not the OpenMP or OpenBLAS thread counts, not
  *              the floating-point mode, not the locale, not the signal mask. It prints nothing.
+ *   Rounding   Results are those of the IEEE default (to nearest, with subnormal numbers), whatever
+ *              floating-point mode the caller is in.
  *   Fork       In a child made by fork() calls run on one thread (libgomp hangs there otherwise).
  *   Errors     A status other than FLASHC_OK comes with a message (flashc_last_error()) that names
  *              the argument, what was expected and what was found. Nothing aborts. After any error
@@ -196,8 +198,9 @@ typedef enum flashc_compute {
 
 /* What the output `scores` holds, as ONNX's qk_matmul_output_mode counts it. It, and key_mass, are made in a pass over
  * all keys after the others, which costs another Q K^T and exp: a call takes 1.4 to 1.8 times as long (head_dim 64). In
- * its rows and columns that are no queries and no keys of a batch element (seqlens_q, seqlens_k, leftpad_k) stands what
- * a hidden key has. Of queries and keys that are packed both, the blocks on the diagonal alone are written. */
+ * its rows and columns that are no queries and no keys of a batch element (seqlens_q, seqlens_k, leftpad_k; of packed
+ * keys those of other sequences) stands -inf, or as a weight 0. Of queries and keys that are packed both, the blocks
+ * on the diagonal alone are written. */
 typedef enum flashc_score_stage {
     FLASHC_SCORES_SCALED = 0, /* softmax_scale * (q . k), of hidden keys too */
     FLASHC_SCORES_CAPPED = 1, /* after softcap, of hidden keys too */
@@ -208,7 +211,8 @@ typedef enum flashc_score_stage {
 
 /* Called on the calling thread only, from time to time while it has work itself (not while it waits for
  * the last items of other threads), with the work items done so far and their number; the last time, unless
- * cancelled, when all are done. Return 0 to go on; anything else cancels the call. Must not call longjmp or throw. */
+ * cancelled, when all are done. (flashc_attention_shared_prefix() counts the prefix's items first, and then those of
+ * the sequences' own keys.) Return 0 to go on; anything else cancels the call. Must not call longjmp or throw. */
 typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
 
 /* One head's scores of some queries and keys, in f32 and natural units, on their way to softmax. Key 0 is the batch

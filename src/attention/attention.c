@@ -10,10 +10,7 @@ flashc_status flashc_attention_fwd(const flashc_attention_params *params)
 {
     flashc_problem problem;
     flashc_plan plan;
-    /* The default scale is rounded to nearest, whatever mode the caller is in. */
-    const unsigned float_mode = flashc_cpu_default_float_mode();
     flashc_status status = flashc_problem_init(&problem, params);
-    flashc_cpu_restore_float_mode(float_mode);
     if (status == FLASHC_OK)
         status = flashc_scales_check(&problem);
     if (status == FLASHC_OK)
@@ -23,7 +20,8 @@ flashc_status flashc_attention_fwd(const flashc_attention_params *params)
         status = flashc_workspace_begin(&problem, &plan, &workspace);
     if (status != FLASHC_OK)
         return status;
-    status = flashc_execute(&problem, &plan, workspace);
+    flashc_progress progress = {.total = flashc_execute_items(&problem, &plan)};
+    status = flashc_execute(&problem, &plan, workspace, &progress);
     flashc_workspace_end(&problem, workspace);
     return status;
 }

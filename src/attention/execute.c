@@ -26,8 +26,8 @@ typedef struct run {
     const flashc_plan *plan;
     char *workspace;
     void (*run_item)(const flashc_problem *, const flashc_plan *, int64_t, const flashc_worker *);
-    int64_t num_items, total; /* of this pass, of all */
-    atomic_int_least64_t next, done; /* of this pass, of all */
+    int64_t num_items, total; /* of this pass, of the call */
+    atomic_int_least64_t next, done; /* of this pass, of the call */
     atomic_bool cancelled;
     int64_t reported; /* the calling thread's: done as the callback last heard it */
 } run;
@@ -105,7 +105,13 @@ static void run_pass(run *r)
 #endif
 }
 
-flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *plan, void *workspace)
+int64_t flashc_execute_items(const flashc_problem *problem, const flashc_plan *plan)
+{
+    return plan->num_items + flashc_outputs_items(problem, plan);
+}
+
+flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *plan, void *workspace,
+                             flashc_progress *progress)
 {
     const int64_t outputs = flashc_outputs_items(problem, plan);
     if (plan->num_items == 0 && outputs == 0)
@@ -115,7 +121,9 @@ flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *p
              .workspace = workspace,
              .run_item = flashc_item_run,
              .num_items = plan->num_items,
-             .total = plan->num_items + outputs};
+             .total = progress->total,
+             .reported = progress->done};
+    atomic_init(&r.done, progress->done);
     flashc_items_prepare(plan, workspace);
     if (plan->num_items > 0)
         run_pass(&r);
@@ -124,19 +132,20 @@ flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *p
         r.num_items = outputs;
         run_pass(&r);
     }
+    progress->done = atomic_load(&r.done);
     /* The other threads may have done the last items, or all. */
-    if (problem->progress && r.reported < r.total && !atomic_load(&r.cancelled))
+    if (problem->progress && r.reported < r.total && progress->done == r.total && !atomic_load(&r.cancelled))
         report(&r);
     if (atomic_load(&r.cancelled))
         return flashc_fail(FLASHC_ERR_CANCELLED, "progress: the callback cancelled the call after %lld of %lld items",
-                           (long long)atomic_load(&r.done), (long long)r.total);
+                           (long long)progress->done, (long long)r.total);
     return FLASHC_OK;
 }
 
 flashc_status flashc_workspace_begin(const flashc_problem *problem, const flashc_plan *plan, void **workspace)
 {
     *workspace = NULL;
-    if (plan->num_items == 0 && flashc_outputs_items(problem, plan) == 0)
+    if (flashc_execute_items(problem, plan) == 0)
         return FLASHC_OK;
     if (!problem->workspace) {
         *workspace = aligned_alloc(FLASHC_ALIGNMENT, plan->workspace_size);

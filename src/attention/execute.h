@@ -10,7 +10,16 @@ flashc_status flashc_workspace_begin(const flashc_problem *problem, const flashc
 /* Frees what was its own. */
 void flashc_workspace_end(const flashc_problem *problem, void *workspace);
 
+/* Items that a run of the plan has. */
+int64_t flashc_execute_items(const flashc_problem *problem, const flashc_plan *plan);
+
+/* What the callback hears of a call, which may run a plan several times. */
+typedef struct flashc_progress {
+    int64_t done, total; /* items: of the runs so far, of all */
+} flashc_progress;
+
 /* workspace: as begun. FLASHC_OK or FLASHC_ERR_CANCELLED. */
-flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *plan, void *workspace);
+flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *plan, void *workspace,
+                             flashc_progress *progress);
 
 #endif

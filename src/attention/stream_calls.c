@@ -110,17 +110,31 @@ flashc_status flashc_attention_accumulate_workspace_size(const flashc_attention_
     return status;
 }
 
+/* Passes of the chunk that ends at `end`. */
+static int64_t count_passes(const flashc_attention_state *state, int64_t most_runs, int64_t end)
+{
+    flashc_chunk_pass pass = {.end = state->next_key};
+    int64_t n = 0;
+    do {
+        flashc_stream_next_pass(state, most_runs, end, &pass);
+        n++;
+    } while (pass.end < end);
+    return n;
+}
+
 /* The chunk's keys to the state, pass by pass. */
 static flashc_status take(flashc_attention_state *state, flashc_problem *problem, flashc_plan *plan, void *workspace)
 {
     flashc_status status;
     const int64_t end = state->next_key + problem->seqlen_k;
+    flashc_progress progress = {.total = (count_passes(state, plan->runs, end) - 1) * plan->num_items +
+                                         flashc_execute_items(problem, plan)};
     plan->pass = (flashc_chunk_pass){.end = state->next_key, .nodes = state->n_nodes};
     const flashc_tensor scores = problem->scores;
     do {
         flashc_stream_next_pass(state, plan->runs, end, &plan->pass);
         problem->scores.data = plan->pass.end < end ? NULL : scores.data; /* all of the chunk's, once */
-        status = flashc_execute(problem, plan, workspace);
+        status = flashc_execute(problem, plan, workspace, &progress);
         plan->pass.nodes = flashc_stream_nodes_after(state, plan->pass.begin, plan->pass.end, plan->pass.nodes);
     } while (status == FLASHC_OK && plan->pass.end < end);
     if (status == FLASHC_OK) {
@@ -170,6 +184,7 @@ flashc_status flashc_attention_state_merge(flashc_attention_state *into, const f
                            "from->next_key: expected at most the %" PRId64 " keys of into's levels, found %" PRId64,
                            flashc_stream_capacity(into), from->next_key);
     const flashc_softmax_state whole = flashc_stream_node(into, 0);
+    const unsigned float_mode = flashc_cpu_default_float_mode();
     if (into->n_nodes == 0 && from->n_nodes > 0)
         flashc_state_init(&whole);
     for (int64_t node = 1; node < into->n_nodes; node++) {
@@ -180,6 +195,7 @@ flashc_status flashc_attention_state_merge(flashc_attention_state *into, const f
         const flashc_softmax_state part = flashc_stream_node(from, node);
         flashc_state_merge(&whole, &part);
     }
+    flashc_cpu_restore_float_mode(float_mode);
     into->n_nodes = flashc_min(1, into->n_nodes + from->n_nodes);
     into->next_key = next_key;
     return FLASHC_OK;

@@ -1,6 +1,7 @@
 /* Unusual but valid calls, and the progress callback. */
 #include "support/cmocka.h"
 #include "support/kernels.h"
+#include "support/stream.h"
 
 #include <limits.h>
 #include <math.h>
@@ -252,9 +253,30 @@ static void cancel(const char *kernel)
         check_cancel(kernel, &shapes[n]);
 }
 
+/* A chunk for a state that takes several passes: what is left of a piece, runs of whole pieces, and a rest. */
+static void progress_of_a_chunk(const char *kernel)
+{
+    const int64_t piece = kernel_piece(kernel, 24, 20), first = piece + piece / 2;
+    problem p = problem_on(kernel, (problem_shape){1, 2, 2, 1, 9 * piece + 77, 24, 20}, FLASHC_F32, 5);
+    for (int threads = 1; threads <= 3; threads++) {
+        test_stream s = test_stream_begin(&p.params);
+        p.params.num_threads = threads;
+        for (int chunk = 0; chunk < 2; chunk++) {
+            progress_log log = {.caller = pthread_self(), .stop_after = INT64_MAX};
+            p.params.progress = log_progress;
+            p.params.progress_user_data = &log;
+            test_stream_chunk(&s, &p.params, chunk * first, chunk == 0 ? first : p.params.seqlen_k - first);
+            check_log(kernel, &log);
+            assert_true(log.calls > 0 && log.last_done == log.total);
+        }
+        test_stream_free(&s);
+    }
+    problem_free(&p);
+}
+
 int main(void)
 {
-    static kernel_check checks[] = {{no_columns}, {cancel}};
+    static kernel_check checks[] = {{no_columns}, {cancel}, {progress_of_a_chunk}};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_init_respects_struct_size),
         cmocka_unit_test(test_struct_of_a_later_version),
@@ -264,6 +286,7 @@ int main(void)
         cmocka_unit_test(test_absurd_thread_counts),
         {"no_columns_of_v", test_on_kernels, NULL, NULL, &checks[0]},
         {"progress_and_cancel", test_on_kernels, NULL, NULL, &checks[1]},
+        {"progress_of_a_chunk", test_on_kernels, NULL, NULL, &checks[2]},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
