@@ -48,7 +48,8 @@ static void check_kernel(const flashc_kernel_row *kernel, uint32_t step)
         worst = fmax(worst, check_tile(kernel, x, p, count));
         checked += (uint64_t)count;
     }
-    print_message("%s: %llu values, largest error %.3f of the bound\n", kernel->name, (unsigned long long)checked, worst);
+    print_message("%s: %llu values, largest error %.3f of the bound\n", kernel->name, (unsigned long long)checked,
+                  worst);
 }
 
 static void test_exp(void **state)
