@@ -4,6 +4,10 @@
 
 #include "flashc.h"
 
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "flashc needs IEEE arithmetic, NaN and infinity included: build it without -ffast-math and its parts"
+#endif
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
