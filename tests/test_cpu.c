@@ -2,6 +2,7 @@
 #include "cpu.h"
 #include "support/cmocka.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,8 +88,16 @@ static void test_nonsense_is_no_limit(void **state)
 static void test_count_is_within_the_affinity_mask(void **state)
 {
     (void)state;
+    cpu_set_t before, one;
     const int count = flashc_cpu_count();
     assert_in_range(count, 1, sysconf(_SC_NPROCESSORS_ONLN));
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    CPU_ZERO(&one);
+    CPU_SET((size_t)sched_getcpu(), &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    assert_int_equal(flashc_cpu_count(), 1);
+    assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
+    assert_int_equal(flashc_cpu_count(), count);
 }
 
 int main(void)
