@@ -11,7 +11,8 @@ import sys
 
 # From bottom to top; a file includes its own floor or a lower one. npy, cli and the Python module stand outside:
 # they see the library through its public header alone.
-FLOORS = (("common.",), ("cpu.", "numerics.", "params.", "tensor."), ("kernels/",), ("softmax/",), ("cache/",), ("attention/",))
+FLOORS = (("common.",), ("cpu.", "numerics.", "params.", "tensor."), ("kernels/",), ("softmax/",), ("cache/",),
+          ("attention/",))
 OUTSIDE = {"npy/": ("npy/",), "cli/": ("npy/", "cli/"), "python/core/": ("python/core/",)}
 PUBLIC_HEADER = "flashc.h"
 CONFIG_HEADER = "config.h"  # made by meson, for the library alone
@@ -20,8 +21,9 @@ CONFIG_HEADER = "config.h"  # made by meson, for the library alone
 RULES = (
     ("#pragma omp", r"#\s*pragma\s+omp\b|\b_Pragma\b", ("attention/execute.c", "cli/peak"),
      "one OpenMP region, in one file"),
-    ("a file is opened", r"\b(?:fopen(?:64)?|freopen|fdopen|fmemopen|open(?:64|at)?|creat|mko?stemps?|tmpfile|opendir|popen)"
-     r"\s*\(", ("npy/", "cli/", "cpu.c"), "only npy, cli and cpu.c touch files"),
+    ("a file is opened",
+     r"\b(?:fopen(?:64)?|freopen|fdopen|fmemopen|open(?:64|at)?|creat|mko?stemps?|tmpfile|opendir|popen)\s*\(",
+     ("npy/", "cli/", "cpu.c"), "only npy, cli and cpu.c touch files"),
     ("a library is loaded", r"\bdlm?open\s*\(", ("kernels/gemm_openblas.c", "cli/score_mod.c"),
      "only OpenBLAS is loaded, in one place, and by flashc-run what its user names"),
     ("something is printed", r"\b(?:v?printf|v?fprintf|v?dprintf|puts|fputs|putchar|putc|fputc|perror|psignal)\s*\(",
@@ -75,7 +77,9 @@ def include_breach(path, quote, name, src):
     if quote == "<":
         return f"<{name}> is a private header: write it in quotes"
     if outside is not None:
-        return None if name.startswith(outside) else f"\"{name}\" is private: only {PUBLIC_HEADER} and {outside} are seen here"
+        if name.startswith(outside):
+            return None
+        return f"\"{name}\" is private: only {PUBLIC_HEADER} and {outside} are seen here"
     mine, theirs = floor_of(path), floor_of(name)
     if theirs is None:
         return f"\"{name}\" is on no floor of the library"
@@ -105,7 +109,8 @@ def check(root):
                     yield path, text.count("\n", 0, match.start()) + 1, f"{what} ({match.group().strip('( ')}): {why}"
         lines = text.count("\n")
         if lines > MAX_LINES and path not in LONGER:
-            yield path, lines, f"{lines} lines; {MAX_LINES} is the limit: split it, or list it in LONGER with the reason"
+            yield path, lines, (f"{lines} lines; {MAX_LINES} is the limit: split it, or list it in LONGER with the "
+                                "reason")
 
 
 def main():

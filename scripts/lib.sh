@@ -80,7 +80,8 @@ build_wheel() {
     local venv=${1:-.venv}
     rm -rf "$ROOT/build/wheel"
     PATH="$ROOT/$venv/bin:$PATH" "$ROOT/$venv/bin/python" -m pip wheel -q --disable-pip-version-check \
-        --no-build-isolation --no-deps --config-settings=build-dir="$ROOT/build/python${venv#.venv}" -w "$ROOT/build/wheel" "$ROOT"
+        --no-build-isolation --no-deps --config-settings=build-dir="$ROOT/build/python${venv#.venv}" \
+        -w "$ROOT/build/wheel" "$ROOT"
 }
 
 # run_pytest VENV [PYTEST ARGUMENT...]: installs the wheel into the environment and runs. Sets PASSED, FAILED and
@@ -102,7 +103,8 @@ count_pytest() {
     python3 - "$1" <<'PYTHON'
 import sys, xml.etree.ElementTree as tree
 suites = list(tree.parse(sys.argv[1]).getroot().iter("testsuite"))
-total, failures, errors, skipped = (sum(int(s.get(k)) for s in suites) for k in ("tests", "failures", "errors", "skipped"))
+names = ("tests", "failures", "errors", "skipped")
+total, failures, errors, skipped = (sum(int(s.get(name)) for s in suites) for name in names)
 print(total - failures - errors - skipped, failures + errors, skipped)
 PYTHON
 }

@@ -57,8 +57,9 @@ def c_call(threads):
     program = pathlib.Path(__file__).resolve().parents[1] / "build/src/flashc-run"
     if not program.exists():
         return None
-    done = subprocess.run([program, "bench", "--heads", "1", "--seqlen-q", "1", "--head-dim", "1", "--threads", str(threads), "--no-limits",
-                           "--json"], capture_output=True, text=True, check=True)
+    command = [program, "bench", "--heads", "1", "--seqlen-q", "1", "--head-dim", "1", "--threads", str(threads),
+               "--no-limits", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     runs = [run for run in json.loads(done.stdout)["benchmarks"] if run.get("run_type") == "iteration"]
     return min(run["real_time"] * {"ns": 1e-9, "us": 1e-6, "ms": 1e-3}[run["time_unit"]] for run in runs)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What flashc is to reach in speed, and what it reaches on this machine: targets, measured values and verdicts.
 
-    scripts/measure_targets.py                       all targets: a quarter of an hour on a machine that does nothing else
+    scripts/measure_targets.py                       all targets: a quarter of an hour on an otherwise idle machine
     scripts/measure_targets.py --targets 'decode*'   those whose name matches
     scripts/measure_targets.py --budget 60           those without a value yet, as many as fit in a minute; to go on
     scripts/measure_targets.py --show                measures nothing

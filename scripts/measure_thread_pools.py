@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What torch's and flashc's threads cost each other in one process: matmul and attention called in turns, against each called
-alone; in milliseconds per call.
+"""What torch's and flashc's threads cost each other in one process: matmul and attention called in turns, against each
+called alone; in milliseconds per call.
 
     .venv-all/bin/python scripts/measure_thread_pools.py [--threads 2] [--rounds 15]
 
@@ -85,7 +85,8 @@ def main() -> None:
         other = separate(pathlib.Path(folder))
         settings = {"shared": {}, "separate": other, "passive": {**other, "OMP_WAIT_POLICY": "passive"}}
         for name, env in settings.items():
-            command = [sys.executable, __file__, "--worker", f"--threads={options.threads}", f"--rounds={options.rounds}"]
+            command = [sys.executable, __file__, "--worker", f"--threads={options.threads}",
+                       f"--rounds={options.rounds}"]
             done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=True)
             result = json.loads(done.stdout)
             runtimes = result.pop("runtimes")

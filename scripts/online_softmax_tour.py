@@ -46,12 +46,14 @@ def split_softmax() -> None:
 def denominators(x: list[float]) -> np.ndarray:
     """2. The denominator with the running max, and the factor that puts it right."""
     steps = flashc.trace(x)
-    print(f"{'x_i':>6}{'max m_i':>9}{'standard d_i':>14}{'online d_i':>12}{'exp(m_N - m_i)':>16}{'exp(m_i-1 - m_i)':>18}")
+    print(f"{'x_i':>6}{'max m_i':>9}{'standard d_i':>14}{'online d_i':>12}{'exp(m_N - m_i)':>16}"
+          f"{'exp(m_i-1 - m_i)':>18}")
     for s in steps:
         print(f"{s['x']:6g}{s['row_max']:9g}{s['denom_standard']:14.6f}{s['denom_online']:12.6f}"
               f"{s['scale']:16.6f}{s['correction']:18.6f}")
     # d_i needs the final max, known only at the end; the online one needs what was seen so far. They are tied:
-    show("online d_i = d_i exp(m_N - m_i)", np.allclose(steps["denom_online"], steps["denom_standard"] * steps["scale"], rtol=1e-14))
+    predicted = steps["denom_standard"] * steps["scale"]
+    show("online d_i = d_i exp(m_N - m_i)", np.allclose(steps["denom_online"], predicted, rtol=1e-14))
     # At the last step the factor is 1 and they agree. Where the max rises, the old sum was multiplied by a
     # correction below 1; where it does not, the correction is exactly 1, and there is nothing to rescale.
     show("at the last step", steps["denom_standard"][-1], steps["denom_online"][-1])
@@ -102,7 +104,8 @@ def draw(steps: np.ndarray, path: str) -> None:
     sums.plot(i, steps["denom_online"], "o-", color="C0", label="online $d'_i$ (with the running max)")
     sums.set_ylabel("denominator")
     factors.plot(i, steps["scale"], "o-", color="C2", label=r"$\exp(m_N - m_i) = d'_i / d_i$")
-    factors.plot(i[1:], steps["correction"][1:], "v:", color="C3", label=r"$\exp(m_{i-1} - m_i)$, correction of the old sum")
+    factors.plot(i[1:], steps["correction"][1:], "v:", color="C3",
+                 label=r"$\exp(m_{i-1} - m_i)$, correction of the old sum")
     factors.set_ylabel("factor")
     factors.set_yscale("log")
     factors.set_xlabel("step $i$")

@@ -241,7 +241,8 @@ static void after_fork(const char *kernel)
 
 int main(void)
 {
-    static kernel_check checks[] = {{many_hosts}, {small_stack}, {inside_parallel_region}, {global_state}, {after_fork}};
+    static kernel_check checks[] = {
+        {many_hosts}, {small_stack}, {inside_parallel_region}, {global_state}, {after_fork}};
     const struct CMUnitTest tests[] = {
         {"eight_host_threads_at_once", test_on_kernels, NULL, NULL, &checks[0]},
         {"stack_of_128_kib", test_on_kernels, NULL, NULL, &checks[1]},

@@ -107,9 +107,9 @@ static void no_memory(const char *kernel)
     }
 }
 
-/* Grows with tile and threads, never with seqlen (a short call, whose items are not all filled, may do
- * with less); below 1 MiB per thread at head_dim 128. decode: one query, and only the keys grow. */
-static flashc_status accumulate_failing(flashc_attention_state *s, const flashc_attention_params *p, long fail, long *made)
+/* Takes a chunk while allocation number `fail` fails; *made: how many there were. */
+static flashc_status accumulate_failing(flashc_attention_state *s, const flashc_attention_params *p, long fail,
+                                        long *made)
 {
     atomic_store(&allocations, 0);
     atomic_store(&failing, fail);
@@ -120,11 +120,12 @@ static flashc_status accumulate_failing(flashc_attention_state *s, const flashc_
     return status;
 }
 
-/* A chunk makes one allocation however many passes it takes, or none in the caller's workspace; where that cannot be had
- * or is not large enough the state is as it was. */
+/* A chunk makes one allocation however many passes it takes, or none in the caller's workspace; where that cannot be
+ * had or is not large enough the state is as it was. */
 static void chunk_memory(const char *kernel)
 {
-    problem p = problem_on(kernel, (problem_shape){1, 2, 2, 1, 9 * kernel_piece(kernel, 24, 20), 24, 20}, FLASHC_F32, 43);
+    const problem_shape shape = {1, 2, 2, 1, 9 * kernel_piece(kernel, 24, 20), 24, 20};
+    problem p = problem_on(kernel, shape, FLASHC_F32, 43);
     p.params.num_threads = 2;
     run_problem(&p);
     problem streamed = problem_twin(&p);
@@ -166,6 +167,8 @@ static void chunk_memory(const char *kernel)
     problem_free(&p);
 }
 
+/* Grows with tile and threads, never with seqlen (a short call, whose items are not all filled, may do
+ * with less); below 1 MiB per thread at head_dim 128. decode: one query, and only the keys grow. */
 static void check_workspace(const char *kernel, bool decode)
 {
     static const int64_t prefill_lengths[] = {1024, 8192, 65536}, decode_lengths[] = {1024, 32768, 1048576};

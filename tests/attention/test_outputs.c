@@ -28,7 +28,7 @@ static void random_problems(const char *kernel)
     }
 }
 
-/* NaN in a key: its column alone before the masks, whole rows of weights where it is seen, nothing where it is hidden. */
+/* NaN in a key: its column alone before the masks, whole rows of weights where it is seen, nothing where hidden. */
 static void nan_in_a_key(const char *kernel)
 {
     problem p = problem_on(kernel, (problem_shape){1, 1, 1, 5, 200, 16, 8}, FLASHC_F32, 3);
@@ -84,8 +84,8 @@ static void empty_sequences(const char *kernel)
     }
 }
 
-/* Logits so large that a weight may be off by more than a double holds, and below the smallest double in one row, but not
- * in the other: the bound must not come out as 0 times infinity. */
+/* Logits so large that a weight may be off by more than a double holds, and below the smallest double in one row, but
+ * not in the other: the bound must not come out as 0 times infinity. */
 static void weights_beyond_doubles(const char *kernel)
 {
     const problem_shape shape = shape_for(kernel, (problem_shape){1, 1, 1, 2, 40, 2, 8});
@@ -127,13 +127,14 @@ static void errors(void **unused)
     problem_add_outputs(&p, FLASHC_SCORES_WEIGHTS, FLASHC_F32);
     p.params.lse.data = NULL;
     expect_argument_error(flashc_attention_fwd(&p.params),
-                          "lse: expected an output beside scores of FLASHC_SCORES_WEIGHTS, which is made from it, found "
-                          "NULL");
+                          "lse: expected an output beside scores of FLASHC_SCORES_WEIGHTS, which is made from it, "
+                          "found NULL");
     p.params.scores.data = NULL;
     expect_argument_error(flashc_attention_fwd(&p.params),
                           "lse: expected an output beside key_mass, which is made from it, found NULL");
     p.params.scores_stage = (flashc_score_stage)4;
-    expect_argument_error(flashc_attention_fwd(&p.params), "scores_stage: expected a flashc_score_stage (0 to 3), found 4");
+    expect_argument_error(flashc_attention_fwd(&p.params),
+                          "scores_stage: expected a flashc_score_stage (0 to 3), found 4");
     problem_free(&p);
 }
 

@@ -146,8 +146,8 @@ static void errors(void **state)
     problem_plain(&p, &(problem_shape){2, 2, 1, 3, 40, 16, 16}, FLASHC_F32, 1);
     const flashc_shared_prefix shared = split(&p.params, 10, &own);
     expect_argument_error(flashc_attention_shared_prefix(&own, &shared),
-                          "q.stride[0]: expected seqlen_q * stride[2] = 48 with a shared prefix, so that the queries of "
-                          "all sequences are one row after the other, found 96");
+                          "q.stride[0]: expected seqlen_q * stride[2] = 48 with a shared prefix, so that the queries "
+                          "of all sequences are one row after the other, found 96");
     own.q.stride[0] = 48;
     flashc_shared_prefix wrong = shared;
     wrong.seqlen = -1;

@@ -199,8 +199,10 @@ static void far_logits(const char *kernel)
                 bool good = fabs(test_get(&p.params.o, 0, 0, 0, c) - first) <= bound &&
                             fabs(test_get(&p.params.o, 0, 0, 1, c) - last) <= bound &&
                             fabs(test_get(&p.params.o, 0, 0, 2, c) - mean) <= bound;
-                for (int64_t i = 0; i < 2 && good; i++) /* 16 u |LSE|, of the bound */
-                    good = fabs(test_get(&p.params.lse, 0, 0, i, 0) / logits[n] - 1.0) <= 16 * 0x1p-24 + (terms.logits_rounded ? 0x1.01p-7 : 0.0);
+                /* 16 u |LSE|, of the bound. */
+                const double lse_bound = 16 * 0x1p-24 + (terms.logits_rounded ? 0x1.01p-7 : 0.0);
+                for (int64_t i = 0; i < 2 && good; i++)
+                    good = fabs(test_get(&p.params.lse, 0, 0, i, 0) / logits[n] - 1.0) <= lse_bound;
                 if (!good) {
                     problem_print(stderr, &p);
                     fail_msg("logits of %g by %s: o = %.9g %.9g %.9g (expected %.9g %.9g %.9g), lse = %.9g %.9g",

@@ -43,8 +43,8 @@ static void errors(void **unused)
                           "state->row_stride: expected rows 0 to 5, found strides 6, 4, 1");
     s.state.row_stride[1] = 2;
     expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
-                          "state->rows.stride[1]: the output overlaps itself: found a stride of 2, expected more than the "
-                          "2 elements that faster axes span");
+                          "state->rows.stride[1]: the output overlaps itself: found a stride of 2, expected more than "
+                          "the 2 elements that faster axes span");
     s.state.row_stride[1] = 3;
     s.state.next_key = 15 * s.state.piece_n - 9;
     chunk.seqlen_k = 10;
@@ -110,8 +110,8 @@ static void errors_of_positions(void **unused)
     expect_argument_error(flashc_attention_accumulate(&s.state, &chunk), "seqlens_k[1]: expected 0 to 100, found 101");
     chunk.seqlens_k = NULL;
     expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
-                          "state->seqlens_k: expected all keys of batch element 0, from which FLASHC_ALIGN_BOTTOM_RIGHT "
-                          "counts, found 60, and keys up to 100 in the chunk");
+                          "state->seqlens_k: expected all keys of batch element 0, from which "
+                          "FLASHC_ALIGN_BOTTOM_RIGHT counts, found 60, and keys up to 100 in the chunk");
     s.state.seqlens_k = (int64_t[]){60, 60};
     chunk.alignment = FLASHC_ALIGN_TOP_LEFT;
     chunk.leftpad_k = padding;

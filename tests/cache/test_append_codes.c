@@ -100,8 +100,8 @@ static void check_cache(const flashc_tensor *f32, const flashc_tensor *codes, co
                     }
                     if (!(fabs(found - x) <= bound(codes->dtype, x, step)))
                         fail_msg("%s [%lld][%lld][%lld][%lld]: %.9g became %.9g, bound %.3g",
-                                 flashc_dtype_name(codes->dtype), (long long)b, (long long)h, (long long)i, (long long)j,
-                                 x, found, bound(codes->dtype, x, step));
+                                 flashc_dtype_name(codes->dtype), (long long)b, (long long)h, (long long)i,
+                                 (long long)j, x, found, bound(codes->dtype, x, step));
                 }
             }
 }

@@ -44,7 +44,10 @@ def main():
                     failures += 1
                     print(result.stderr)
             # The flags must be able to fail: a declaration that shadows is refused.
-            broken = PROGRAM + "int flashc_x(int y); int flashc_x(int y) { int z = y; { int z = 1; (void)z; } return z; }\n"
+            broken = PROGRAM + """
+int flashc_x(int y);
+int flashc_x(int y) { int z = y; { int z = 1; (void)z; } return z; }
+"""
             if compile_with(compiler, language, STANDARDS[language][0], include, broken).returncode == 0:
                 failures += 1
                 print(f"{compiler}: warnings are not errors here; this check checks nothing")

@@ -4,8 +4,8 @@
     check_install.py BUILD_DIRECTORY HEADER LIBRARY LIBRARY_KIND(both|shared|static) CLI(true|false) CC...
 
 Into a temporary directory. Then, through pkg-config alone: a C11 and a C++17 program, against the shared and
-the static library; the program in flashc.h's leading comment and those in README; flashc-run and its man page. LIBRARY is any that was
-built: meson names a cross build's emulator only to tests that take something built for the machine emulated.
+the static library; the program in flashc.h's leading comment and those in README; flashc-run and its man page.
+LIBRARY is any that was built: meson names a cross build's emulator only to tests that take something built for the machine emulated.
 """
 import json
 import math

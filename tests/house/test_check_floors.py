@@ -8,10 +8,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 sys.dont_write_bytecode = True
 import check_floors
 
-HEADERS = ("common.h", "numerics.h", "kernels/kernel.h", "softmax/state.h", "attention/plan.h", "npy/npy.h", "cli/cli.h")
+HEADERS = ("common.h", "numerics.h", "kernels/kernel.h", "softmax/state.h", "attention/plan.h", "npy/npy.h",
+           "cli/cli.h")
 # (file, its text, a part of the expected message or None)
 CASES = (
-    ("kernels/a.c", '#include "kernels/kernel.h"\n#include "numerics.h"\n#include <flashc.h>\n#include <stdio.h>\n', None),
+    ("kernels/a.c",
+     '#include "kernels/kernel.h"\n#include "numerics.h"\n#include <flashc.h>\n#include <stdio.h>\n', None),
     ("kernels/a.c", '#include "attention/plan.h"\n', "higher floor"),
     ("common.c", '  #  include "numerics.h"\n', "higher floor"),
     ("attention/a.c", '#include "npy/npy.h"\n', "no floor"),

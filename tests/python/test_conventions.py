@@ -1,5 +1,6 @@
-"""README's table "Names and conventions elsewhere": what each framework means, written out in float64, is what the named
-call of flashc gives. Where a framework runs here it is asked itself: test_onnx.py and with_torch/test_conventions_torch.py.
+"""README's table "Names and conventions elsewhere": what each framework means, written out in float64, is what the
+named call of flashc gives. Where a framework runs here it is asked itself: test_onnx.py and
+with_torch/test_conventions_torch.py.
 """
 import numpy as np
 import pytest

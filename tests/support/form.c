@@ -271,8 +271,8 @@ static void collect(const test_form *f, const flashc_attention_params *p, proble
     }
 }
 
-/* Where the keys alone are packed, rows of scores have columns for those of other sequences: do these hold what a hidden
- * key has? Leaves poison there. */
+/* Where the keys alone are packed, rows of scores have columns for those of other sequences: do these hold what a
+ * hidden key has? Leaves poison there. */
 static bool others_are_hidden(const test_form *f)
 {
     const flashc_attention_params *p = &f->params;

@@ -1,4 +1,5 @@
-"""The package as users get it: an sdist, a wheel built from it, `pip install .`; each in a clean environment with NumPy only."""
+"""The package as users get it: an sdist, a wheel built from it, `pip install .`; each in a clean environment with NumPy
+only."""
 
 import os
 import pathlib
