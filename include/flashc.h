@@ -587,7 +587,7 @@ typedef struct flashc_attention_state {
 } flashc_attention_state;
 
 /* Fills *state for the one call that params describe; struct_size is sizeof *state. Of tensors only the types are
- * looked at. */
+ * looked at, and whether there is a mask, bias or block mask, which the choice of a kernel and its tiles goes by. */
 FLASHC_API flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t struct_size,
                                                      const flashc_attention_params *params);
 /* No keys seen. */

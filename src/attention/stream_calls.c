@@ -14,10 +14,32 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A tensor of this one's type to make a plan with, all its elements being one, which nobody reads. */
+static flashc_tensor stand_in(const flashc_tensor *t)
+{
+    static const double nothing[8]; /* aligned for any type */
+    return (flashc_tensor){.data = (void *)(uintptr_t)nothing, .dtype = t->dtype, .stride = {0, 0, 0, 1}};
+}
+
+/* Tensors as a plan looks at them: their types, and whether there is a mask or bias, which the choice of a kernel
+ * goes by. */
+static void forget_data(flashc_attention_params *p)
+{
+    const flashc_tensor absent = {.data = NULL}, scale = {.dtype = FLASHC_F32};
+    p->q = stand_in(&p->q);
+    p->k = stand_in(&p->k);
+    p->v = stand_in(&p->v);
+    p->k_scale = p->k.dtype == FLASHC_I8 ? stand_in(&scale) : absent;
+    p->v_scale = p->v.dtype == FLASHC_I8 ? stand_in(&scale) : absent;
+    p->mask = p->mask.data ? stand_in(&p->mask) : absent;
+    p->bias = p->bias.data ? stand_in(&p->bias) : absent;
+    p->row_max = p->scores = p->key_mass = absent;
+    p->block_table = p->block_table_v = (flashc_block_table){.pages = NULL};
+}
+
 flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t struct_size,
                                           const flashc_attention_params *params)
 {
-    static const double nothing[8]; /* aligned for any type */
     flashc_attention_params p;
     flashc_problem problem;
     flashc_plan plan;
@@ -28,17 +50,7 @@ flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t 
     flashc_status status = flashc_stream_read_params(&p, params);
     if (status != FLASHC_OK)
         return status;
-    const flashc_tensor absent = {.data = NULL};
-    p.k = (flashc_tensor){.data = (void *)(uintptr_t)nothing, .dtype = p.k.dtype, .stride = {0, 0, 0, 1}};
-    p.v = (flashc_tensor){.data = (void *)(uintptr_t)nothing, .dtype = p.v.dtype, .stride = {0, 0, 0, 1}};
-    p.q = (flashc_tensor){.data = (void *)(uintptr_t)nothing, .dtype = p.q.dtype};
-    p.k_scale = p.v_scale = (flashc_tensor){.data = NULL};
-    p.mask = p.bias = p.row_max = p.scores = p.key_mass = absent;
-    if (p.k.dtype == FLASHC_I8)
-        p.k_scale = (flashc_tensor){.data = (void *)(uintptr_t)nothing, .dtype = FLASHC_F32};
-    if (p.v.dtype == FLASHC_I8)
-        p.v_scale = (flashc_tensor){.data = (void *)(uintptr_t)nothing, .dtype = FLASHC_F32};
-    p.block_table = p.block_table_v = (flashc_block_table){.pages = NULL};
+    forget_data(&p);
     status = flashc_problem_init_chunk(&problem, &p, NULL);
     if (status == FLASHC_OK)
         status = flashc_plan_init(&plan, &problem, NULL, 0);
@@ -123,7 +135,8 @@ static int64_t count_passes(const flashc_attention_state *state, int64_t most_ru
 }
 
 /* The chunk's keys to the state, pass by pass. */
-static flashc_status take(flashc_attention_state *state, flashc_problem *problem, flashc_plan *plan, void *workspace)
+static flashc_status run_passes(flashc_attention_state *state, flashc_problem *problem, flashc_plan *plan,
+                                void *workspace)
 {
     flashc_status status;
     const int64_t end = state->next_key + problem->seqlen_k;
@@ -158,7 +171,7 @@ flashc_status flashc_attention_accumulate(flashc_attention_state *state, const f
         status = flashc_workspace_begin(&problem, &plan, &workspace);
     if (status != FLASHC_OK)
         return status;
-    status = take(state, &problem, &plan, workspace);
+    status = run_passes(state, &problem, &plan, workspace);
     flashc_workspace_end(&problem, workspace);
     return status;
 }
@@ -219,8 +232,8 @@ static void fold_row(const flashc_attention_state *s, int64_t index, const flash
     }
 }
 
-/* Of lse or row_max the number of row i; NULL if they are not wanted. */
-static float *number_of(const flashc_tensor *output, const flashc_sequence *sequence, int64_t head, int64_t i)
+/* Where lse or row_max has its number for row i; NULL if it is not wanted. */
+static float *output_at(const flashc_tensor *output, const flashc_sequence *sequence, int64_t head, int64_t i)
 {
     return output->data ? (float *)(void *)flashc_element(output, sequence->q_element, head, i, 0) : NULL;
 }
@@ -230,7 +243,7 @@ static void finish_row(const flashc_problem *p, const flashc_attention_state *s,
 {
     const int64_t i = sequence->first_query + query;
     const bool padding = query >= sequence->n_queries;
-    float *lse = number_of(&p->lse, sequence, head, i), *row_max = number_of(&p->row_max, sequence, head, i);
+    float *lse = output_at(&p->lse, sequence, head, i), *row_max = output_at(&p->row_max, sequence, head, i);
     float factor = 0.0f;
     if (padding) {
         flashc_state_init(row);

@@ -115,6 +115,32 @@ static void parts_merge(const char *kernel)
     problem_free(&p);
 }
 
+/* A kernel may be chosen because there is no mask or bias: a state must know of them. */
+static void pieces_are_those_of_the_call(void **unused)
+{
+    (void)unused;
+    static const problem_shape shapes[] = {{1, 1, 1, 300, 3000, 64, 64}, {1, 4, 1, 130, 2000, 32, 32}};
+    for (int n = 0; n < 6; n++) {
+        problem p;
+        test_rng rng = {(uint64_t)n};
+        problem_plain(&p, &shapes[n % 2], FLASHC_F32, 30);
+        if (n / 2 == 1)
+            problem_add_mask(&p);
+        else if (n / 2 == 2)
+            problem_add_bias(&p, FLASHC_F32);
+        assert_true(run_problem(&p));
+        const flashc_explanation plan = plan_of(&p);
+        test_stream s = test_stream_begin(&p.params);
+        assert_int_equal(s.state.piece_n, plan.piece_n);
+        test_stream_free(&s);
+        problem streamed = problem_twin(&p);
+        test_stream_all(&streamed, plan.block_n, &rng);
+        assert_same_bits(&p, &streamed, "one call and chunks of tiles");
+        problem_free_twin(&streamed);
+        problem_free(&p);
+    }
+}
+
 /* The worked example of a shared prefix: one K/V for all sequences, read once for all their queries by looking at them
  * as the queries of one sequence, then each one's own. */
 static void shared_prefix(const char *kernel)
@@ -156,6 +182,7 @@ int main(void)
         {"nan_and_infinity_in_v", test_on_kernels, NULL, NULL, &special},
         {"states_of_parts_merge", test_on_kernels, NULL, NULL, &merge},
         {"shared_prefix", test_on_kernels, NULL, NULL, &prefix},
+        cmocka_unit_test(pieces_are_those_of_the_call),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -102,7 +102,7 @@ class AttentionState:
         k, v = kind_of(k, "k")[0], kind_of(v, "v")[0]
         lies = {"k_scale": k_scale, "v_scale": v_scale, "seqlens_k": seqlens_k, "cu_seqlens_k": cu_seqlens_k,
                 "block_table": block_table, "block_table_v": block_table_v}
-        self._begin(k, v, **lies)
+        self._begin(k, v, mask=mask, bias=bias, **lies)
         out = planned_output(self._q)
         arguments = self._call(k, v, out, None, (self._state(), progress, self), mask=mask, bias=bias, scores=scores,
                                scores_stage=stage_of(scores, scores_stage), **lies)
@@ -137,9 +137,11 @@ class AttentionState:
         """row_max, row_sum [levels, rows] and acc [levels, rows, head_dim_v], the state's own; None before a chunk."""
         return self._arrays
 
-    def restore(self, k: Any, v: Any, arrays: tuple[Any, Any, Any], n_nodes: int, next_key: int) -> None:
-        """Takes up a saved state. k, v: any chunk of the types and heads that follow, even of no keys."""
-        self._begin(kind_of(k, "k")[0], kind_of(v, "v")[0])
+    def restore(self, k: Any, v: Any, arrays: tuple[Any, Any, Any], n_nodes: int, next_key: int, *, mask: Any = None,
+                bias: Any = None) -> None:
+        """Takes up a saved state. k, v: any chunk of the types and heads that follow, even of no keys; with its mask or
+        bias if chunks have one."""
+        self._begin(kind_of(k, "k")[0], kind_of(v, "v")[0], mask=mask, bias=bias)
         assert self._arrays is not None
         for mine, saved in zip(self._arrays, arrays, strict=True):
             if mine.shape != saved.shape:
