@@ -84,7 +84,7 @@ static row_walk walk_from(const flashc_block_table *t, int64_t row)
     return (row_walk){entry, t->pages ? row - entry * t->page_size : row};
 }
 
-/* The next of n more rows, as many as lie in one page. */
+/* The next rows of n that remain: as many as lie in one page. */
 static row_run next_run(const flashc_block_table *t, int64_t sequence, int64_t n, row_walk *walk)
 {
     if (!t->pages)
@@ -155,7 +155,7 @@ static const flashc_start *find_starts(const flashc_cache_rows *rows, const flas
     return start;
 }
 
-/* The addresses beyond the `known` ones, for a tile of n rows. */
+/* Fills in the addresses beyond the `known` ones, for a tile of n rows: the last known one again. */
 static const void **point_ahead(const flashc_operand *operand, int64_t n, int64_t known, const void **row)
 {
     const int64_t end = flashc_cache_row_pointers(operand, n);

@@ -103,7 +103,7 @@ static flashc_tensor_argument rows_argument(const char *name, const flashc_tenso
                                     .types = types};
 }
 
-/* Are outputs looked at, or, of a chunk, scores alone? first_key: position of the first row of k. */
+/* outputs: as in flashc_check_attention(). first_key: position of the first row of k. */
 static flashc_status check_tensors(const flashc_attention_params *p, bool outputs, int64_t first_key)
 {
     const flashc_block_table *table_v = flashc_cache_table_v(&p->block_table, &p->block_table_v);

@@ -4,8 +4,8 @@
 
 #include "common.h"
 
-/* Everything but the scales themselves. state: NULL, or what a chunk goes to. outputs: are o and the others looked at,
- * or, of a chunk, scores alone? */
+/* Checks everything but the values of k_scale and v_scale. state: where a chunk goes, or NULL. outputs: are o, lse,
+ * row_max and key_mass checked? (A chunk has no other output than scores.) */
 flashc_status flashc_check_attention(const flashc_attention_params *params, const flashc_attention_state *state,
                                      bool outputs);
 

@@ -13,9 +13,9 @@ void flashc_workspace_end(const flashc_problem *problem, void *workspace);
 /* Items that a run of the plan has. */
 int64_t flashc_execute_items(const flashc_problem *problem, const flashc_plan *plan);
 
-/* What the callback hears of a call, which may run a plan several times. */
+/* Items done so far, and in all, of a call that may run its plan several times: what the callback hears. */
 typedef struct flashc_progress {
-    int64_t done, total; /* items: of the runs so far, of all */
+    int64_t done, total;
 } flashc_progress;
 
 /* workspace: as begun. FLASHC_OK or FLASHC_ERR_CANCELLED. */

@@ -11,7 +11,7 @@
 flashc_softmax_state flashc_fold_block(const flashc_plan *plan, int64_t head_dim_v, float *partial, int64_t i,
                                        int64_t n_rows);
 
-/* A row item's part in the fold: whose states, and the stack of nodes that are open. */
+/* The fold of one row item: its stack of open nodes, and which piece comes next. */
 typedef struct flashc_fold {
     const flashc_plan *plan;
     int64_t head_dim_v, n_rows; /* of the whole item */

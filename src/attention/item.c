@@ -171,8 +171,8 @@ static void run_part_of_chunk(flashc_item *it, flashc_fold *fold)
     store_nodes(it, fold);
 }
 
-/* Of lse or row_max the number of a block's row; NULL if they are not wanted. */
-static float *number_of(const flashc_problem *p, const flashc_row_block *block, const flashc_tensor *output,
+/* Where lse or row_max has its number for a row of the block; NULL if it is not wanted. */
+static float *output_at(const flashc_problem *p, const flashc_row_block *block, const flashc_tensor *output,
                         int64_t row)
 {
     return output->data ? (float *)(void *)flashc_row_element(p, block, output, row) : NULL;
@@ -187,7 +187,7 @@ static void store_block(const flashc_item *it, const flashc_row_block *block)
     for (int64_t r = 0; r < block->n_rows; r++) {
         row[r] = flashc_row_element(p, block, &p->o, r);
         flashc_stages_finish_row(p, flashc_row_head(p, block, r), state.row_max[r], state.row_sum[r], &factor[r],
-                                 number_of(p, block, &p->lse, r), number_of(p, block, &p->row_max, r));
+                                 output_at(p, block, &p->lse, r), output_at(p, block, &p->row_max, r));
     }
     it->vector->store_rows(row, p->o.dtype, p->o.stride[3], state.acc, it->plan->ld, block->n_rows, p->head_dim_v,
                            factor);
@@ -205,7 +205,7 @@ static void store_padding(const flashc_item *it)
     for (int64_t row = flashc_max(first_row, it->span.sequence.n_queries * p->group); row < end; row++) {
         for (int64_t d = 0; d < p->head_dim_v; d++)
             flashc_store_f32(flashc_row_element(p, &block, &p->o, row), p->o.dtype, d * p->o.stride[3], 0.0f);
-        float *lse = number_of(p, &block, &p->lse, row), *row_max = number_of(p, &block, &p->row_max, row);
+        float *lse = output_at(p, &block, &p->lse, row), *row_max = output_at(p, &block, &p->row_max, row);
         if (lse)
             *lse = -INFINITY;
         if (row_max)

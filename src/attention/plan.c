@@ -26,7 +26,7 @@ enum {
     RUNS_PER_THREAD = 4,
 };
 
-/* How many sequences have to be looked at to know them all. */
+/* How many sequences differ: 1 if all are alike. */
 static int64_t distinct_sequences(const flashc_problem *p)
 {
     return flashc_problem_is_uniform(p) ? flashc_min(1, p->batch) : p->batch;

@@ -22,7 +22,7 @@ void flashc_attention_params_init(flashc_attention_params *params, size_t struct
     flashc_params_fill(params, struct_size, &defaults, sizeof defaults);
 }
 
-/* The problem that checked params state. state and outputs as in init(). */
+/* Fills the problem from checked params; state and outputs as in init(). */
 static void resolve(flashc_problem *problem, const flashc_attention_params *p, const flashc_attention_state *state,
                     bool outputs)
 {
@@ -78,19 +78,19 @@ static void resolve(flashc_problem *problem, const flashc_attention_params *p, c
         .progress_user_data = p->progress_user_data,
         .state = state,
     };
-    if (p->k.dtype == FLASHC_Q8_0) /* of one block it may be anything */
+    if (p->k.dtype == FLASHC_Q8_0) /* where a row is one block it may be anything */
         problem->k.tensor.stride[3] = 1;
     if (p->v.dtype == FLASHC_Q8_0)
         problem->v.tensor.stride[3] = 1;
     if (p->head_dim_v == 0) {
-        /* Of no elements, so that nobody checked their strides; but rows still have addresses. */
+        /* They have no elements, and their strides were not checked; but addresses of rows are computed. */
         static const double nothing;
         problem->v = (flashc_cache_rows){.tensor = {.data = (void *)(uintptr_t)&nothing, .dtype = p->v.dtype}};
         problem->o = (flashc_tensor){.data = (void *)(uintptr_t)&nothing, .dtype = p->o.dtype};
     }
 }
 
-/* state: NULL, or what a chunk goes to. outputs: are o and the others there? */
+/* state, outputs: as in flashc_check_attention(). */
 static flashc_status init(flashc_problem *problem, const flashc_attention_params *params,
                           const flashc_attention_state *state, bool outputs)
 {

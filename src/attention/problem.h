@@ -39,8 +39,8 @@ typedef struct flashc_problem {
 /* Checks params (argument by argument, see flashc.h) and resolves them. */
 flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attention_params *params);
 
-/* The same for a chunk of keys that goes to a valid state, or (NULL) for one call whose outputs do not matter; of these
- * only scores are looked at. */
+/* The same for a chunk of keys that goes to a valid state, or (state NULL) for a call without outputs. Of the outputs
+ * only scores are checked and used. */
 flashc_status flashc_problem_init_chunk(flashc_problem *problem, const flashc_attention_params *params,
                                         const flashc_attention_state *state);
 

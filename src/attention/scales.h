@@ -4,7 +4,7 @@
 
 #include "attention/problem.h"
 
-/* Of the rows that are keys of a sequence. Reads them all, unlike the other checks. */
+/* Are the scales of all rows that are keys finite and not negative? Reads them all, unlike the other checks. */
 flashc_status flashc_scales_check(const flashc_problem *problem);
 
 #endif

@@ -10,13 +10,13 @@ flashc_status flashc_stream_read_params(flashc_attention_params *ours, const fla
 /* The most keys that the levels hold: each node stands for twice as many pieces as the one after it. */
 int64_t flashc_stream_capacity(const flashc_attention_state *state);
 
-/* Sizes and arrays. */
+/* Are the state's sizes in range, and its arrays there? */
 flashc_status flashc_stream_check_state(const char *name, const flashc_attention_state *state);
 
 /* Does the state have a row of its own for each query of the call? */
 flashc_status flashc_stream_check_rows(const flashc_attention_state *state, const flashc_attention_params *params);
 
-/* Weights take all of LSE, and so all keys, in one call. */
+/* Refuses outputs of softmax weights: they need the LSE of all keys, and so all keys in one call. */
 flashc_status flashc_stream_check_outputs(const flashc_attention_params *params);
 
 #endif

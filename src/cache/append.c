@@ -16,15 +16,15 @@ enum { ROWS_TOGETHER = 32 };
 /* The struct as it was in the first release: nothing shorter can have been compiled. */
 enum { FIRST_STRUCT_SIZE = sizeof(flashc_append_params) };
 
-/* The rows of k, v or q. */
-typedef struct stream {
+/* From where the rows of k, v or q go where, and what becomes of them on the way. */
+typedef struct transfer {
     const flashc_tensor *from;
     flashc_cache_rows to;
     bool to_cache; /* rows go to their position; else (q) they keep their place */
     bool rotated;
     int64_t heads, cols;
     float *row; /* where a row is made that then becomes codes */
-} stream;
+} transfer;
 
 static flashc_row row_at(const flashc_tensor *t, void *data)
 {
@@ -32,7 +32,7 @@ static flashc_row row_at(const flashc_tensor *t, void *data)
 }
 
 /* New row i of sequence b. */
-static void write_row(const flashc_append_params *p, const stream *s, int64_t b, int64_t head, int64_t i)
+static void write_row(const flashc_append_params *p, const transfer *s, int64_t b, int64_t head, int64_t i)
 {
     const int64_t element = p->cu_seqlens_new ? 0 : b, row = flashc_append_first_row(p, b) + i;
     const flashc_row src = row_at(s->from, flashc_element(s->from, element, head, row, 0));
@@ -58,7 +58,7 @@ static void write_row(const flashc_append_params *p, const stream *s, int64_t b,
                             s->to.scale.data ? flashc_cache_scale(&s->to, b, head, p->positions[b] + i) : NULL);
 }
 
-static void write_sequence(const flashc_append_params *p, const stream *s, int64_t b)
+static void write_sequence(const flashc_append_params *p, const transfer *s, int64_t b)
 {
     /* Neighbours in memory follow each other: 7 ms, against 30 in the other order, for 128 MiB of f32 in which a
      * row has its heads side by side. */
@@ -98,7 +98,7 @@ flashc_status flashc_append(const flashc_append_params *params)
                                flashc_max(p.head_dim, p.head_dim_v));
     }
     const flashc_block_table *table_v = flashc_cache_table_v(&p.block_table, &p.block_table_v);
-    const stream streams[] = {
+    const transfer transfers[] = {
         {.from = &p.k,
          .to = {.tensor = p.k_cache, .table = p.block_table, .scale = p.k_cache_scale},
          .to_cache = true,
@@ -116,9 +116,9 @@ flashc_status flashc_append(const flashc_append_params *params)
     };
     const unsigned float_mode = flashc_cpu_default_float_mode();
     for (int64_t b = 0; b < p.batch; b++)
-        for (size_t i = 0; i < sizeof streams / sizeof streams[0]; i++)
-            if (streams[i].to.tensor.data && streams[i].cols > 0)
-                write_sequence(&p, &streams[i], b);
+        for (size_t i = 0; i < sizeof transfers / sizeof transfers[0]; i++)
+            if (transfers[i].to.tensor.data && transfers[i].cols > 0)
+                write_sequence(&p, &transfers[i], b);
     flashc_cpu_restore_float_mode(float_mode);
     free(row);
     return FLASHC_OK;
