@@ -91,9 +91,9 @@ static void test_softmax_step_special_values(void **state)
     assert_true(isnan(row_sum[3]));
     assert_true(isnan(row_sum[4]));
     assert_true(row_max[5] == 10.0f && correction[5] == 1.0f);
-    assert_float_equal(row_sum[5], 2.0f + expf(-1.0f), 8 * U);
+    assert_float_equal(row_sum[5], 2.0f + expf(-1.0f), (8 * U));
     assert_true(row_max[6] == 3.0f && weight(scores, ld, 6, 0) == 1.0f);
-    assert_float_equal(row_sum[6], 2.0f * expf(-2.0f) + 1.0f, 8 * U);
+    assert_float_equal(row_sum[6], 2.0f * expf(-2.0f) + 1.0f, (8 * U));
 }
 
 static void test_hide(void **state)
