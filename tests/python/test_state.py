@@ -52,6 +52,23 @@ def test_chunks_aligned_at_the_bottom_right() -> None:
     np.testing.assert_array_equal(packed.finish(), expected)
 
 
+@pytest.mark.parametrize("name", ["mask", "bias"])
+def test_masks_and_biases_belong_to_the_plan(name: str) -> None:
+    """A kernel may be chosen because there is neither (OpenBLAS's tiles on Zen 4): pieces are those of the one call."""
+    q, k, v = arrays((1, 300, 64), (1, 3000, 64), (1, 3000, 64))
+    values = RNG.random(3000) < 0.9 if name == "mask" else RNG.standard_normal(3000, np.float32)
+    expected = flashc.attention(q, k, v, **{name: values})
+    tile = flashc.explain(q, k, v, **{name: values}).block_n
+    state = flashc.AttentionState(q, seqlen_k=3000)
+    for first in range(0, 3000, 5 * tile):
+        rows = slice(first, first + 5 * tile)
+        state.accumulate(k[:, rows], v[:, rows], **{name: values[rows]})
+        saved, n_nodes, next_key = [x.copy() for x in state.arrays()], state.n_nodes, state.next_key
+        state = flashc.AttentionState(q, seqlen_k=3000)
+        state.restore(k, v, saved, n_nodes, next_key, **{name: values})
+    np.testing.assert_array_equal(state.finish(), expected)
+
+
 def test_block_mask_and_row_max() -> None:
     """Tiles are those of all keys, whatever the chunk; of packed sequences those of the longest."""
     q, k, v = arrays((2, 4, 70, 16), (2, 2, 700, 16), (2, 2, 700, 16))
