@@ -241,7 +241,7 @@ static void score_mod_coordinates(const char *kernel)
         test_set(&p.params.bias, n / queries / 4, n / queries % 4, n % queries, 30, -(double)INFINITY);
         test_set(&p.params.mask, n / queries / 4, n / queries % 4, n % queries, 31, 0.0);
     }
-    visits v = {.params = &p.params, .count = calloc((size_t)(rows * 300), sizeof(atomic_int))};
+    visits v = {.params = &p.params, .count = calloc((size_t)rows * 300, sizeof(atomic_int))};
     assert_non_null(v.count);
     p.params.score_mod = visit;
     p.params.score_mod_user_data = &v;
