@@ -223,7 +223,7 @@ typedef struct flashc_score_block {
     int64_t batch, head;
     int64_t first_query, n_queries;
     int64_t first_key, n_keys;
-    int64_t first_position; /* of query first_query; with alignment UNSET counted as with TOP_LEFT */
+    int64_t first_position; /* of query first_query, at most INT64_MAX; with alignment UNSET as with TOP_LEFT */
 } flashc_score_block;
 
 /* Changes a block's scores in place; -inf hides a key. Called in the worker threads, several at a time, in the IEEE

@@ -265,6 +265,29 @@ static void score_mod_coordinates(const char *kernel)
     problem_free(&p);
 }
 
+static void see_position(void *user_data, const flashc_score_block *b)
+{
+    visits *v = user_data;
+    const int64_t offset = v->params->offsets[b->batch];
+    const int64_t expected = b->first_query > INT64_MAX - offset ? INT64_MAX : offset + b->first_query;
+    v->wrong += b->first_position != expected;
+}
+
+/* Positions beyond 64 bits are told as the last one. */
+static void score_mod_far_positions(const char *kernel)
+{
+    problem p;
+    make(&p, kernel);
+    problem_add_array(&p, ARRAY_OFFSETS, INT64_MAX - 1);
+    p.params.alignment = FLASHC_ALIGN_EXPLICIT;
+    visits v = {.params = &p.params};
+    p.params.score_mod = see_position;
+    p.params.score_mod_user_data = &v;
+    run_problem(&p);
+    assert_int_equal(v.wrong, 0);
+    problem_free(&p);
+}
+
 /* A block mask is the mask that it is written out to, whatever the sizes of its tiles. */
 static void block_masks(const char *kernel)
 {
@@ -291,14 +314,15 @@ static void block_masks(const char *kernel)
 int main(void)
 {
     static kernel_check checks[] = {{softcap}, {alibi}, {sinks}, {score_mod_examples}, {score_mod_coordinates},
-                                    {block_masks}};
+                                    {score_mod_far_positions}, {block_masks}};
     const struct CMUnitTest tests[] = {
         {"softcap_comes_before_bias_and_masks", test_on_kernels, NULL, NULL, &checks[0]},
         {"alibi_is_a_bias_of_distances", test_on_kernels, NULL, NULL, &checks[1]},
         {"sinks_are_one_more_part", test_on_kernels, NULL, NULL, &checks[2]},
         {"examples_of_score_mods", test_on_kernels, NULL, NULL, &checks[3]},
         {"score_mods_see_every_score_once", test_on_kernels, NULL, NULL, &checks[4]},
-        {"block_masks_are_masks", test_on_kernels, NULL, NULL, &checks[5]},
+        {"positions_of_score_mods_end_at_64_bits", test_on_kernels, NULL, NULL, &checks[5]},
+        {"block_masks_are_masks", test_on_kernels, NULL, NULL, &checks[6]},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
