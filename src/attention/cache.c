@@ -110,7 +110,7 @@ static void point_at(const flashc_cache_rows *rows, const flashc_vector_ops *vec
 /* Starts: how far ahead of the rows that are multiplied they are prefetched, and how much of each. 8 to 32 KiB and 512
  * to 1,536 bytes were within 3 % of each other. Pages of fewer bytes than two starts take longer with them (single rows
  * 1.5 times as long). */
-enum { STARTS_AHEAD = 16384, START_BYTES = 1024, MEMORY_PAGE = 4096, MAX_STARTS = 64 };
+enum { STARTS_AHEAD = 16384, START_BYTES = 1024, MAX_STARTS = 64 };
 
 /* Rows up to this size gain from the touch of each page of memory in find_starts() (bf16 10 %, int8 13 %); f32 at
  * head_dim 128 loses 5 % by it, and nothing by one for each page of the cache. */
@@ -123,7 +123,7 @@ int64_t flashc_cache_starts(const flashc_cache_rows *rows, const flashc_operand 
 
 static const char *next_memory_page(const char *at)
 {
-    return at + (MEMORY_PAGE - (uintptr_t)at % MEMORY_PAGE);
+    return at + (FLASHC_MEMORY_PAGE - (uintptr_t)at % FLASHC_MEMORY_PAGE);
 }
 
 /* Where a tile's worth of rows, STARTS_AHEAD bytes on, enters memory anew: at the first row of a page of the cache, and

@@ -249,7 +249,7 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
     /* An item of one block would issue more prefetches than it gains where K and V stay in L2 anyway (-4 % at
      * seqlen 512). Divided, since a long head's bytes may be beyond 64 bits. */
     const bool head_fits = p->seqlen_k < FLASHC_HALF_L2 / ((p->head_dim + p->head_dim_v) * (int64_t)sizeof(float));
-    plan->prefetch_keys = in_place && (plan->blocks_per_item > 1 || !head_fits);
+    plan->prefetch_keys = plan->blocks_per_item > 1 || !head_fits;
 
     int64_t most_runs;
     choose_runs(plan, p, threads, &most_runs);

@@ -106,8 +106,9 @@ static void name_next(const flashc_item *it, const flashc_row_block *block, flas
         return;
     k[0] = flashc_upcoming_rows(p, &p->q, p->head_dim, &next->sequence, next->head_k, (next->first_block + i) * m, m);
     if (next->head_k != it->span.head_k || next->batch != it->span.batch) {
-        k[1] = flashc_upcoming_head(&p->k, next, block_n, p->head_dim, i, parts);
-        v[1] = flashc_upcoming_head(&p->v, next, block_n, p->head_dim_v, i, parts);
+        const int64_t first = next->keys.begin, n = flashc_min(block_n, next->keys.end - first);
+        k[1] = flashc_upcoming_keys(&p->k, next, first, n, p->head_dim, i, parts);
+        v[1] = flashc_upcoming_keys(&p->v, next, first, n, p->head_dim_v, i, parts);
     }
 }
 
@@ -124,9 +125,11 @@ static void name_upcoming(const flashc_item *it, const flashc_score_tile *tile, 
         return;
     if (block->keys.end <= tile->first_key + block_n) {
         name_next(it, block, k->upcoming, v->upcoming);
-    } else if (left > 0 && it->plan->prefetch_keys && !it->careful) { /* with care, V is a copy of one tile */
-        k->upcoming[0] = flashc_upcoming_keys(*k, block_n, left, p->head_dim, block->index, it->span.n_blocks);
-        v->upcoming[0] = flashc_upcoming_keys(*v, block_n, left, p->head_dim_v, block->index, it->span.n_blocks);
+    } else if (it->plan->prefetch_keys) {
+        const int64_t first = tile->first_key + block_n, n = flashc_min(block_n, left);
+        const int64_t i = block->index, parts = it->span.n_blocks;
+        k->upcoming[0] = flashc_upcoming_keys(&p->k, &it->span, first, n, p->head_dim, i, parts);
+        v->upcoming[0] = flashc_upcoming_keys(&p->v, &it->span, first, n, p->head_dim_v, i, parts);
     }
     const flashc_upcoming bias = flashc_upcoming_bias(p, block, tile->first_key,
                                                       flashc_min(block_n, block->keys.end - tile->first_key));

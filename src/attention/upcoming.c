@@ -14,11 +14,16 @@ static flashc_upcoming part_of_rows(const char *first_row, int64_t n, int64_t pa
     };
 }
 
-flashc_upcoming flashc_upcoming_keys(flashc_kv_tile tile, int64_t n_keys, int64_t left, int64_t n_cols, int64_t part,
-                                     int64_t parts)
+flashc_upcoming flashc_upcoming_keys(const flashc_cache_rows *rows, const flashc_span *span, int64_t first_key,
+                                     int64_t n_keys, int64_t n_cols, int64_t part, int64_t parts)
 {
-    const char *next = (const char *)tile.data + n_keys * tile.row_stride * (int64_t)flashc_dtype_size(tile.dtype);
-    return part_of_rows(next, flashc_min(n_keys, left), part, parts, tile.dtype, tile.row_stride, n_cols);
+    const flashc_tensor *t = &rows->tensor;
+    const int64_t sequence = span->sequence.k_element, first = span->sequence.first_key + first_key;
+    if (n_keys <= 0 || t->stride[3] != 1)
+        return (flashc_upcoming){.row = NULL};
+    const int64_t n = flashc_cache_run(rows, t, sequence, first, n_keys);
+    return part_of_rows(flashc_cache_row(rows, sequence, span->head_k, first), n, part, parts, t->dtype, t->stride[2],
+                        n_cols);
 }
 
 flashc_upcoming flashc_upcoming_rows(const flashc_problem *p, const flashc_tensor *tensor, int64_t n_cols,
@@ -34,18 +39,6 @@ flashc_upcoming flashc_upcoming_rows(const flashc_problem *p, const flashc_tenso
         .row_stride = tensor->stride[2] * element_size,
         .row_bytes = n_cols * element_size,
     };
-}
-
-flashc_upcoming flashc_upcoming_head(const flashc_cache_rows *rows, const flashc_span *span, int64_t n_keys,
-                                     int64_t n_cols, int64_t part, int64_t parts)
-{
-    const flashc_tensor *t = &rows->tensor;
-    const int64_t sequence = span->sequence.k_element, first_key = span->sequence.first_key + span->keys.begin;
-    const int64_t n = flashc_min(n_keys, span->keys.end - span->keys.begin);
-    if (n <= 0 || t->stride[3] != 1 || flashc_cache_run(rows, t, sequence, first_key, n) < n)
-        return (flashc_upcoming){.row = NULL};
-    return part_of_rows(flashc_cache_row(rows, sequence, span->head_k, first_key), n, part, parts, t->dtype,
-                        t->stride[2], n_cols);
 }
 
 flashc_upcoming flashc_upcoming_bias(const flashc_problem *p, const flashc_row_block *block, int64_t first_key,

@@ -16,19 +16,15 @@
 #include "attention/problem.h"
 #include "attention/span.h"
 
-/* part of parts of the `left` keys (at most a tile) that follow the n_keys of this tile, which is read in
- * place and followed by them: in memory, or in the pointers to its rows. */
-flashc_upcoming flashc_upcoming_keys(flashc_kv_tile tile, int64_t n_keys, int64_t left, int64_t n_cols, int64_t part,
-                                     int64_t parts);
+/* part of parts of the span's keys first_key .. + n_keys as they lie in memory; with pages, of those up to the end of
+ * first_key's. None if n_keys is not positive, or if a row is not contiguous. */
+flashc_upcoming flashc_upcoming_keys(const flashc_cache_rows *rows, const flashc_span *span, int64_t first_key,
+                                     int64_t n_keys, int64_t n_cols, int64_t part, int64_t parts);
 
 /* n_rows rows (query-major, see flashc_row_block) of a sequence's q or o from first_row on; none if heads are stacked,
  * since the rows are then not evenly spaced. */
 flashc_upcoming flashc_upcoming_rows(const flashc_problem *p, const flashc_tensor *tensor, int64_t n_cols,
                                      const flashc_sequence *sequence, int64_t head, int64_t first_row, int64_t n_rows);
-
-/* part of parts of the first tile of K or V that a span will read. */
-flashc_upcoming flashc_upcoming_head(const flashc_cache_rows *rows, const flashc_span *span, int64_t n_keys,
-                                     int64_t n_cols, int64_t part, int64_t parts);
 
 /* The bias, or else the mask, of keys first_key .. + n_keys: it is added right after Q K^T, and its rows lie too far
  * apart for the hardware to foresee. None if there is neither, if heads are stacked, or if the queries share a row. */

@@ -34,7 +34,7 @@ static void bf16_qk(float *scores, flashc_kv_tile k, const void *queries, int64_
                     int64_t head_dim, float factor)
 {
     const uint16_t *data = k.data, *qt = queries;
-    prefetcher upcoming = prefetch_over(k.upcoming, n_keys / GEMM_ROWS);
+    prefetcher upcoming = prefetch_over(k.upcoming, n_keys, lanes, flashc_ceil_div(head_dim, BF16_GROUP));
     for (int64_t d = 0; d < head_dim; d += BF16_QK_DEPTH) {
         const int64_t groups = flashc_ceil_div(flashc_min(head_dim - d, BF16_QK_DEPTH), BF16_GROUP);
         if (d == 0)
@@ -49,7 +49,7 @@ static void bf16_qk(float *scores, flashc_kv_tile k, const void *queries, int64_
 static void bf16_pv(float *acc, flashc_kv_tile v, const void *p, int64_t ld, int64_t n_keys, int64_t lanes,
                     int64_t head_dim_v, const float *correction)
 {
-    prefetcher upcoming = prefetch_over(v.upcoming, head_dim_v / GEMM_ROWS);
+    prefetcher upcoming = prefetch_over(v.upcoming, head_dim_v, lanes, flashc_ceil_div(n_keys, BF16_GROUP));
     gemm(GEMM_SCALE_ADD, head_dim_v, lanes, flashc_ceil_div(n_keys, BF16_GROUP), v.data, BF16_GROUP, v.row_stride, p,
          acc, ld, correction, &upcoming);
 }

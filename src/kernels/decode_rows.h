@@ -61,10 +61,10 @@ V_INLINE int64_t rows_ahead(int64_t row_bytes)
 V_INLINE void prefetch_bytes(const char *first, int64_t n, bool into_l2)
 {
     if (into_l2)
-        for (int64_t byte = 0; byte < n; byte += 64)
+        for (int64_t byte = 0; byte < n; byte += FLASHC_CACHE_LINE)
             __builtin_prefetch(first + byte, 0, 2);
     else
-        for (int64_t byte = 0; byte < n; byte += 64)
+        for (int64_t byte = 0; byte < n; byte += FLASHC_CACHE_LINE)
             __builtin_prefetch(first + byte, 0, 3);
 }
 
@@ -72,9 +72,8 @@ V_INLINE void prefetch_bytes(const char *first, int64_t n, bool into_l2)
  */
 V_INLINE void touch_page(const char *first, int64_t n)
 {
-    enum { MEMORY_PAGE = 4096 };
     const uintptr_t address = (uintptr_t)first;
-    if ((int64_t)(address % MEMORY_PAGE) < n)
+    if ((int64_t)(address % FLASHC_MEMORY_PAGE) < n)
         __builtin_prefetch((const char *)(address + PREFETCH_AHEAD), 0, 3);
 }
 

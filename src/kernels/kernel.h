@@ -51,6 +51,9 @@ typedef struct flashc_tile {
     int64_t row_stride, col_stride; /* elements; of Q8_0, whose columns are contiguous, blocks and 1 */
 } flashc_tile;
 
+/* Bytes of a cache line and of a page of memory, as prefetches count them. */
+enum { FLASHC_CACHE_LINE = 64, FLASHC_MEMORY_PAGE = 4096 };
+
 /* Rows of memory that will be needed soon; none if n_rows is 0. */
 typedef struct flashc_upcoming {
     const char *row; /* the first; the others follow by row_stride */
