@@ -49,14 +49,17 @@ static void choose_best(const flashc_problem *p, int64_t rows, const flashc_kern
         .head_dim_v = p->head_dim_v,
         .masked = p->causal || p->window_left >= 0 || p->window_right >= 0 || p->block_mask.data || p->mask.data ||
                   p->bias.data,
+        .k_dtype = p->k.tensor.dtype,
+        .v_dtype = p->v.tensor.dtype,
+        .allows_bf16 = allows_bf16(p),
     };
     size_t used = 0;
     for (int i = 0; i < flashc_kernel_rows(); i++) {
         const flashc_kernel_row *row = flashc_kernel_row_at(i);
-        const char *reason = flashc_kernel_not_preferred(row, &shape);
+        const char *reason = flashc_kernel_too_many_rows(row, rows);
         if (!reason)
-            reason = flashc_kernel_too_many_rows(row, rows);
-        if (!reason && row->bf16 && !allows_bf16(p))
+            reason = flashc_kernel_not_preferred(row, &shape);
+        if (!reason && row->bf16 && !shape.allows_bf16)
             reason = "computes in bf16, which neither compute nor the types of q, k and v ask for";
         if (!reason) {
             *kernel = row;

@@ -249,6 +249,8 @@ typedef struct flashc_kernel_shape {
     int64_t n_rows; /* query rows per K/V head */
     int64_t head_dim, head_dim_v;
     bool masked; /* causal, window, block mask, mask or bias */
+    flashc_dtype k_dtype, v_dtype;
+    bool allows_bf16; /* inputs and weights may be rounded to it */
 } flashc_kernel_shape;
 
 /* Why the row is not taken unless it is named: it cannot run, or would be slow here; NULL if it may be. Pure: CPU,

@@ -137,6 +137,26 @@ const char *flashc_kernel_too_many_rows(const flashc_kernel_row *row, int64_t n_
  * head_dim 128, one thread, products of bf16 take 1.03 to 0.98 times as long at 1, 2 and 4 rows, and 0.81 at 8. */
 enum { HIDDEN_F32_ROWS = 4 };
 
+/* The most query rows for which decode's kernels of AVX-512 are faster than tiles, which take as long for 1 row as for
+ * 16, where K and V are of the type that is multiplied (another would be converted tile by tile: f16 is even at 16). Zen
+ * 4, 16,384 keys at head_dim 128, one thread, ms decode / tiles, at 8, 10, 12 and 16 rows: f32 8.7 / 10.7, 10.8 / 10.7,
+ * 11.3 / 10.6, 13.9 / 10.7; bf16 4.6 / 6.5, 6.0 / 6.8, 6.7 / 6.9, 8.5 / 6.6. */
+enum { F32_DECODE_ROWS = 10, BF16_DECODE_ROWS = 12 };
+
+static const char *tiles_are_faster(const flashc_kernel_row *row, const flashc_kernel_shape *shape)
+{
+    const bool f32 = shape->k_dtype == FLASHC_F32 && shape->v_dtype == FLASHC_F32;
+    const bool bf16 = shape->k_dtype == FLASHC_BF16 && shape->v_dtype == FLASHC_BF16 && shape->allows_bf16 &&
+                      !flashc_cpu_missing(NEEDS_AVX512_BF16);
+    if (!row->vector->rows_along || !(row->cpu_features & FLASHC_CPU_AVX512F))
+        return NULL;
+    if (f32 && !row->bf16 && shape->n_rows > F32_DECODE_ROWS)
+        return "with more than 10 query rows per K/V head, f32 is faster in tiles";
+    if (bf16 && shape->n_rows > BF16_DECODE_ROWS)
+        return "with more than 12 query rows per K/V head, bf16 is faster in tiles";
+    return NULL;
+}
+
 const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, const flashc_kernel_shape *shape)
 {
     const char *missing = flashc_cpu_missing(row->cpu_features);
@@ -146,8 +166,9 @@ const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, const flas
     if (row->uses_openblas)
         return flashc_openblas_not_preferred(shape);
 #endif
-    if (!row->bf16 || !row->vector->rows_along)
-        return NULL;
+    const char *faster = tiles_are_faster(row, shape);
+    if (faster || !row->bf16 || !row->vector->rows_along)
+        return faster;
     if (shape->n_rows <= HIDDEN_F32_ROWS)
         return "with at most 4 query rows per K/V head f32 products are as fast, and round no weights";
     if (shape->head_dim % row->gemm->k.col_multiple != 0 || shape->head_dim_v % row->gemm->v.col_multiple != 0)

@@ -113,13 +113,26 @@ class Dispatch(unittest.TestCase):
         text = run("explain", *shape, "--seqlen-q", "1").stdout
         self.assertIn(f"pieces     of {few['piece_n']} keys, merged in a fixed tree", text)
 
+    def test_tiles_take_over_from_decode_in_f32(self):
+        """Where they are faster, though decode's kernels would take some rows more."""
+        if not kernels().get("decode_avx512", {}).get("available"):
+            NOT_RUN.append(f"{self.id()}: needs avx512f")
+            self.skipTest(NOT_RUN[-1])
+        shape = ["--heads-k", "1", "--seqlen-q", "1", "--heads"]
+        self.assertEqual(as_json("explain", *shape, "10")["kernel"], "decode_avx512")
+        taken = as_json("explain", *shape, "11")
+        self.assertEqual(taken["kernel"], "f32_avx512")
+        self.assertRegex(taken["refused"], r"(?m)^decode_avx512: with more than 10 query rows per K/V head, f32 is")
+        self.assertEqual(as_json("explain", *shape, "16", "--dtype", "f16")["kernel"], "decode_avx512")
+
     def test_products_of_bf16_in_decode_where_they_are_faster(self):
-        """Not for few rows, which memory keeps waiting, nor where rows would have to be copied."""
+        """Not for few rows, which memory keeps waiting, nor for as many as tiles take less time for, nor where rows
+        would have to be copied."""
         if not kernels().get("decode_bf16_avx512", {}).get("available"):
             NOT_RUN.append(f"{self.id()}: needs avx512bf16")
             self.skipTest(NOT_RUN[-1])
         for group, head_dim, kernel in ((4, 64, "decode_avx512"), (5, 64, "decode_bf16_avx512"),
-                                        (16, 64, "decode_bf16_avx512"), (17, 64, "bf16_avx512"),
+                                        (12, 64, "decode_bf16_avx512"), (13, 64, "bf16_avx512"),
                                         (5, 48, "decode_avx512")):
             with self.subTest(group=group, head_dim=head_dim):
                 shape = ["--heads", str(group), "--heads-k", "1", "--seqlen-q", "1", "--head-dim", str(head_dim)]
