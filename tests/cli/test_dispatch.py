@@ -167,9 +167,9 @@ class OpenBLAS(unittest.TestCase):
 
     def expect_refused(self, reason, env):
         """Every OpenBLAS row is unavailable for this reason, and the others do the work."""
-        explain = as_json("explain", "--seqlen-q", "256", env=env)
+        explain = as_json("explain", "--seqlen-q", "2048", env=env)
         self.assertNotIn("openblas", explain["kernel"])
-        refused = run("explain", "--seqlen-q", "256", env=env).stdout
+        refused = run("explain", "--seqlen-q", "2048", env=env).stdout
         self.assertRegex(refused, "the built-in tiles were faster|needs avx512f|" + reason)
         if is_zen4() and "avx512f" in as_json("info")["cpu_features"].split():
             self.assertRegex(refused, reason)
@@ -256,7 +256,7 @@ class OpenBLAS(unittest.TestCase):
             return
         env = {"OPENBLAS_CORETYPE": "SkylakeX"}
         zen4 = is_zen4()
-        plain = ["--seqlen-q", "256", "--head-dim", "64"]
+        plain = ["--seqlen-q", "2048", "--head-dim", "64"]
         explain = as_json("explain", *plain, env=env)
         self.assertEqual(explain["kernel"], "f32_avx512_openblas" if zen4 else "f32_avx512")
         if not zen4:
@@ -266,7 +266,8 @@ class OpenBLAS(unittest.TestCase):
             for other, reason in ((["--causal", "--align", "top-left"], "with causal, window, mask or bias"),
                                   (["--window", "9,-1", "--align", "0"], "with causal, window, mask or bias"),
                                   (["--head-dim", "80"], "head_dim beyond 64"), (["--head-dim", "72"], "beyond 64"),
-                                  (["--head-dim", "40"], "no multiple of 16"), (["--seqlen-q", "255"], "fewer than 256")):
+                                  (["--head-dim", "40"], "no multiple of 16"),
+                                  (["--seqlen-q", "2047"], "fewer than 2048")):
                 with self.subTest(other=other):
                     self.assertEqual(as_json("explain", *plain, *other, env=env)["kernel"], "f32_avx512")
                     self.assertIn(reason, run("explain", *plain, *other, env=env).stdout)
