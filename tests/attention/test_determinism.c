@@ -33,9 +33,11 @@ static void make(problem *p, const char *kernel, int shape, flashc_dtype dtype)
     p->params.window_left = p->params.seqlen_k / 2 + 5;
 }
 
+static const int thread_numbers[] = {1, 2, 3, 8};
+enum { THREAD_NUMBERS = sizeof thread_numbers / sizeof thread_numbers[0] };
+
 static void thread_counts(const char *kernel)
 {
-    static const int counts[] = {1, 2, 3, 8};
     int split = 0;
     for (int shape = 0; shape < SHAPES; shape++) {
         static problem one, other; /* too large for the stack */
@@ -43,9 +45,9 @@ static void thread_counts(const char *kernel)
         make(&other, kernel, shape, FLASHC_F32);
         one.params.num_threads = 1;
         run_problem(&one);
-        for (size_t n = 0; n < sizeof counts / sizeof counts[0]; n++) {
+        for (int n = 0; n < THREAD_NUMBERS; n++) {
             problem_snapshot(&other);
-            other.params.num_threads = counts[n];
+            other.params.num_threads = thread_numbers[n];
             run_problem(&other);
             assert_same_bits(&one, &other, "another number of threads");
         }
@@ -62,6 +64,37 @@ static void thread_counts(const char *kernel)
         assert_int_equal(split, SPLIT_SHAPES);
     else
         print_message("not run: %s: keys split among threads (this build has no OpenMP)\n", kernel);
+}
+
+/* Whether keys are cut depends on row blocks and K/V heads: also where that is close, and the row blocks of a K/V head
+ * are as few as threads, the number of these has no part in it. (2 row blocks at 32 K/V heads, 8 at 8 of them are enough
+ * to leave the keys whole; row blocks have 48 to 128 rows here.) */
+static void close_to_the_cut(const char *kernel)
+{
+    static const struct {
+        problem_shape shape;
+        bool cut;
+    } cases[] = {{{1, 32, 32, 257, 730, 4, 4}, false}, {{1, 8, 8, 129, 730, 4, 4}, true}};
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        static problem one, other; /* too large for the stack */
+        one = problem_on(kernel, cases[c].shape, FLASHC_F32, 31);
+        one.params.num_threads = 1;
+        run_problem(&one);
+        other = problem_twin(&one);
+        const flashc_explanation plan = plan_of(&one);
+        const bool few_rows = one.params.seqlen_q < cases[c].shape.seqlen_q; /* a decode kernel: one row block */
+        assert_true((plan.piece_n > 0) == (cases[c].cut || few_rows));
+        const int64_t blocks = (one.params.seqlen_q + plan.block_m - 1) / plan.block_m;
+        assert_true(few_rows || (blocks >= 2 && blocks < thread_numbers[THREAD_NUMBERS - 1]));
+        for (int n = 0; n < THREAD_NUMBERS; n++) {
+            problem_snapshot(&other);
+            other.params.num_threads = thread_numbers[n];
+            run_problem(&other);
+            assert_same_bits(&one, &other, "another number of threads, close to the cut");
+        }
+        problem_free_twin(&other);
+        problem_free(&one);
+    }
 }
 
 /* Batch element b alone has the bits that it has inside the batch. */
@@ -199,15 +232,14 @@ static void test_team_has_the_size_asked_for(void **state)
 #ifndef _OPENMP
     print_message("not run: the size of the team (this build has no OpenMP: it is always 1)\n");
 #endif
-    static const int counts[] = {1, 2, 3, 8};
     flashc_system_info system = {.struct_size = sizeof system};
     assert_int_equal(flashc_system_get(&system), FLASHC_OK);
     problem p;
     /* About 0.1 s, so that the calling thread gets a share even when CPUs are few and busy. */
     problem_plain(&p, &(problem_shape){1, 8, 8, 1500, 1500, 64, 64}, FLASHC_F32, 1);
-    for (size_t n = 0; n < sizeof counts / sizeof counts[0]; n++) {
-        int team = 0, expected = system.openmp ? counts[n] : 1;
-        p.params.num_threads = counts[n];
+    for (int n = 0; n < THREAD_NUMBERS; n++) {
+        int team = 0, expected = system.openmp ? thread_numbers[n] : 1;
+        p.params.num_threads = thread_numbers[n];
         p.params.progress = see_team;
         p.params.progress_user_data = &team;
         for (int attempt = 0; attempt < 20 && team == 0; attempt++)
@@ -229,12 +261,13 @@ static void test_team_has_the_size_asked_for(void **state)
 
 int main(void)
 {
-    static kernel_check checks[] = {{thread_counts}, {batches}, {repetitions}, {padding}};
+    static kernel_check checks[] = {{thread_counts}, {batches}, {repetitions}, {padding}, {close_to_the_cut}};
     const struct CMUnitTest tests[] = {
         {"same_bits_for_any_number_of_threads", test_on_kernels, NULL, NULL, &checks[0]},
         {"same_bits_alone_and_in_a_batch", test_on_kernels, NULL, NULL, &checks[1]},
         {"same_bits_again_and_in_any_workspace", test_on_kernels, NULL, NULL, &checks[2]},
         {"same_bits_padded_and_alone", test_on_kernels, NULL, NULL, &checks[3]},
+        {"same_bits_close_to_the_cut_of_keys", test_on_kernels, NULL, NULL, &checks[4]},
         cmocka_unit_test(test_team_has_the_size_asked_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
-/* Attention over disjoint parts of the keys, merged by flashc_merge_partials(), is attention over all. */
+/* Attention over disjoint parts of the keys, merged by flashc_merge_partials(), is attention over all; so are a call's
+ * own pieces of the keys. */
 #include "support/bound.h"
 #include "support/cmocka.h"
 #include "support/expect.h"
@@ -99,9 +100,35 @@ static void split_and_merge(const char *kernel)
     problem_free(&whole);
 }
 
+/* One thread has all pieces of the keys in one run. After 7 of them three nodes of the tree are open (4, 2 and 1
+ * pieces), the fewest that leave more than one merge to the end of the run; so also after pieces 1 to 6, which a window
+ * leaves. */
+static void fold_one_run(const char *kernel)
+{
+    enum { PIECES = 7, DIM = 8 };
+    const int64_t piece = kernel_piece(kernel, DIM, DIM), keys = (PIECES - 1) * piece + 5;
+    for (int n = 0; n < 4; n++) {
+        const bool decode = n % 2 == 0, windowed = n / 2 == 1;
+        problem p = problem_on(kernel, (problem_shape){1, 2, 2, decode ? 1 : 70, keys, DIM, DIM}, FLASHC_F32,
+                               13 + (uint64_t)n);
+        p.params.num_threads = 1;
+        if (windowed) {
+            p.params.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
+            p.params.window_left = keys - piece - 100; /* begins inside of piece 1 for every row */
+        }
+        assert_int_equal(plan_of(&p).piece_n, piece);
+        assert_int_equal(plan_of(&p).num_threads, 1);
+        run_and_check(&p);
+        problem_free(&p);
+    }
+}
+
 int main(void)
 {
-    static kernel_check check = {split_and_merge};
-    const struct CMUnitTest tests[] = {{"parts_of_the_keys_merge_to_the_whole", test_on_kernels, NULL, NULL, &check}};
+    static kernel_check merge_check = {split_and_merge}, fold_check = {fold_one_run};
+    const struct CMUnitTest tests[] = {
+        {"parts_of_the_keys_merge_to_the_whole", test_on_kernels, NULL, NULL, &merge_check},
+        {"pieces_of_one_run_fold_to_the_whole", test_on_kernels, NULL, NULL, &fold_check},
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
