@@ -16,8 +16,12 @@ V_INLINE vec v_dot(vec a, vec b, vec c) { return v_fma(a, b, c); }
 /* What becomes of the sum: c = sum, c += sum, c = c * scale[lane] + sum; c = sum * scale, c += sum * scale. */
 typedef enum { GEMM_SET, GEMM_ADD, GEMM_SCALE_ADD, GEMM_SET_SCALED, GEMM_ADD_SCALED } gemm_mode;
 
-/* Steps of a register block's depth between prefetches. */
+/* Steps of a register block's depth between prefetches; sums of a file's own are made in one go. */
+#ifdef FLASHC_OWN_GEMM_SUMS
+enum { PREFETCH_STEPS = INT32_MAX };
+#else
 enum { PREFETCH_STEPS = 32 };
+#endif
 
 /* The upcoming rows that are left, and how many of their lines to prefetch at once. Zen 4, one thread, 16 query rows per
  * K/V head on 16,384 keys of f32: 58 % of the FMA peak with a burst of 4 KiB before each register block, which is more
@@ -88,11 +92,8 @@ V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, int64_t depth, 
         for (int j = 0; j < vecs; j++)
             sum[r][j] = v_set1(0.0f);
 #ifdef FLASHC_OWN_GEMM_SUMS
-    for (int64_t k = 0; k < depth; k += PREFETCH_STEPS) {
-        prefetch_some(upcoming);
-        gemm_sums(sum, rows, vecs, flashc_min(depth - k, PREFETCH_STEPS), a + k * a_depth, a_row, a_depth, b + k * ldb,
-                  ldb);
-    }
+    prefetch_some(upcoming);
+    gemm_sums(sum, rows, vecs, depth, a, a_row, a_depth, b, ldb);
 #else
     for (int64_t k = 0; k < depth; k++) {
         if (k % PREFETCH_STEPS == 0) /* as a loop over pieces of depth, 16 % slower with one vector (gcc 12) */
