@@ -1,29 +1,21 @@
 #include "attention/upcoming.h"
 
-/* part of parts of n rows of n_cols columns, row_stride elements apart. */
-static flashc_upcoming part_of_rows(const char *first_row, int64_t n, int64_t part, int64_t parts, flashc_dtype dtype,
-                                    int64_t row_stride, int64_t n_cols)
-{
-    const int64_t stride = row_stride * (int64_t)flashc_dtype_size(dtype);
-    const int64_t first = n * part / parts, last = n * (part + 1) / parts;
-    return (flashc_upcoming){
-        .row = first_row + first * stride,
-        .n_rows = last - first,
-        .row_stride = stride,
-        .row_bytes = flashc_row_bytes(dtype, n_cols),
-    };
-}
-
 flashc_upcoming flashc_upcoming_keys(const flashc_cache_rows *rows, const flashc_span *span, int64_t first_key,
                                      int64_t n_keys, int64_t n_cols, int64_t part, int64_t parts)
 {
     const flashc_tensor *t = &rows->tensor;
-    const int64_t sequence = span->sequence.k_element, first = span->sequence.first_key + first_key;
+    const int64_t sequence = span->sequence.k_element, start = span->sequence.first_key + first_key;
     if (n_keys <= 0 || t->stride[3] != 1)
         return (flashc_upcoming){.row = NULL};
-    const int64_t n = flashc_cache_run(rows, t, sequence, first, n_keys);
-    return part_of_rows(flashc_cache_row(rows, sequence, span->head_k, first), n, part, parts, t->dtype, t->stride[2],
-                        n_cols);
+    const int64_t n = flashc_cache_run(rows, t, sequence, start, n_keys);
+    const int64_t first = n * part / parts, last = n * (part + 1) / parts;
+    const int64_t row_stride = t->stride[2] * (int64_t)flashc_dtype_size(t->dtype);
+    return (flashc_upcoming){
+        .row = (const char *)flashc_cache_row(rows, sequence, span->head_k, start) + first * row_stride,
+        .n_rows = last - first,
+        .row_stride = row_stride,
+        .row_bytes = flashc_row_bytes(t->dtype, n_cols),
+    };
 }
 
 flashc_upcoming flashc_upcoming_rows(const flashc_problem *p, const flashc_tensor *tensor, int64_t n_cols,

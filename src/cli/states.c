@@ -96,13 +96,21 @@ int flashc_cli_states_read(const char *name, flashc_cli_states *states)
     return check_rows(&states->rows) || check_keys(&states->keys, states->rows.shape[0]);
 }
 
-int flashc_cli_states_make(const flashc_cli_states_shape *shape, int64_t levels, flashc_cli_states *states)
+/* Of the rows' array, with so many partial results: its rank, and its sizes. */
+static int rows_shape(const flashc_cli_states_shape *shape, int64_t levels, int64_t sizes[5])
 {
-    int64_t sizes[5] = {levels};
+    sizes[0] = levels;
     memcpy(sizes + 1, shape->queries, (size_t)shape->rank * sizeof sizes[0]);
     sizes[shape->rank + 1] = shape->head_dim_v + FLASHC_STATE_BESIDES;
+    return shape->rank + 2;
+}
+
+int flashc_cli_states_make(const flashc_cli_states_shape *shape, int64_t levels, flashc_cli_states *states)
+{
+    int64_t sizes[5];
+    const int rank = rows_shape(shape, levels, sizes);
     const int64_t keys[2] = {shape->sequences, FLASHC_STATE_COLUMNS};
-    if (flashc_cli_array_make("state", FLASHC_F32, shape->rank + 2, sizes, 0, &states->rows) ||
+    if (flashc_cli_array_make("state", FLASHC_F32, rank, sizes, 0, &states->rows) ||
         flashc_cli_array_make_raw("state", FLASHC_NPY_I64, 2, keys, &states->keys))
         return FLASHC_CLI_FAILED;
     memset(states->keys.data, 0, (size_t)states->keys.count * sizeof(int64_t));
@@ -115,10 +123,8 @@ int flashc_cli_states_make(const flashc_cli_states_shape *shape, int64_t levels,
 int flashc_cli_states_check(const flashc_cli_states *states, const flashc_cli_states_shape *shape, const char *of)
 {
     char found[FLASHC_CLI_SHAPE_TEXT], expected[FLASHC_CLI_SHAPE_TEXT];
-    int64_t sizes[5] = {states->rows.shape[0]};
-    memcpy(sizes + 1, shape->queries, (size_t)shape->rank * sizeof sizes[0]);
-    sizes[shape->rank + 1] = shape->head_dim_v + FLASHC_STATE_BESIDES;
-    const int rank = shape->rank + 2;
+    int64_t sizes[5];
+    const int rank = rows_shape(shape, states->rows.shape[0], sizes);
     if (states->rows.rank != rank || memcmp(states->rows.shape, sizes, (size_t)rank * sizeof sizes[0]) != 0)
         return flashc_cli_error("%s has shape %s: expected %s for the queries of %s, and head_dim_v %" PRId64 " + 2",
                                 states->rows_path, flashc_cli_shape_text(states->rows.rank, states->rows.shape, found),

@@ -49,13 +49,13 @@ static int64_t sequence_before(const stream *s, int64_t b)
     return s->job->prefix.k.data ? 0 : b;
 }
 
-/* Where the keys of sequence b begin among all that it will have, and how many these are. */
+/* Where the keys of sequence b begin among all that it will have. */
 static int64_t first_key(const stream *s, int64_t b)
 {
-    return has_before(s) ? flashc_cli_states_number(&s->states->before, sequence_before(s, b), FLASHC_STATE_NEXT_KEY)
-                         : s->args->first_key;
+    return flashc_cli_stream_first_key(s->args, s->states, sequence_before(s, b));
 }
 
+/* How many these are. */
 static int64_t keys_in_all(const stream *s, int64_t b)
 {
     return flashc_cli_max(s->args->total_keys, first_key(s, b) + flashc_cli_stream_keys(&s->whole, b));

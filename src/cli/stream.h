@@ -20,6 +20,10 @@ int flashc_cli_stream_check(const flashc_cli_attention_args *args);
 int flashc_cli_stream_open(const flashc_cli_attention_args *args, flashc_cli_job *job,
                            flashc_cli_stream_states *states);
 
+/* The position of K's first row, by the state before of this sequence if there are any. */
+int64_t flashc_cli_stream_first_key(const flashc_cli_attention_args *args, const flashc_cli_stream_states *states,
+                                    int64_t sequence);
+
 /* Computes the outputs of a job whose K and V were not read, and which the plan is of. */
 int flashc_cli_stream_run(const flashc_cli_attention_args *args, const flashc_cli_job *job, const flashc_cli_plan *plan,
                           flashc_cli_stream_states *states, flashc_cli_progress *progress);

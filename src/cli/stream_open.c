@@ -59,10 +59,10 @@ int flashc_cli_stream_check(const flashc_cli_attention_args *args)
     return part ? check_part(args, part) : FLASHC_CLI_OK;
 }
 
-/* The rows of sequence b before K's first one. */
-static int64_t first_key(const flashc_cli_attention_args *args, const flashc_cli_stream_states *states, int64_t b)
+int64_t flashc_cli_stream_first_key(const flashc_cli_attention_args *args, const flashc_cli_stream_states *states,
+                                    int64_t sequence)
 {
-    return states->before.rows.data ? flashc_cli_states_number(&states->before, b, FLASHC_STATE_NEXT_KEY)
+    return states->before.rows.data ? flashc_cli_states_number(&states->before, sequence, FLASHC_STATE_NEXT_KEY)
                                     : args->first_key;
 }
 
@@ -82,7 +82,7 @@ int flashc_cli_stream_open(const flashc_cli_attention_args *args, flashc_cli_job
         return flashc_cli_error("no memory for the offsets of %lld batch elements", (long long)p->batch);
     int code = FLASHC_CLI_OK;
     for (int64_t b = 0; b < p->batch && code == FLASHC_CLI_OK; b++) {
-        const int64_t first = first_key(args, states, b);
+        const int64_t first = flashc_cli_stream_first_key(args, states, b);
         const int64_t end = flashc_cli_stream_add(first, flashc_cli_stream_keys(p, b));
         offsets[b] = flashc_cli_stream_add(flashc_cli_stream_offset(p, b, args->total_keys), -first);
         if (args->total_keys && args->total_keys < end)
