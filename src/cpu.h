@@ -46,4 +46,14 @@ bool flashc_cpu_is_forked_child(void);
 unsigned flashc_cpu_default_float_mode(void);
 void flashc_cpu_restore_float_mode(unsigned mode);
 
+static inline void flashc_cpu_leave_float_mode(const unsigned *caller_mode)
+{
+    flashc_cpu_restore_float_mode(*caller_mode);
+}
+
+/* A declaration: from here to the end of its block, however that is left, this thread is in the default mode. */
+#define FLASHC_IN_DEFAULT_FLOAT_MODE                                                                                  \
+    __attribute__((cleanup(flashc_cpu_leave_float_mode))) const unsigned caller_float_mode =                          \
+        flashc_cpu_default_float_mode()
+
 #endif

@@ -89,7 +89,7 @@ flashc_status flashc_compare(int64_t n, const void *a, flashc_dtype a_dtype, con
 
     flashc_compare_report report = {.worst = -1, .max_abs_index = -1};
     double worst_excess = 0.0;
-    const unsigned float_mode = flashc_cpu_default_float_mode();
+    FLASHC_IN_DEFAULT_FLOAT_MODE;
     for (int64_t i = 0; i < n; i++) {
         double x = (double)flashc_load_f32(a, a_dtype, i), y = (double)flashc_load_f32(b, b_dtype, i);
         double over = excess(x, y, rtol, atol);
@@ -105,7 +105,6 @@ flashc_status flashc_compare(int64_t n, const void *a, flashc_dtype a_dtype, con
             report.max_abs_index = i;
         }
     }
-    flashc_cpu_restore_float_mode(float_mode);
     report.equal = report.mismatches == 0;
     *out = report;
     return FLASHC_OK;

@@ -102,9 +102,8 @@ static flashc_status init(flashc_problem *problem, const flashc_attention_params
         status = flashc_check_attention(&p, state, outputs);
     if (status != FLASHC_OK)
         return status;
-    const unsigned float_mode = flashc_cpu_default_float_mode(); /* for the default scale, which is rounded */
+    FLASHC_IN_DEFAULT_FLOAT_MODE; /* for the default scale, which is rounded */
     resolve(problem, &p, state, outputs);
-    flashc_cpu_restore_float_mode(float_mode);
     return FLASHC_OK;
 }
 

@@ -197,7 +197,7 @@ flashc_status flashc_attention_state_merge(flashc_attention_state *into, const f
                            "from->next_key: expected at most the %" PRId64 " keys of into's levels, found %" PRId64,
                            flashc_stream_capacity(into), from->next_key);
     const flashc_softmax_state whole = flashc_stream_node(into, 0);
-    const unsigned float_mode = flashc_cpu_default_float_mode();
+    FLASHC_IN_DEFAULT_FLOAT_MODE;
     if (into->n_nodes == 0 && from->n_nodes > 0)
         flashc_state_init(&whole);
     for (int64_t node = 1; node < into->n_nodes; node++) {
@@ -208,7 +208,6 @@ flashc_status flashc_attention_state_merge(flashc_attention_state *into, const f
         const flashc_softmax_state part = flashc_stream_node(from, node);
         flashc_state_merge(&whole, &part);
     }
-    flashc_cpu_restore_float_mode(float_mode);
     into->n_nodes = flashc_min(1, into->n_nodes + from->n_nodes);
     into->next_key = next_key;
     return FLASHC_OK;
@@ -290,14 +289,13 @@ flashc_status flashc_attention_finish(const flashc_attention_state *state, const
     if (!acc)
         return flashc_fail(FLASHC_ERR_MEMORY, "finish: could not allocate a row of %" PRId64 " floats", p.head_dim_v);
     const flashc_softmax_state row = {1, p.head_dim_v, &row_max, &row_sum, acc, p.head_dim_v, 1};
-    const unsigned float_mode = flashc_cpu_default_float_mode();
+    FLASHC_IN_DEFAULT_FLOAT_MODE;
     for (int64_t b = 0; b < p.batch; b++) {
         const flashc_sequence s = flashc_problem_sequence(&problem, b);
         const int64_t queries = p.cu_seqlens_q ? s.n_queries : p.seqlen_q;
         for (int64_t n = 0; n < p.num_heads * queries; n++)
             finish_row(&problem, state, &s, n / queries, n % queries, &row);
     }
-    flashc_cpu_restore_float_mode(float_mode);
     free(acc);
     return FLASHC_OK;
 }

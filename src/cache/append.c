@@ -114,12 +114,11 @@ flashc_status flashc_append(const flashc_append_params *params)
          .row = row},
         {.from = &p.q, .to = {.tensor = p.q_out}, .rotated = true, .heads = p.num_heads, .cols = p.head_dim},
     };
-    const unsigned float_mode = flashc_cpu_default_float_mode();
+    FLASHC_IN_DEFAULT_FLOAT_MODE;
     for (int64_t b = 0; b < p.batch; b++)
         for (size_t i = 0; i < sizeof transfers / sizeof transfers[0]; i++)
             if (transfers[i].to.tensor.data && transfers[i].cols > 0)
                 write_sequence(&p, &transfers[i], b);
-    flashc_cpu_restore_float_mode(float_mode);
     free(row);
     return FLASHC_OK;
 }

@@ -112,7 +112,7 @@ flashc_status flashc_merge_partials(int64_t n_parts, int64_t rows, int64_t head_
     if (status != FLASHC_OK)
         return status;
 
-    const unsigned float_mode = flashc_cpu_default_float_mode();
+    FLASHC_IN_DEFAULT_FLOAT_MODE;
     for (int64_t row = 0; row < rows; row++) {
         tree_stack stack;
         int64_t first = 0;
@@ -127,6 +127,5 @@ flashc_status flashc_merge_partials(int64_t n_parts, int64_t rows, int64_t head_
         if (lse)
             lse[row] = flashc_softmax_row_lse(stack.row_max[0], stack.row_sum[0]);
     }
-    flashc_cpu_restore_float_mode(float_mode);
     return FLASHC_OK;
 }

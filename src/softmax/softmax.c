@@ -70,10 +70,9 @@ flashc_status flashc_softmax(int64_t rows, int64_t cols, const void *x, int64_t 
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "y: expected x's row stride %" PRId64 " where it is x itself, found %" PRId64, x_row_stride,
                            y_row_stride);
-    const unsigned float_mode = flashc_cpu_default_float_mode();
+    FLASHC_IN_DEFAULT_FLOAT_MODE;
     for (int64_t row = 0; row < rows; row++)
         softmax_row(cols, x, row * x_row_stride, y, row * y_row_stride, dtype, lse ? lse + row : NULL);
-    flashc_cpu_restore_float_mode(float_mode);
     return FLASHC_OK;
 }
 
@@ -114,13 +113,12 @@ flashc_status flashc_is_softmax(int64_t rows, int64_t cols, const void *y, int64
         return status;
     if (tolerance != tolerance)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "tolerance: expected a number, found NaN");
-    const unsigned float_mode = flashc_cpu_default_float_mode();
+    FLASHC_IN_DEFAULT_FLOAT_MODE;
     if (tolerance < 0.0)
         tolerance = default_tolerance(cols, dtype);
     int64_t row = 0;
     while (row < rows && row_is_softmax(cols, y, row * y_row_stride, dtype, tolerance))
         row++;
-    flashc_cpu_restore_float_mode(float_mode);
     *valid = row == rows;
     if (bad_row)
         *bad_row = row == rows ? -1 : row;

@@ -244,9 +244,8 @@ flashc_status flashc_softmax_state_update(const flashc_softmax_state *state, int
         status = flashc_check_input("v", v, n_keys, state->head_dim_v, v_row_stride, sizeof(float));
     if (status != FLASHC_OK)
         return status;
-    const unsigned float_mode = flashc_cpu_default_float_mode();
+    FLASHC_IN_DEFAULT_FLOAT_MODE;
     flashc_state_update(state, n_keys, scores, scores_row_stride, v, v_row_stride);
-    flashc_cpu_restore_float_mode(float_mode);
     return FLASHC_OK;
 }
 
@@ -266,9 +265,8 @@ flashc_status flashc_softmax_state_merge(const flashc_softmax_state *into, const
                            into->head_dim_v, from->head_dim_v);
     if (into->rows > 0 && from->row_max == into->row_max)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "from: expected another state than into, found the same");
-    const unsigned float_mode = flashc_cpu_default_float_mode();
+    FLASHC_IN_DEFAULT_FLOAT_MODE;
     flashc_state_merge(into, from);
-    flashc_cpu_restore_float_mode(float_mode);
     return FLASHC_OK;
 }
 
@@ -286,8 +284,7 @@ flashc_status flashc_softmax_state_finish(const flashc_softmax_state *state, flo
                            "o: expected state->acc's strides %" PRId64 ", %" PRId64
                            " where it is that array, found %" PRId64 ", 1",
                            state->acc_row_stride, state->acc_col_stride, o_row_stride);
-    const unsigned float_mode = flashc_cpu_default_float_mode();
+    FLASHC_IN_DEFAULT_FLOAT_MODE;
     flashc_state_finish(state, o, o_row_stride, lse);
-    flashc_cpu_restore_float_mode(float_mode);
     return FLASHC_OK;
 }

@@ -50,8 +50,7 @@ flashc_status flashc_softmax_trace(int64_t n, const double *x, flashc_trace_step
     flashc_status status = check_trace(n, x, steps);
     if (status != FLASHC_OK || n == 0)
         return status;
-    const unsigned float_mode = flashc_cpu_default_float_mode();
+    FLASHC_IN_DEFAULT_FLOAT_MODE;
     fill(n, x, steps);
-    flashc_cpu_restore_float_mode(float_mode);
     return FLASHC_OK;
 }
