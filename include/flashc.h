@@ -579,7 +579,9 @@ typedef struct flashc_attention_state {
     const int64_t *seqlens_k; /* [batch], the caller's: the same of each batch element, where it is not seqlen_k; NULL
                                  after init */
     int64_t levels;        /* partial results that the arrays have room for: init says how many so many keys need */
-    int64_t n_nodes;       /* how many of them hold keys; 0 after clear */
+    int64_t n_nodes;       /* how many of them hold keys; 0 after clear. At most what the keys before next_key leave,
+                              or the state is refused: one for each binary 1 of next_key / piece_n, the whole pieces,
+                              and one for keys behind them (piece_n 0: all keys are) */
     int64_t next_key;      /* position of the next chunk's first key; 0 after clear, and may then be set, for a state of
                               keys in the middle */
     float *row_max, *row_sum; /* [levels, rows], the caller's; NULL after init */
