@@ -56,53 +56,67 @@ static bool takes(flashc_dtype dtype)
     return kernel->gemm->k.in_place & FLASHC_DTYPE_BIT(dtype);
 }
 
-/* Both products at every edge of the register block. Bound: depth u sum |a b|. */
+/* Queries or weights as a product takes them: rows 0 .. TILE_ROWS - 1 along so many columns. */
+typedef struct rows_tile {
+    float *data;
+    int64_t ld;
+    bool bf16;
+} rows_tile;
+
+/* Random in the first columns, 0 in the others. */
+static void fill_rows(const rows_tile *rows, int64_t random_cols, int64_t cols, test_rng *rng)
+{
+    for (int64_t col = 0; col < cols; col++)
+        for (int64_t lane = 0; lane < TILE_ROWS; lane++)
+            set_element_of(rows->bf16, rows->data, rows->ld, lane, col,
+                           col < random_cols ? (float)test_rng_normal(rng) : 0.0f);
+}
+
+/* c against the sums of products of rows with K, whose rows are summed along, or with V, along whose columns, and to
+ * which half of the 1 that was there comes. Bound: terms u sum |a b|. */
+static void check_sums(const float *c, const rows_tile *rows, int64_t lanes, const flashc_tile *tile, bool is_v,
+                       int64_t n, int64_t depth, float factor)
+{
+    const int64_t n_cols = is_v ? depth : n, terms = is_v ? n : depth;
+    const double start = is_v ? 0.5 : 0.0;
+    for (int64_t col = 0; col < n_cols; col++)
+        for (int64_t lane = 0; lane < lanes; lane++) {
+            double want = start, sum = start;
+            for (int64_t k = 0; k < terms; k++) {
+                const double x = (double)rounded(is_v ? element(tile, k, col) : element(tile, col, k));
+                const double y = (double)(factor * rounded(element_of(rows->bf16, rows->data, rows->ld, lane, k)));
+                want += x * y;
+                sum += fabs(x * y);
+            }
+            assert_true(fabs((double)c[at(rows->ld, lane, col)] - want) <= U * (double)(terms + is_v) * sum * 2);
+        }
+}
+
+/* Both products at every edge of the register block. */
 static void check_gemm(flashc_dtype dtype, int64_t depth, int64_t n, int64_t lanes, test_rng *rng)
 {
     const int64_t large = depth > n ? depth : n, ld = leading(large);
     flashc_tile tile;
     guarded_buffer buffer = make_tile(&tile, dtype, n, depth, rng);
     float *b = floats(tile_size(large)), *c = floats(tile_size(large)), *copy = floats(tile_size(large) + TILE_ROWS);
+    const rows_tile queries = {b, ld, kernel->bf16}, weights = {b, ld, kernel->vector->groups_weights};
     float correction[TILE_ROWS];
-    memset(b, 0, tile_size(large) * sizeof *b);
-    for (int64_t i = 0; i < large; i++)
-        for (int64_t lane = 0; lane < TILE_ROWS; lane++)
-            set_element_of(kernel->bf16, b, ld, lane, i, (float)test_rng_normal(rng));
-    for (int64_t i = 0; i < (int64_t)tile_size(large); i++)
-        c[i] = 1.0f;
     for (int i = 0; i < TILE_ROWS; i++)
         correction[i] = 0.5f;
+    for (int64_t i = 0; i < (int64_t)tile_size(large); i++)
+        c[i] = 1.0f;
+    memset(b, 0, tile_size(large) * sizeof *b);
+    fill_rows(&queries, large, large, rng);
     const float factor = kernel->gemm->scales_scores ? 0.5f : 1.0f;
     kernel->gemm->qk(c, operand(&kernel->gemm->k, tile, copy, n, depth), b, ld, n, lanes, depth, factor);
-    for (int64_t key = 0; key < n; key++)
-        for (int64_t lane = 0; lane < lanes; lane++) {
-            double want = 0, sum = 0;
-            for (int64_t k = 0; k < depth; k++) {
-                const double x = (double)rounded(element(&tile, key, k));
-                const double y = (double)(factor * query(b, ld, lane, k));
-                want += x * y;
-                sum += fabs(x * y);
-            }
-            assert_true(fabs((double)c[at(ld, lane, key)] - want) <= U * (double)depth * sum * 2);
-        }
+    check_sums(c, &queries, lanes, &tile, false, n, depth, factor);
+
     for (int64_t i = 0; i < (int64_t)tile_size(large); i++)
         c[i] = 1.0f;
     const int64_t whole = flashc_round_up(n, FLASHC_COLUMN_MULTIPLE); /* weights beyond the keys are 0 in a group */
-    for (int64_t i = 0; i < flashc_max(whole, large); i++)
-        for (int64_t lane = 0; lane < TILE_ROWS; lane++)
-            set_element_of(kernel->vector->groups_weights, b, ld, lane, i, i < n ? (float)test_rng_normal(rng) : 0.0f);
+    fill_rows(&weights, n, flashc_max(whole, large), rng);
     kernel->gemm->pv(c, operand(&kernel->gemm->v, tile, copy, n, depth), b, ld, n, lanes, depth, correction);
-    for (int64_t col = 0; col < depth; col++)
-        for (int64_t lane = 0; lane < lanes; lane++) {
-            double want = 0.5, sum = 0.5;
-            for (int64_t k = 0; k < n; k++) {
-                const double x = (double)rounded(element(&tile, k, col));
-                const double y = (double)rounded(weight(b, ld, lane, k));
-                want += x * y;
-                sum += fabs(x * y);
-            }
-            assert_true(fabs((double)c[at(ld, lane, col)] - want) <= U * (double)(n + 1) * sum * 2);
-        }
+    check_sums(c, &weights, lanes, &tile, true, n, depth, 1.0f);
     guarded_free(&buffer);
     free(b);
     free(c);
