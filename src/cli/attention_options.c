@@ -100,7 +100,7 @@ static int take_option(int id, const char *value, void *parsed)
     case FLASHC_OPT_STREAM_KV: return flashc_cli_parse_int("--stream-kv", value, 1, INT64_MAX / 4, &args->stream_kv);
     case FLASHC_OPT_SAVE_STATE: args->save_state = value; return 0;
     case FLASHC_OPT_RESUME_STATE: args->resume_state = value; return 0;
-    case FLASHC_OPT_FIRST_KEY: return flashc_cli_parse_int("--first-key", value, 1, MOST_KEYS, &args->first_key);
+    case FLASHC_OPT_FIRST_KEY: return flashc_cli_parse_int("--first-key", value, 0, MOST_KEYS, &args->first_key);
     case FLASHC_OPT_TOTAL_KEYS: return flashc_cli_parse_int("--total-keys", value, 1, MOST_KEYS, &args->total_keys);
     case FLASHC_OPT_PREFIX_K: args->prefix_k = value; return 0;
     case FLASHC_OPT_PREFIX_V: args->prefix_v = value; return 0;
@@ -146,6 +146,15 @@ static int check_together(flashc_cli_attention_args *args)
         args->alignment = FLASHC_ALIGN_EXPLICIT;
     if (needs_align && args->alignment == FLASHC_ALIGN_UNSET)
         return flashc_cli_usage_error("%s needs --align top-left, bottom-right or N", needs_align);
+    if (args->seqlens_q && args->cu_seqlens_q)
+        return flashc_cli_usage_error("give --seqlens-q or --cu-seqlens-q, not both");
+    if (args->block_table && args->cu_seqlens_k)
+        return flashc_cli_usage_error("give --block-table or --cu-seqlens-k, not both (--seqlens-k says how many rows "
+                                      "of its pages a sequence has)");
+    if (args->seqlens_k && args->cu_seqlens_k)
+        return flashc_cli_usage_error("give --seqlens-k or --cu-seqlens-k, not both");
+    if (args->block_table_v && !args->block_table)
+        return flashc_cli_usage_error("--block-table-v needs --block-table");
     if (args->huge_pages && !args->cold)
         return flashc_cli_usage_error("--huge-pages needs --cold");
     if (args->bandwidth > 0 && !args->predict)
@@ -161,8 +170,8 @@ int flashc_cli_attention_parse(const flashc_cli_syntax *words, int argc, char **
                                int *exit_code)
 {
     *args = (flashc_cli_attention_args){
-        .window = {-1, -1}, .scale = FLASHC_SCALE_DEFAULT, .rtol = -1, .atol = -1, .batch = -1, .heads = -1,
-        .heads_k = -1, .seqlen_q = -1, .seqlen_k = -1, .head_dim = -1, .head_dim_v = -1, .page_size = -1,
+        .window = {-1, -1}, .scale = FLASHC_SCALE_DEFAULT, .first_key = -1, .rtol = -1, .atol = -1, .batch = -1,
+        .heads = -1, .heads_k = -1, .seqlen_q = -1, .seqlen_k = -1, .head_dim = -1, .head_dim_v = -1, .page_size = -1,
         .repeats = -1};
     flashc_cli_syntax syntax = *words;
     syntax.options = flashc_cli_attention_table;

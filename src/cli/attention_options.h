@@ -30,7 +30,8 @@ typedef struct flashc_cli_attention_args {
     flashc_score_stage scores_stage;
     int64_t stream_kv;        /* attention; rows of a chunk; 0 = not given */
     const char *save_state, *resume_state;
-    int64_t first_key, total_keys; /* 0 = not given */
+    int64_t first_key;        /* -1 = not given */
+    int64_t total_keys;       /* 0 = not given */
     const char *prefix_k, *prefix_v, *prefix_k_scale, *prefix_v_scale; /* attention, explain */
     const char *kernel;       /* NULL = best */
     flashc_compute compute;

@@ -121,7 +121,7 @@ static int check_args(const append_run *run)
     } pairs[] = {{APPEND_K, APPEND_CACHE_K, OUTPUT_K, "-k", "--cache-k", "--output-k"},
                  {APPEND_V, APPEND_CACHE_V, OUTPUT_V, "-v", "--cache-v", "--output-v"},
                  {APPEND_Q, APPEND_Q, OUTPUT_Q, "-q", "-q", "--output-q"}};
-    const char *const *arrays = run->job.array_path;
+    const char *const *arrays = run->job.array_path, *const *integers = run->job.integers_path;
     int given = 0;
     for (int i = 0; i < 3; i++) {
         const int has = arrays[pairs[i].array] != NULL, partner = arrays[pairs[i].partner] != NULL;
@@ -142,7 +142,15 @@ static int check_args(const append_run *run)
         return flashc_cli_usage_error("--out-dtype goes with -q");
     if (!arrays[APPEND_COS] != !arrays[APPEND_SIN])
         return flashc_cli_usage_error("--cos and --sin go together: one of them is missing");
-    if (!run->job.integers_path[APPEND_POSITIONS] && (arrays[APPEND_K] || arrays[APPEND_V]))
+    if (run->job.interleaved && !arrays[APPEND_COS])
+        return flashc_cli_usage_error("--interleaved needs --cos and --sin");
+    if (integers[APPEND_ROTARY_POSITIONS] && !arrays[APPEND_COS])
+        return flashc_cli_usage_error("--rotary-positions needs --cos and --sin");
+    if (integers[APPEND_SEQLENS] && integers[APPEND_CU_SEQLENS])
+        return flashc_cli_usage_error("give --seqlens or --cu-seqlens, not both");
+    if (integers[APPEND_BLOCK_TABLE_V] && !integers[APPEND_BLOCK_TABLE])
+        return flashc_cli_usage_error("--block-table-v needs --block-table");
+    if (!integers[APPEND_POSITIONS] && (arrays[APPEND_K] || arrays[APPEND_V]))
         return flashc_cli_usage_error("--positions FILE is missing");
     return FLASHC_CLI_OK;
 }

@@ -98,8 +98,6 @@ int flashc_cli_sequences_set(const flashc_cli_sequences *s, const int64_t k_page
             return FLASHC_CLI_FAILED;
         *arrays[i].array = arrays[i].integers->values;
     }
-    if (s->block_table_v.narrow && !s->block_table.narrow)
-        return flashc_cli_usage_error("--block-table-v needs --block-table");
     if ((s->block_table.narrow && set_table(&s->block_table, k_pages, p, &p->block_table)) ||
         (s->block_table_v.narrow && set_table(&s->block_table_v, v_pages, p, &p->block_table_v)))
         return FLASHC_CLI_FAILED;

@@ -1,4 +1,5 @@
 /* What --stream-kv is given besides K and V, before the work. */
+#include "cli/arithmetic.h"
 #include "cli/cli.h"
 #include "cli/stream.h"
 #include "cli/stream_calls.h"
@@ -9,11 +10,11 @@
 /* An option that makes the keys of the files some of all, NULL if none does. */
 static const char *option_of_a_part(const flashc_cli_attention_args *args)
 {
-    return args->save_state     ? "--save-state"
-           : args->resume_state ? "--resume-state"
-           : args->first_key    ? "--first-key"
-           : args->total_keys   ? "--total-keys"
-                                : NULL;
+    return args->save_state       ? "--save-state"
+           : args->resume_state   ? "--resume-state"
+           : args->first_key >= 0 ? "--first-key"
+           : args->total_keys     ? "--total-keys"
+                                  : NULL;
 }
 
 /* What goes with all keys of a sequence does not with a part of them. */
@@ -28,7 +29,7 @@ static int check_part(const flashc_cli_attention_args *args, const char *part)
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
         if (refused[i].given)
             return flashc_cli_usage_error("%s and %s do not go together", part, refused[i].option);
-    if (args->resume_state && args->first_key)
+    if (args->resume_state && args->first_key >= 0)
         return flashc_cli_usage_error("--resume-state and --first-key do not go together: the state says where its keys "
                                       "end");
     if (args->alignment == FLASHC_ALIGN_BOTTOM_RIGHT && !args->total_keys)
@@ -63,7 +64,7 @@ int64_t flashc_cli_stream_first_key(const flashc_cli_attention_args *args, const
                                     int64_t sequence)
 {
     return states->before.rows.data ? flashc_cli_states_number(&states->before, sequence, FLASHC_STATE_NEXT_KEY)
-                                    : args->first_key;
+                                    : flashc_cli_max(args->first_key, 0);
 }
 
 int flashc_cli_stream_open(const flashc_cli_attention_args *args, flashc_cli_job *job, flashc_cli_stream_states *states)

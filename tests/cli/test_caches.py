@@ -76,8 +76,8 @@ class CachesTest(CliTest):
                    '--cache-k', 'k_pages.npy', '--cache-v', 'v_pages.npy', '--output-k', 'x.npy', '--output-v', 'y.npy',
                    '--positions', 'zeros.npy', '--cu-seqlens', 'starts.npy', '--block-table', 'table.npy',
                    '--block-table-v', 'table_v.npy')
-        self.fails(1, ['seqlen_k'], 'attention', '-q', 'q.npy', '-k', 'nk.npy', '-v', 'nv.npy', '-o', 'x.npy',
-                   '--cu-seqlens-q', 'starts.npy', '--cu-seqlens-k', 'starts.npy', '--block-table', 'table.npy')
+        self.fails(2, ['--cu-seqlens-k, not both', '--seqlens-k says'], 'attention', '-q', 'q.npy', '-k', 'nk.npy',
+                   '-v', 'nv.npy', '-o', 'x.npy', '--cu-seqlens-q', 'starts.npy', '--cu-seqlens-k', 'starts.npy', '--block-table', 'table.npy')
         self.fails(1, ['block_table[0][2]', 'found -1'], 'attention', '-q', 'q.npy', '-k', 'nk.npy', '-v', 'nv.npy',
                    '-o', 'x.npy', '--cu-seqlens-q', 'starts.npy', '--block-table', 'table.npy')
 
@@ -128,6 +128,14 @@ class CachesTest(CliTest):
         self.fails(2, ['--positions'], 'append', *k)
         self.fails(2, ['--out-dtype', '-q'], 'append', *k, '--positions', 'at.npy', '--out-dtype', 'f16')
         self.fails(2, ['--cos and --sin'], 'append', *k, '--positions', 'at.npy', '--cos', 'k.npy')
+        # What would have no effect is no option of this call.
+        self.fails(2, ['--block-table-v needs --block-table'], 'append', *k, '--positions', 'at.npy',
+                   '--block-table-v', 'table.npy')
+        self.fails(2, ['--interleaved needs --cos'], 'append', *k, '--positions', 'at.npy', '--interleaved')
+        self.fails(2, ['--rotary-positions needs --cos'], 'append', *k, '--positions', 'at.npy',
+                   '--rotary-positions', 'at.npy')
+        self.fails(2, ['give --seqlens or --cu-seqlens, not both'], 'append', *k, '--positions', 'at.npy',
+                   '--seqlens', 'at.npy', '--cu-seqlens', 'at.npy')
         self.fails(1, ['two.npy', '2 numbers', 'expected 1'], 'append', *k, '--positions', 'two.npy')
         self.fails(1, ['real.npy', 'i32 or i64', 'f32'], 'append', *k, '--positions', 'real.npy')
         self.fails(1, ['positions[0]', 'expected 0 to 0', 'found 1'], 'append', *k, '--positions', 'at.npy')

@@ -216,6 +216,13 @@ class UsageErrors(CliTest):
                 (['--rtol needs --compare'], ['-o', 'o.npy', '--rtol', '1']),
                 (['--atol needs --compare'], ['-o', 'o.npy', '--atol', '1']),
                 (['--scores-stage needs --scores'], ['-o', 'o.npy', '--scores-stage', 'weights']),
+                (['give --seqlens-q or --cu-seqlens-q, not both'],
+                 ['-o', 'o.npy', '--seqlens-q', 'n.npy', '--cu-seqlens-q', 'n.npy']),
+                (['give --seqlens-k or --cu-seqlens-k, not both'],
+                 ['-o', 'o.npy', '--seqlens-k', 'n.npy', '--cu-seqlens-k', 'n.npy']),
+                (['give --block-table or --cu-seqlens-k, not both'],
+                 ['-o', 'o.npy', '--block-table', 'n.npy', '--cu-seqlens-k', 'n.npy']),
+                (['--block-table-v needs --block-table'], ['-o', 'o.npy', '--block-table-v', 'n.npy']),
                 (['--json', "'-'"], ['-o', '-', '--json'])]:
             with self.subTest(args=args):
                 self.fails(2, [*words, 'flashc-run attention --help'], *self.QKV, *args)

@@ -172,7 +172,7 @@ class StatesTest(CliTest):
         for features in ((), ('--causal', '--align', 'bottom-right'), ('--window', '300,-1', '--align', 800)):
             expected = self.outputs(*QKV, *features)
             args = (*features, '--total-keys', KEYS)
-            self.save('a', 0, *args)
+            self.save('a', 0, *args, '--first-key', 0)
             self.save('b', 1, *args, '--first-key', 600)
             self.save('c', 2, *args, '--first-key', 1000)
             text = self.ok('merge', '--states', 'a', 'c', 'b', '-o', 'm.npy', '--lse', 'ml.npy')
@@ -221,7 +221,8 @@ class StatesTest(CliTest):
 
     def test_arguments(self):
         call = ('attention', *QKV, '-o', 'x.npy')
-        for option, value in (('--save-state', 's'), ('--resume-state', 's'), ('--first-key', 5), ('--total-keys', 5)):
+        for option, value in (('--save-state', 's'), ('--resume-state', 's'), ('--first-key', 5), ('--first-key', 0),
+                              ('--total-keys', 5)):
             self.fails(2, [f'{option} needs --stream-kv'], *call, option, value)
             stream = (*call, option, value, '--stream-kv', 64)
             if option != '--total-keys':
@@ -232,15 +233,16 @@ class StatesTest(CliTest):
                        '--block-mask-tile', '8,8')
             self.fails(2, [f'{option} and --prefix-k do not go together'], *stream, '--prefix-k', 'k.npy', '--prefix-v',
                        'v.npy')
-        self.fails(2, ['--resume-state and --first-key do not go together'], *call, '--stream-kv', 9,
-                   '--resume-state', 's', '--first-key', 3)
+        for first in (0, 3):
+            self.fails(2, ['--resume-state and --first-key do not go together'], *call, '--stream-kv', 9,
+                       '--resume-state', 's', '--first-key', first)
         for option in ('--save-state', '--resume-state'):
             for name in ('-', ''):
                 self.fails(2, [f"{option} expects what the names of two files begin with, found '{name}'"], *call,
                            '--stream-kv', 9, option, name)
         self.fails(1, ['--total-keys 1399: expected at least the 1400 keys of sequence 0', 'k.npy'], *call,
                    '--stream-kv', 9, '--total-keys', 1399)
-        self.fails(2, ['--first-key', "'0'"], *call, '--stream-kv', 9, '--first-key', 0)
+        self.fails(2, ['--first-key', "'-1'"], *call, '--stream-kv', 9, '--first-key', -1)
         self.fails(2, ['--save-state needs --states'], 'merge', 'a', 'b', '--save-state', 's')
         self.fails(2, ['names of states, found none'], 'merge', '--states', '-o', 'x.npy')
         self.fails(2, ['--states and --dtype'], 'merge', '--states', '--dtype', 'f32', 'a', '-o', 'x.npy')
