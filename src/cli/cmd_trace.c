@@ -2,11 +2,11 @@
 #include "cli/cli.h"
 #include "cli/json.h"
 #include "cli/options.h"
+#include "cli/trace_checks.h"
 #include "npy/npy.h"
 
 #include <flashc.h>
 #include <float.h>
-#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,81 +48,6 @@ static const flashc_cli_syntax syntax = {
         "d_N = d'_N, and shows the probabilities both ways. A check that fails exits 1.",
 };
 
-/* One identity: the largest relative difference between its sides. */
-typedef struct trace_check {
-    const char *name;
-    double difference;
-    int64_t index;     /* where; -1 if nothing could be compared */
-    int64_t skipped;   /* steps where a side is outside the range of normal doubles */
-    double tolerance;
-    bool pass;
-} trace_check;
-
-/* Beyond this exp() is 0 in double, so larger distances add no rounding. */
-#define LARGEST_EXPONENT 745.0
-
-/*
- * Both sides are sums of n positive terms. With u = 2^-53, R = the distance from the maximum (rounding the
- * argument of exp costs R u; each side holds two such chains), 2 u per exp, n u per sum, and on the online side an
- * exp, a product and a sum per step: together at most u (4 R + 5 n + 8) of the value.
- */
-static double tolerance_of(int64_t n, const double *x)
-{
-    double low = x[0], high = x[0];
-    for (int64_t i = 1; i < n; i++) {
-        low = fmin(low, x[i]);
-        high = fmax(high, x[i]);
-    }
-    return 0x1p-53 * (4.0 * fmin(high - low, LARGEST_EXPONENT) + 5.0 * (double)n + 8.0);
-}
-
-static void check_pair(trace_check *check, int64_t index, double a, double b)
-{
-    const double difference = fabs(a - b) / fmax(fabs(a), fabs(b));
-    if (!(difference <= check->difference) || check->index < 0) {
-        check->difference = difference;
-        check->index = index;
-    }
-}
-
-static trace_check check_every_step(int64_t n, const flashc_trace_step *steps, double tolerance)
-{
-    trace_check check = {.name = "d'_i = d_i * exp(m_N - m_i) at every step", .index = -1, .tolerance = tolerance};
-    for (int64_t i = 0; i < n; i++) {
-        /* Far below the final maximum d_i fades out and the factor overflows: the online form is
-         * there because of this, and nothing can be compared. */
-        if (steps[i].denom_standard < DBL_MIN || isinf(steps[i].scale))
-            check.skipped++;
-        else
-            check_pair(&check, i, steps[i].denom_online, steps[i].denom_standard * steps[i].scale);
-    }
-    check.pass = check.difference <= tolerance;
-    return check;
-}
-
-static trace_check check_last(int64_t n, const flashc_trace_step *steps, double tolerance)
-{
-    trace_check check = {.name = "d_N = d'_N at the last step", .index = -1, .tolerance = tolerance};
-    check_pair(&check, n - 1, steps[n - 1].denom_online, steps[n - 1].denom_standard);
-    check.pass = check.difference <= tolerance;
-    return check;
-}
-
-static trace_check check_probabilities(int64_t n, const flashc_trace_step *steps, double tolerance)
-{
-    trace_check check = {.name = "probabilities are the same both ways", .index = -1, .tolerance = 2.0 * tolerance};
-    for (int64_t i = 0; i < n; i++) {
-        if (steps[i].p_standard < DBL_MIN || steps[i].p_online < DBL_MIN)
-            check.skipped++;
-        else
-            check_pair(&check, i, steps[i].p_online, steps[i].p_standard);
-    }
-    check.pass = check.difference <= check.tolerance;
-    return check;
-}
-
-enum { NUM_CHECKS = 3 };
-
 static void print_tables(int64_t n, const flashc_trace_step *steps)
 {
     printf("%6s %13s %13s %13s %13s %13s %16s\n", "idx", "x[i]", "max m_i", "standard d_i", "online d'_i",
@@ -146,10 +71,10 @@ static void print_tables(int64_t n, const flashc_trace_step *steps)
     printf("%6s %13.7g %13.7g\n\n", "sum", sum_standard, sum_online);
 }
 
-static void print_checks(const trace_check *checks)
+static void print_checks(const flashc_cli_trace_check *checks)
 {
-    for (int c = 0; c < NUM_CHECKS; c++) {
-        const trace_check *check = &checks[c];
+    for (int c = 0; c < FLASHC_CLI_TRACE_CHECKS; c++) {
+        const flashc_cli_trace_check *check = &checks[c];
         printf("%s  %s: ", check->pass ? "PASS" : "FAIL", check->name);
         if (check->index >= 0)
             printf("largest relative difference %.3g at %lld, tolerance %.3g", check->difference,
@@ -161,7 +86,7 @@ static void print_checks(const trace_check *checks)
     }
 }
 
-static void print_json(int64_t n, const flashc_trace_step *steps, const trace_check *checks, bool pass)
+static void print_json(int64_t n, const flashc_trace_step *steps, const flashc_cli_trace_check *checks, bool pass)
 {
     flashc_cli_json json;
     flashc_cli_json_begin(&json, stdout);
@@ -183,7 +108,7 @@ static void print_json(int64_t n, const flashc_trace_step *steps, const trace_ch
     }
     flashc_cli_json_end(&json, ']');
     flashc_cli_json_array(&json, "checks");
-    for (int c = 0; c < NUM_CHECKS; c++) {
+    for (int c = 0; c < FLASHC_CLI_TRACE_CHECKS; c++) {
         flashc_cli_json_object(&json, NULL);
         flashc_cli_json_string(&json, "name", checks[c].name);
         flashc_cli_json_double(&json, "max_relative_difference", checks[c].difference);
@@ -208,14 +133,10 @@ static int trace(const char *source, int64_t n, const double *x, bool json)
         free(steps);
         return flashc_cli_error("%s: %s", source, flashc_last_error());
     }
-    const double tolerance = tolerance_of(n, x);
-    const trace_check checks[NUM_CHECKS] = {
-        check_every_step(n, steps, tolerance),
-        check_last(n, steps, tolerance),
-        check_probabilities(n, steps, tolerance),
-    };
+    flashc_cli_trace_check checks[FLASHC_CLI_TRACE_CHECKS];
+    flashc_cli_trace_checks(n, x, steps, checks);
     bool pass = true;
-    for (int c = 0; c < NUM_CHECKS; c++)
+    for (int c = 0; c < FLASHC_CLI_TRACE_CHECKS; c++)
         pass = pass && checks[c].pass;
     if (json) {
         print_json(n, steps, checks, pass);
