@@ -9,7 +9,7 @@
 Every value is that of `flashc-run bench`: a share of the limit that the same process measured (f32 or bf16
 multiply-add peak, read bandwidth), or the times of two commands in turn. The median of the rounds counts. Values are
 kept in --record, and a later run adds to them. What is compared with other software comes from scripts/bench_peers,
-whose record is --peers.
+whose record is --peers: as it comes with flashc, that of the machine which the last line but one names.
 Needs build/src/flashc-run and NumPy.
 """
 
@@ -260,6 +260,12 @@ def peer_rows(file):
         yield f"{case}, times {best}", f"{target:.2f}", f"{ratio:.2f}", ratio >= target
 
 
+def peer_source(file):
+    """Where the rows of peer_rows() were measured, which need not be here."""
+    context = json.loads(file.read_text())["context"]
+    return f"{context['cpu_name']}, {context['date'][:10]}, {context['systems']['flashc']}"
+
+
 def measure(targets, record, runner, options):
     """One target after the other, its rounds together; every value is on disk before the next one is measured."""
     start = time.monotonic()
@@ -299,6 +305,8 @@ def print_table(targets, record, peers):
     for row in [("", "target", "measured", "verdict"), tuple("-" * w for w in widths), *rows]:
         print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
     verdicts = [row[3] for row in rows]
+    if peers.is_file():
+        print(f"\n'times' another system: as recorded in {peers}, on {peer_source(peers)}")
     print(f"\n{verdicts.count('met')} met, {verdicts.count('missed')} missed, {verdicts.count('')} not measured")
 
 

@@ -57,7 +57,11 @@ static int read_x(softmax_run *run)
     if (x->rank < 1)
         return flashc_cli_error("%s: expected rank 1 or more, found a single number", x->name);
     run->cols = x->shape[x->rank - 1];
-    run->rows = run->cols ? x->count / run->cols : 0;
+    run->rows = 1; /* of rows without columns one stands for all: their number may be anything */
+    for (int i = 0; run->cols == 0 && i < x->rank - 1; i++)
+        run->rows = x->shape[i] ? run->rows : 0;
+    if (run->cols)
+        run->rows = x->count / run->cols;
     if (run->split > run->cols)
         return flashc_cli_error("%s has %lld columns: they cannot be cut into %lld pieces", x->name,
                                 (long long)run->cols, (long long)run->split);

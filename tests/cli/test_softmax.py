@@ -55,6 +55,12 @@ class SoftmaxTest(CliTest):
         self.ok('softmax', '-x', 'x.npy', '-o', 'y.npy', '--dtype', 'f32')
         self.assertEqual(self.read('y.npy'), ('<f4', (2,), [0.5, 0.5]))
 
+    def test_rows_of_no_elements(self):
+        """They are no softmax, as flashc_is_softmax() has it; of no rows all are."""
+        for shape, valid in (([0], False), ([3, 0], False), ([2, 3, 0], False), ([0, 3], True), ([0, 0], True)):
+            self.write('x.npy', shape, [])
+            self.assertIs(self.ok_json('softmax', '-x', 'x.npy')['valid_softmax'], valid, shape)
+
     def test_values_are_printed_up_to_a_size(self):
         self.write_normal('x.npy', [16, 16])
         text = self.ok('softmax', '-x', 'x.npy')

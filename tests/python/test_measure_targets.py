@@ -61,13 +61,14 @@ def test_the_share_of_a_window(seqlen: int, window: int) -> None:
     )
 
 
-def test_peers_against_their_targets(tmp_path: pathlib.Path) -> None:
+def test_peers_against_their_targets(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     def entry(case: str, system: str, time: float, status: str = "right") -> dict[str, Any]:
         return {"case": case, "system": system, "real_time": time, "status": status, "aggregate_name": "median"}
 
     full, window, unranked = "f32/full/d64/h8/L2048/t1", "f32/window1024/d128/h8/L8192/t1", "f32/full/d64/h8/L9/t1"
     record = {
-        "context": {"cases": {full: {"groups": ["table"]}, window: {"groups": ["table"]}, unranked: {"groups": []}}},
+        "context": {"date": "2026-11-30T19:47:56+00:00", "cpu_name": "A CPU", "systems": {"flashc": "flashc 9 (neon)"},
+                    "cases": {full: {"groups": ["table"]}, window: {"groups": ["table"]}, unranked: {"groups": []}}},
         "benchmarks": [
             entry(full, "flashc", 1.0),
             entry(full, "torch", 1.2),
@@ -86,6 +87,8 @@ def test_peers_against_their_targets(tmp_path: pathlib.Path) -> None:
         (f"{full}, times jax", "1.05", "1.10", True),
         (f"{window}, times torch", "5.00", "4.00", False),
     ]
+    measure_targets.print_table([], {}, file)
+    assert f"recorded in {file}, on A CPU, 2026-11-30, flashc 9 (neon)" in capsys.readouterr().out
 
 
 def test_growth_goes_on_and_keeps_the_best_limits(monkeypatch: pytest.MonkeyPatch) -> None:
