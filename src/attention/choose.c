@@ -1,5 +1,7 @@
 #include "attention/choose.h"
 
+#include "cpu.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -56,7 +58,9 @@ static void choose_best(const flashc_problem *p, int64_t rows, const flashc_kern
     size_t used = 0;
     for (int i = 0; i < flashc_kernel_rows(); i++) {
         const flashc_kernel_row *row = flashc_kernel_row_at(i);
-        const char *reason = flashc_kernel_too_many_rows(row, rows);
+        const char *reason = flashc_cpu_missing(row->cpu_features);
+        if (!reason)
+            reason = flashc_kernel_too_many_rows(row, rows);
         if (!reason)
             reason = flashc_kernel_not_preferred(row, &shape);
         if (!reason && row->bf16 && !shape.allows_bf16)

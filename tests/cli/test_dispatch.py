@@ -59,6 +59,9 @@ class Dispatch(unittest.TestCase):
                 explain = as_json("explain", "--seqlen-q", "64", env=env)
                 listed = kernels(env)
                 self.assertTrue(listed[explain["kernel"]]["available"])
+                for name, reason in (line.split(": ", 1) for line in explain["refused"].splitlines()):
+                    if (listed[name]["unavailable"] or "").startswith("the CPU has no"): # no other shape would do
+                        self.assertEqual(reason, listed[name]["unavailable"], name)
                 done = compare_with_the_model(env=env)
                 self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
                 for name, kernel in listed.items():
