@@ -2,7 +2,7 @@
 """What attention costs as work grows: rate and memory beyond the tensors, for longer and longer sequences and caches.
 
     scripts/measure_growth.py [--output FOLDER]    growth.json (Google Benchmark's layout), growth.svg, in two minutes
-    scripts/measure_growth.py --budget 60          only points that growth.json does not have yet, for a minute; to go on
+    scripts/measure_growth.py --budget 60          only points that growth.json does not have yet, for a minute
     scripts/measure_growth.py --redraw             measures nothing
 
 Every point is one `flashc-run bench`. Needs build/src/flashc-run, about 4 GB of memory and a machine that does nothing

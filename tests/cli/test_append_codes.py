@@ -21,7 +21,8 @@ class AppendCodesTest(CliTest):
     def setUp(self):
         super().setUp()
         self.write('at.npy', [BATCH], [AT] * BATCH, '<i8')
-        self.new = {name: self.write_normal(f'{name}.npy', [BATCH, HEADS, NEW, width]) for name, width in WIDTHS.items()}
+        self.new = {name: self.write_normal(f'{name}.npy', [BATCH, HEADS, NEW, width])
+                    for name, width in WIDTHS.items()}
 
     def write_caches(self, descr, items_of_row):
         for name, width in WIDTHS.items():
@@ -128,8 +129,8 @@ class AppendCodesTest(CliTest):
         self.write('one.npy', [1, HEADS, ROWS], [0.25] * (HEADS * ROWS))
         self.fails(1, ['k_cache_scale', 'stride'], *self.arguments(
             '--k-scale', 'one.npy', '--output-k-scale', 't.npy', '--v-scale', 's.npy', '--output-v-scale', 'u.npy'))
-        self.fails(2, ['--v-scale with --cache-v'], 'append', '-k', 'k.npy', '--cache-k', 'ck.npy', '--output-k', 'nk.npy',
-                   '--positions', 'at.npy', '--v-scale', 's.npy')
+        self.fails(2, ['--v-scale with --cache-v'], 'append', '-k', 'k.npy', '--cache-k', 'ck.npy',
+                   '--output-k', 'nk.npy', '--positions', 'at.npy', '--v-scale', 's.npy')
         self.write_caches('|u1', lambda width: width)
         self.fails(2, ['--output-k-scale', 'i8 alone'], *self.arguments('--cache-dtype', 'f8_e5m2', *both))
         self.write('s.npy', [1, HEADS, 1], [0.5, 0.0])

@@ -54,7 +54,8 @@ class AttentionTest(CliTest):
         self.write_qkv()
         text = self.qkv('-o', 'o.npy', '--lse', 'lse.npy')
         self.check(self.reference())
-        for word in ['[2, 4, 9, 8] f32', '[2, 2, 70, 5] f32', 'kernel', 'gemm', 'threads', ' ms', 'GFLOP/s', 'workspace']:
+        for word in ['[2, 4, 9, 8] f32', '[2, 2, 70, 5] f32', 'kernel', 'gemm', 'threads', ' ms', 'GFLOP/s',
+                     'workspace']:
             self.assertIn(word, text)
         self.assertEqual(sorted(os.listdir(self.folder)), ['k.npy', 'lse.npy', 'o.npy', 'q.npy', 'v.npy'])
 

@@ -44,7 +44,8 @@ class CachesTest(CliTest):
 
     def test_packed(self):
         self.make_padded()
-        args = ('--causal', '--align', 'bottom-right', '--cu-seqlens-q', 'starts.npy', '--compare', 'expected.npy', *EQUAL)
+        args = ('--causal', '--align', 'bottom-right', '--cu-seqlens-q', 'starts.npy',
+                '--compare', 'expected.npy', *EQUAL)
         self.ok('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '--cu-seqlens-k', 'starts.npy', '--lse',
                 'l.npy', *args)
         self.assertEqual(list(self.read('l.npy')[1]), [HEADS, TOTAL])
@@ -53,7 +54,8 @@ class CachesTest(CliTest):
             shape, values = transpose([HEADS, TOTAL, DIM], self.read(f'{name}.npy')[2], (1, 0, 2))
             self.write(f't{name}.npy', shape, values)
         self.ok('attention', '-q', 'tq.npy', '-k', 'tk.npy', '-v', 'tv.npy', '--cu-seqlens-q', 'starts.npy',
-                '--cu-seqlens-k', 'starts.npy', '--causal', '--align', 'bottom-right', '--layout', 'bshd', '-o', 'to.npy')
+                '--cu-seqlens-k', 'starts.npy', '--causal', '--align', 'bottom-right', '--layout', 'bshd',
+                '-o', 'to.npy')
         self.assertEqual(transpose([TOTAL, HEADS, DIM], self.read('to.npy')[2], (1, 0, 2))[1],
                          self.read('expected.npy')[2])
 
@@ -91,8 +93,8 @@ class CachesTest(CliTest):
         self.write('cache.npy', [1, HEADS, 10, DIM], [0] * (HEADS * 10 * DIM), '<V2')
         for option, pairs in (([], [(0, 2), (1, 3)]), (['--interleaved'], [(0, 1), (2, 3)])):
             self.ok('append', '-k', 'k.npy', '--cache-k', 'cache.npy', '--output-k', 'new.npy', '--cache-dtype', 'bf16',
-                    '-q', 'k.npy', '--output-q', 'q.npy', '--positions', 'at.npy', '--cos', 'cos.npy', '--sin', 'sin.npy',
-                    *option)
+                    '-q', 'k.npy', '--output-q', 'q.npy', '--positions', 'at.npy', '--cos', 'cos.npy',
+                    '--sin', 'sin.npy', *option)
             expected = list(k)
             for row in range(HEADS * 3):
                 for d, (x, y) in enumerate(pairs):

@@ -76,8 +76,8 @@ class ExplainTest(CliTest):
         for name, shape in [('q', [2, 4, 9, 8]), ('k', [2, 2, 70, 8]), ('v', [2, 2, 70, 5])]:
             self.write_normal(f'{name}.npy', shape)
         self.write('mask.npy', [9, 70], [1] * 630, '|b1')
-        args = ['-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '--causal', '--align', 'bottom-right', '--mask', 'mask.npy',
-                '--threads', '1']
+        args = ['-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '--causal', '--align', 'bottom-right',
+                '--mask', 'mask.npy', '--threads', '1']
         for json_args in ([], ['--json']):
             text = self.ok('explain', *args, *json_args)
             self.assertEqual(self.ok('attention', *args, *json_args, '--dry-run', '-o', 'o.npy'), text)

@@ -1,4 +1,5 @@
-"""flashc-run explain --predict. Times are never judged, only what must hold of them; the simulation has its own test."""
+"""flashc-run explain --predict. Times are never judged, only what must hold of them; the simulation has a test of its
+own."""
 import math
 
 import support

@@ -179,15 +179,16 @@ class PrefixTest(CliTest):
         prefix = ('--prefix-k', 'no.npy', '--prefix-v', 'no.npy')
         for option, value in (('--seqlens-q', 'no.npy'), ('--leftpad-k', 'no.npy'), ('--mask', 'no.npy'),
                               ('--bias', 'no.npy'), ('--scores', 'no.npy'), ('--key-mass', 'no.npy')):
-            self.fails(2, ['--prefix-k and ' + option + ' do not go together'], 'attention', *files, *prefix, option, value)
-        self.fails(2, ['--prefix-k and --window'], 'attention', *files, *prefix, '--window', '3,0', '--align', 'top-left')
+            self.fails(2, [f'--prefix-k and {option} do not go together'], 'attention', *files, *prefix, option, value)
+        self.fails(2, ['--prefix-k and --window'], 'attention', *files, *prefix, '--window', '3,0',
+                   '--align', 'top-left')
         self.fails(2, ['--prefix-k and --alibi'], 'attention', *files, *prefix, '--alibi', 'no.npy', '--align', '0')
         self.fails(2, ['--prefix-k and --block-mask'], 'attention', *files, *prefix, '--block-mask', 'no.npy',
                    '--block-mask-tile', '8,8')
         self.fails(2, ['--prefix-k needs --prefix-v'], 'attention', *files, '--prefix-k', 'no.npy')
         self.fails(2, ['--prefix-v needs --prefix-k'], 'attention', *files, '--prefix-v', 'no.npy')
-        self.fails(2, ['--stream-kv expects files', 'standard input'], 'attention', *files, '--prefix-k', '-', '--prefix-v',
-                   'no.npy', '--stream-kv', 5)
+        self.fails(2, ['--stream-kv expects files', 'standard input'], 'attention', *files, '--prefix-k', '-',
+                   '--prefix-v', 'no.npy', '--stream-kv', 5)
         self.fails(2, ['--prefix-v-scale needs --prefix-k'], 'attention', *files, '--prefix-v-scale', 'no.npy')
 
     def test_shapes_that_do_not_fit(self):

@@ -53,8 +53,8 @@ class ScoresTest(CliTest):
                    bias=lambda b, h, i, j: -slopes[h] * (1 + b) * abs(i - j))
 
     def test_outputs(self):
-        self.run_attention('--scores', 's.npy', '--scores-stage', 'weights', '--key-mass', 'm.npy', '--row-max', 'r.npy',
-                           '--causal', '--align', 'bottom-right')
+        self.run_attention('--scores', 's.npy', '--scores-stage', 'weights', '--key-mass', 'm.npy',
+                           '--row-max', 'r.npy', '--causal', '--align', 'bottom-right')
         (_, shape, weights), (_, mass_shape, mass) = self.read('s.npy'), self.read('m.npy')
         self.assertEqual((shape, mass_shape), ((2, 4, 9, 13), (2, 4, 13)))
         rows = [weights[13 * n:13 * n + 13] for n in range(72)]
@@ -122,8 +122,8 @@ class ScoresTest(CliTest):
                               '--window', '2,0', '--align', 'bottom-right')
         self.assertEqual(report['sinks'], {'shape': [4], 'dtype': 'f32'})
         self.assertEqual(report['flops'], 2 * 16 * 2 * 4 * 9 * 3)
-        run = self.ok_json('bench', '--heads', 2, '--seqlen-q', 64, '--window', '7,0', '--align', 'top-left', '--softcap',
-                           20, '--no-limits', '--repeats', 1, '--threads', 1)
+        run = self.ok_json('bench', '--heads', 2, '--seqlen-q', 64, '--window', '7,0', '--align', 'top-left',
+                           '--softcap', 20, '--no-limits', '--repeats', 1, '--threads', 1)
         self.assertIn('/window:7,0/softcap:20', run['benchmarks'][0]['name'])
 
 

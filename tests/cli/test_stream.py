@@ -13,8 +13,8 @@ SHAPE_Q, SHAPE_K = [2, 4, 9, 8], [2, 2, 700, 8]
 class StreamTest(CliTest):
     def outputs(self, *args, layout='bhsd', inputs=('q.npy', 'k.npy', 'v.npy')):
         q, k, v = inputs
-        self.ok('attention', '-q', q, '-k', k, '-v', v, '-o', 'o.npy', '--lse', 'lse.npy', '--layout', layout, '--quiet',
-                *args)
+        self.ok('attention', '-q', q, '-k', k, '-v', v, '-o', 'o.npy', '--lse', 'lse.npy', '--layout', layout,
+                '--quiet', *args)
         return self.read('o.npy')[2], self.read('lse.npy')[2]
 
     def write_inputs(self, descr='<f4'):
@@ -206,8 +206,8 @@ class StreamTest(CliTest):
     def test_reports(self):
         self.write_inputs()
         self.outputs()
-        report = self.ok_json('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '--compare', 'o.npy', '--stream-kv',
-                              '64')
+        report = self.ok_json('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '--compare', 'o.npy',
+                              '--stream-kv', '64')
         self.assertEqual(report['k']['shape'], SHAPE_K)
 
     def test_errors(self):
@@ -215,8 +215,8 @@ class StreamTest(CliTest):
         call = ('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '-o', 'o.npy')
         self.fails(2, ['--stream-kv', 'expects', "'0'"], *call, '--stream-kv', '0')
         self.fails(2, ['--stream-kv and --key-mass'], *call, '--stream-kv', '8', '--key-mass', 'x.npy')
-        self.fails(2, ['--stream-kv and --scores-stage weights', 'all keys'], *call, '--stream-kv', '8', '--scores', 'x.npy',
-                   '--scores-stage', 'weights')
+        self.fails(2, ['--stream-kv and --scores-stage weights', 'all keys'], *call, '--stream-kv', '8',
+                   '--scores', 'x.npy', '--scores-stage', 'weights')
         self.write_normal('k_pages.npy', [4, 2, 16, 8])
         self.write('table.npy', [2, 2], [0, 1, 2, 4], '<i4')
         self.fails(1, ['block_table', '[1][1]', 'found 4'], *call[:4], 'k_pages.npy', '-v', 'k_pages.npy', *call[7:],

@@ -90,12 +90,13 @@ class TypesTest(CliTest):
         self.fails(1, ['k.npy', 'i8', '--k-scale FILE is missing'], *files, '--v-scale', 'vs.npy')
         self.fails(1, ['v.npy', 'i8', '--v-scale FILE is missing'], *files, '--k-scale', 'ks.npy')
         self.write_normal('f32.npy', K)
-        self.fails(1, ['--k-scale: expected f32.npy of type i8', 'found f32'], 'attention', '-q', 'q.npy', '-k', 'f32.npy',
-                   '-v', 'f32.npy', '-o', 'o.npy', '--k-scale', 'ks.npy')
+        self.fails(1, ['--k-scale: expected f32.npy of type i8', 'found f32'], 'attention', '-q', 'q.npy',
+                   '-k', 'f32.npy', '-v', 'f32.npy', '-o', 'o.npy', '--k-scale', 'ks.npy')
         self.fails(1, ['k.npy', 'u8', 'f8_e4m3', 'i8'], *files, '--cache-dtype', 'f8_e4m3')
         self.fails(2, ['--cache-dtype', "'i4'"], *files, '--cache-dtype', 'i4')
         self.write('short.npy', [1, 2, 39], [1.0] * 78)
-        self.fails(1, ['short.npy', '[1, 2, 39]', '[1, 2, 40]'], *files, '--k-scale', 'short.npy', '--v-scale', 'vs.npy')
+        self.fails(1, ['short.npy', '[1, 2, 39]', '[1, 2, 40]'], *files, '--k-scale', 'short.npy',
+                   '--v-scale', 'vs.npy')
         self.write('ks.npy', [1, 2, 40], [1.0] * 50 + [-0.5] + [1.0] * 29)
         self.fails(1, ['k_scale[0][1][10]', 'found -0.5'], *files, *scales)
         self.write('k.npy', [1, 2, 40, 33], [0] * 2640, '|u1')

@@ -68,7 +68,8 @@ def test_numbers_of_ctypes(batch, number):
     assert np.array_equal(o, expected)
     one_page_each = (number * 1 * len(LENGTHS))(*[(number * 1)(b) for b in range(len(LENGTHS))])
     lengths = (number * len(LENGTHS))(*LENGTHS)
-    o = flashc.attention(q, padded_k, padded_v, cu_seqlens_q=starts, seqlens_k=lengths, block_table=one_page_each, **CAUSAL)
+    o = flashc.attention(q, padded_k, padded_v, cu_seqlens_q=starts, seqlens_k=lengths,
+                         block_table=one_page_each, **CAUSAL)
     assert np.array_equal(o, expected)
 
 

@@ -46,7 +46,8 @@ def test_flash_attention():
     check(softmax(scaled(), J <= AT), **LAST)
     check(softmax(scaled(), (J >= AT - left) & (J <= AT + right)), window=(left, right), align="bottom-right")
     alibi = -SLOPES[:, None, None] * abs(AT - J)
-    check(softmax(1.5 * np.tanh(scaled() / 1.5) + alibi, J <= AT), softcap=1.5, alibi_slopes=SLOPES.astype(np.float32), **LAST)
+    check(softmax(1.5 * np.tanh(scaled() / 1.5) + alibi, J <= AT), softcap=1.5,
+          alibi_slopes=SLOPES.astype(np.float32), **LAST)
     # More queries than keys: the first see none.
     o, lse = flashc.attention(Q, K[:, :2], V[:, :2], return_lse=True, **LAST)
     assert not o[:, :3].any() and np.isneginf(lse[:, :3]).all() and o[:, 3:].all()
@@ -54,7 +55,8 @@ def test_flash_attention():
 
 def test_flashinfer():
     """window_left counts keys before the position; LSE to base 2; ALiBi slope * (kv_idx - qo_idx), which is a constant
-    of the row away; a cap of 0 is none; ALiBi and a cap together come in the other order there: as a bias and score_mod."""
+    of the row away; a cap of 0 is none; ALiBi and a cap together come in the other order there: as a bias and
+    score_mod."""
     check(softmax(scaled(), (J <= AT) & (J >= AT - 7)), window=(7, -1), **LAST)
     o, lse = softmax(scaled(), J <= AT)
     check((o, lse / np.log(2)), base=2, **LAST)
@@ -71,7 +73,8 @@ def test_flashinfer():
 
 
 def test_vllm():
-    """sliding_window counts the query's own key; ALiBi is slope * (j - context length), a constant of the row away; sinks."""
+    """sliding_window counts the query's own key; ALiBi is slope * (j - context length), a constant of the row away;
+    sinks."""
     window, context = 8, KEYS - ROWS
     check(softmax(scaled(), (J <= AT) & (AT - J < window)), window=(window - 1, 0), **LAST)
     o, lse = softmax(scaled() + SLOPES[:, None, None] * (J - context), J <= AT)
@@ -81,7 +84,8 @@ def test_vllm():
 
 
 def test_ggml():
-    """Cap, then slope * mask; slopes by max_bias and the number of heads; llama.cpp's windows count the query's own key."""
+    """Cap, then slope * mask; slopes by max_bias and the number of heads; llama.cpp's windows count the query's own
+    key."""
     max_bias, whole = 8.0, 2 ** int(np.log2(HEADS))
     slopes = [2 ** (-max_bias / whole * (h + 1)) if h < whole else 2 ** (-max_bias / 2 / whole * (2 * (h - whole) + 1))
               for h in range(HEADS)]
@@ -101,8 +105,8 @@ def test_jax():
 
 @pytest.mark.parametrize("layout", ["NHD", "HND"])
 def test_flashinfer_pages(layout):
-    """K and V in one array [pages, 2, ...]; pages of sequence b are kv_indices[kv_indptr[b]:kv_indptr[b + 1]], the last one
-    with kv_last_page_len[b] rows."""
+    """K and V in one array [pages, 2, ...]; pages of sequence b are kv_indices[kv_indptr[b]:kv_indptr[b + 1]], the last
+    one with kv_last_page_len[b] rows."""
     size, lengths = 8, [KEYS, 9, 16]
     pages = [-(-n // size) for n in lengths]
     indptr = np.cumsum([0, *pages])

@@ -1,5 +1,5 @@
-"""What most calls leave out (softcap, window, ALiBi, sinks, lengths, block masks, score_mod): each against the same call
-said another way, and what is refused."""
+"""What most calls leave out (softcap, window, ALiBi, sinks, lengths, block masks, score_mod): each against the same
+call said another way, and what is refused."""
 import re
 from typing import Any
 

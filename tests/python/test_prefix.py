@@ -41,7 +41,8 @@ def test_explanation(rows: int) -> None:
 @pytest.mark.parametrize("rows", [1, 5])
 def test_behind_the_prefix(rows: int) -> None:
     q, prefix_k, prefix_v, k, v = problem(rows)
-    options: dict[str, Any] = {"softcap": 5.0, "sinks": np.array([0, 1, -1, 2], np.float32), "return_lse": True, **CAUSAL}
+    sinks = np.array([0, 1, -1, 2], np.float32)
+    options: dict[str, Any] = {"softcap": 5.0, "sinks": sinks, "return_lse": True, **CAUSAL}
     expected, expected_lse = flashc.attention(q, whole(prefix_k, k), whole(prefix_v, v), **options)
     row_max = np.empty((BATCH, HEADS, rows), np.float32)
     o, lse = flashc.shared_prefix_attention(q, prefix_k, prefix_v, k, v, row_max=row_max, **options)
@@ -60,7 +61,8 @@ def test_layouts() -> None:
     bshd = [np.ascontiguousarray(x.swapaxes(-2, -3)) for x in (q, prefix_k, prefix_v, k, v)]
     got = flashc.shared_prefix_attention(*bshd, causal=True, layout="bshd")
     np.testing.assert_array_equal(got.swapaxes(1, 2), expected)
-    one = flashc.shared_prefix_attention(q[0], prefix_k, prefix_v, k[0], v[0], causal=True)  # a batch of one, without its axis
+    # A batch of one, without its axis.
+    one = flashc.shared_prefix_attention(q[0], prefix_k, prefix_v, k[0], v[0], causal=True)
     np.testing.assert_allclose(one, expected[0], atol=2e-6)
 
 
@@ -86,11 +88,12 @@ def test_codes() -> None:
     for x in floats:
         scales.append(np.abs(x).max(-1) / np.float32(127))
         codes.append(np.rint(x / scales[-1][..., None]).astype(np.int8))
-    expected = flashc.attention(q, whole(codes[0], codes[2]), whole(codes[1], codes[3]),
-                                k_scale=np.concatenate((np.broadcast_to(scales[0], (BATCH, HEADS_K, PREFIX)), scales[2]), 2),
-                                v_scale=np.concatenate((np.broadcast_to(scales[1], (BATCH, HEADS_K, PREFIX)), scales[3]), 2))
-    got = flashc.shared_prefix_attention(q, *codes, prefix_k_scale=scales[0], prefix_v_scale=scales[1], k_scale=scales[2],
-                                         v_scale=scales[3])
+    k_scale, v_scale = (np.concatenate((np.broadcast_to(scales[i], (BATCH, HEADS_K, PREFIX)), scales[i + 2]), 2)
+                        for i in (0, 1))
+    expected = flashc.attention(q, whole(codes[0], codes[2]), whole(codes[1], codes[3]), k_scale=k_scale,
+                                v_scale=v_scale)
+    got = flashc.shared_prefix_attention(q, *codes, prefix_k_scale=scales[0], prefix_v_scale=scales[1],
+                                         k_scale=scales[2], v_scale=scales[3])
     np.testing.assert_allclose(got, expected, atol=2e-6)
     with pytest.raises(ValueError, match="prefix_k_scale: expected an array with prefix_k of type i8"):
         flashc.shared_prefix_attention(q, *codes, k_scale=scales[2], v_scale=scales[3])
@@ -99,7 +102,8 @@ def test_codes() -> None:
 def test_errors() -> None:
     q, prefix_k, prefix_v, k, v = problem(2)
     call = flashc.shared_prefix_attention
-    for wrong in (prefix_k[:1], prefix_k[None], prefix_k[..., :8], prefix_k[0, 0], np.zeros((1, 1, 1, 1, 1), np.float32)):
+    five_axes = np.zeros((1, 1, 1, 1, 1), np.float32)
+    for wrong in (prefix_k[:1], prefix_k[None], prefix_k[..., :8], prefix_k[0, 0], five_axes):
         with pytest.raises(ValueError, match="prefix_k: expected 3 axes, 2 K/V heads, 16 columns, found"):
             call(q, wrong, prefix_v, k, v)
     with pytest.raises(ValueError, match="prefix_v: expected 3 axes, .* and the rows of prefix_k, found"):

@@ -21,7 +21,8 @@ def test_the_blocks_were_found() -> None:
 def test_block(number: int) -> None:
     program, output = BLOCKS[number]
     for package in ("torch", "transformers"):
-        if re.search(rf"^(import|from) {package}\b", program, re.MULTILINE) and importlib.util.find_spec(package) is None:
+        needed = re.search(rf"^(import|from) {package}\b", program, re.MULTILINE)
+        if needed and importlib.util.find_spec(package) is None:
             pytest.skip(f"not run: README's block {number} needs {package}, which is not installed")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

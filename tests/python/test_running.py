@@ -69,8 +69,8 @@ def test_progress_may_call_flashc() -> None:
 # ---- Ctrl-C, the GIL, threads, fork -------------------------------------------------------------------------------
 
 def run_script(text: str, **environment: str) -> str:
-    """In a process of its own; its output. It must end by itself. SIGINT is not ignored there, as it is in the background
-    jobs of a shell."""
+    """In a process of its own; its output. It must end by itself. SIGINT is not ignored there, as it is in the
+    background jobs of a shell."""
     result = subprocess.run([sys.executable, "-c", textwrap.dedent(text)], text=True, capture_output=True, timeout=120,
                             env={**os.environ, **environment},
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))

@@ -36,7 +36,8 @@ def test_chunks_give_the_bits_of_one_call(layout: str) -> None:
 
 
 def test_chunks_aligned_at_the_bottom_right() -> None:
-    """Of sequences of several lengths, padded or packed, each one's last query sees its last key: the bits of one call."""
+    """Of sequences of several lengths, padded or packed, each one's last query sees its last key: the bits of one
+    call."""
     lengths = [1300, 0, 777]
     q, k, v = arrays((3, 2, 4, 16), (3, 1, 1300, 16), (3, 1, 1300, 16))
     options: dict[str, Any] = {"causal": True, "align": "bottom-right", "window": (600, None)}
@@ -87,7 +88,8 @@ def test_block_mask_and_row_max() -> None:
     np.testing.assert_array_equal(packed.finish(), state.finish())
     np.testing.assert_allclose(flashc.attention(q, *(np.concatenate(x, 1) for x in (k, v)), cu_seqlens_k=[0, 700, 1400],
                                                 **options), expected, atol=2e-6)
-    with pytest.raises(ValueError, match="k: expected no more keys than seqlen_k, 700, of which the block mask has tiles"):
+    refusal = "k: expected no more keys than seqlen_k, 700, of which the block mask has tiles"
+    with pytest.raises(ValueError, match=refusal):
         state.accumulate(k[:, :, :1], v[:, :, :1])
     with pytest.raises(ValueError, match="block_mask"):
         flashc.AttentionState(q, seqlen_k=800, **options).accumulate(k, v)

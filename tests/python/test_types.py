@@ -126,8 +126,8 @@ def test_append(name, layout):
         assert cache.tobytes() == before.tobytes()
     q = normal(2, 4, 1, 64)
     options = {"seqlens_k": [9, 6], "leftpad_k": [3, 0]}
-    found = flashc.attention(laid(q), laid(caches["k"][0]), laid(caches["v"][0]), layout=layout, k_scale=laid(scales["k"]),
-                             v_scale=laid(scales["v"]), **options)
+    found = flashc.attention(laid(q), laid(caches["k"][0]), laid(caches["v"][0]), layout=layout,
+                             k_scale=laid(scales["k"]), v_scale=laid(scales["v"]), **options)
     exact = flashc.attention(q, codes_of(name, new["k"])[2], codes_of(name, new["v"])[2])
     np.testing.assert_allclose(laid(found), exact, rtol=0, atol=0.02)
 

@@ -42,7 +42,8 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         pytest.skip("not run: an sdist is made from a git checkout, and this tree is none")
     target = tmp_path_factory.mktemp("sdist")
     tools = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    run(sys.executable, "-c", f"import mesonpy; mesonpy.build_sdist({str(target)!r})", cwd=ROOT, env={**os.environ, "PATH": tools})
+    run(sys.executable, "-c", f"import mesonpy; mesonpy.build_sdist({str(target)!r})", cwd=ROOT,
+        env={**os.environ, "PATH": tools})
     return next(target.glob("flashc-*.tar.gz"))
 
 
@@ -64,7 +65,8 @@ def first_call(python: pathlib.Path, tmp_path: pathlib.Path, **env: str) -> str:
 def test_sdist_has_the_sources_and_nothing_built(sdist: pathlib.Path) -> None:
     with tarfile.open(sdist) as archive:
         names = [name.split("/", 1)[-1] for name in archive.getnames()]
-    for needed in ("PKG-INFO", "pyproject.toml", "meson.build", "include/flashc.h", "src/python/flashc/__init__.py", "LICENSE"):
+    for needed in ("PKG-INFO", "pyproject.toml", "meson.build", "include/flashc.h", "src/python/flashc/__init__.py",
+                   "LICENSE"):
         assert needed in names
     assert not [name for name in names if name.endswith((".so", ".o", ".a", ".pyc"))]
 

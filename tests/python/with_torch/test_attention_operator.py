@@ -66,8 +66,8 @@ def test_opcheck_and_compile(name):
 
 
 def test_dynamic_shapes_compile_once():
-    compiled = torch.compile(lambda *x: attention(*x, is_causal=True, align="bottom-right", window=(9, 0)), backend="aot_eager",
-                             fullgraph=True, dynamic=True)
+    compiled = torch.compile(lambda *x: attention(*x, is_causal=True, align="bottom-right", window=(9, 0)),
+                             backend="aot_eager", fullgraph=True, dynamic=True)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for rows, keys in ((5, 37), (3, 40), (12, 33)):
             args = tensors(rows, keys)
@@ -82,7 +82,8 @@ def test_autocast():
 
 
 @pytest.mark.parametrize("error, options, words", [
-    (ValueError, dict(is_causal=True), "align: expected 'top-left', 'bottom-right' or the position of query 0, found None"),
+    (ValueError, dict(is_causal=True),
+     "align: expected 'top-left', 'bottom-right' or the position of query 0, found None"),
     (ValueError, dict(align="middle"), "align: expected .* found 'middle'"),
     (ValueError, dict(is_causal=True, align=[1, 2, 3]), "align: .*"),
     (ValueError, dict(softcap=-1.0), "softcap: expected"),

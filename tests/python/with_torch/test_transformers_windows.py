@@ -1,4 +1,5 @@
-"""flashc.transformers: causal masks with windows and padding are positions, never masks; tiny random models against eager."""
+"""flashc.transformers: causal masks with windows and padding are positions, never masks; tiny random models against
+eager."""
 
 import os
 
@@ -110,13 +111,16 @@ def test_logits_in_pieces_equal_logits_at_once(make, windows):
     want = model(ids).logits
     for cache in (transformers.DynamicCache(config=model.config),
                   transformers.StaticCache(config=model.config, max_cache_len=64)):
-        pieces = [model(piece, past_key_values=cache, use_cache=True).logits for piece in ids.split((13, 5, 1, 11), dim=1)]
+        pieces = [model(piece, past_key_values=cache, use_cache=True).logits
+                  for piece in ids.split((13, 5, 1, 11), dim=1)]
         torch.testing.assert_close(torch.cat(pieces, dim=1), want, rtol=1e-4, atol=1e-4)
 
 
 def cases():
-    """(q_length, kv_length, q_offset, kv_offset): prefill, its continuation, caches that are not full, or have dropped."""
-    for sizes in ((9, 9, 0, 0), (4, 9, 5, 0), (1, 9, 8, 0), (4, 20, 3, 0), (1, 20, 3, 0), (3, 8, 20, 15), (1, 6, 11, 6)):
+    """(q_length, kv_length, q_offset, kv_offset): prefill, its continuation, caches that are not full, or have
+    dropped."""
+    for sizes in ((9, 9, 0, 0), (4, 9, 5, 0), (1, 9, 8, 0), (4, 20, 3, 0), (1, 20, 3, 0), (3, 8, 20, 15),
+                  (1, 6, 11, 6)):
         for window in (0, 1, 4, 30):
             for pads in (None, [0, 0], [0, 2]):
                 yield (*sizes, window, pads)
@@ -124,7 +128,9 @@ def cases():
 
 @pytest.mark.parametrize("q_length, kv_length, q_offset, kv_offset, window, pads", list(cases()))
 def test_positions_say_what_the_mask_says(q_length, kv_length, q_offset, kv_offset, window, pads):
-    function = masking_utils.sliding_window_causal_mask_function(window) if window else masking_utils.causal_mask_function
+    function = masking_utils.causal_mask_function
+    if window:
+        function = masking_utils.sliding_window_causal_mask_function(window)
     padding = None
     if pads is not None:
         padding = torch.ones(2, q_offset + q_length, dtype=torch.bool)
