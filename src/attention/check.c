@@ -138,10 +138,8 @@ static flashc_status check_tensors(const flashc_attention_params *p, bool output
     for (size_t i = 0; i < count; i++) {
         const flashc_tensor_argument *a = &arguments[i];
         const flashc_tensor *t = a->tensor;
-        bool optional = t == &p->mask || t == &p->bias || t == &p->block_mask || t == &p->lse || t == &p->row_max ||
-                        t == &p->scores || t == &p->key_mass || t == &p->k_scale ||
-                        t == &p->v_scale;
-        if ((optional && !a->tensor->data) || (a->direction == FLASHC_OUTPUT && !outputs && t != &p->scores))
+        const bool optional = t != &p->q && t != &p->k && t != &p->v && t != &p->o;
+        if ((optional && !t->data) || (a->direction == FLASHC_OUTPUT && !outputs && t != &p->scores))
             continue;
         flashc_status status = flashc_tensor_check(a);
         if (status != FLASHC_OK)
