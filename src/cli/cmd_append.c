@@ -176,12 +176,12 @@ static int run_append(append_run *run)
 {
     flashc_cli_array *array = run->job.array;
     flashc_cli_output outputs[NUM_OUTPUTS] = {{run->output_path[OUTPUT_K], &array[APPEND_CACHE_K]},
-                                                    {run->output_path[OUTPUT_V], &array[APPEND_CACHE_V]},
-                                                    {run->output_path[OUTPUT_SCALE_K], &array[APPEND_SCALE_K]},
-                                                    {run->output_path[OUTPUT_SCALE_V], &array[APPEND_SCALE_V]},
-                                                    {run->output_path[OUTPUT_Q], &array[APPEND_Q]}};
+                                              {run->output_path[OUTPUT_V], &array[APPEND_CACHE_V]},
+                                              {run->output_path[OUTPUT_SCALE_K], &array[APPEND_SCALE_K]},
+                                              {run->output_path[OUTPUT_SCALE_V], &array[APPEND_SCALE_V]},
+                                              {run->output_path[OUTPUT_Q], &array[APPEND_Q]}};
     const flashc_append_params *params = &run->job.params;
-    const int data_on_stdout = flashc_cli_outputs_use_stdout(NUM_OUTPUTS, outputs);
+    FILE *words = flashc_cli_outputs_words(NUM_OUTPUTS, outputs, 0);
     flashc_npy_batch *batch;
     int exit_code = flashc_cli_append_open(&run->job);
     if (exit_code == FLASHC_CLI_OK)
@@ -201,8 +201,8 @@ static int run_append(append_run *run)
     if (flashc_cli_outputs_write(NUM_OUTPUTS, outputs, batch))
         return FLASHC_CLI_FAILED;
     if (!run->quiet)
-        fprintf(data_on_stdout ? stderr : stdout, "appended   to %lld sequences, rotary_dim %lld\n",
-                (long long)params->batch, (long long)params->rotary_dim);
+        fprintf(words, "appended   to %lld sequences, rotary_dim %lld\n", (long long)params->batch,
+                (long long)params->rotary_dim);
     return flashc_cli_finish_stdout(FLASHC_CLI_OK);
 }
 

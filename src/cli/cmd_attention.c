@@ -35,9 +35,7 @@ static int check_args(const flashc_cli_attention_args *args, const flashc_cli_ou
         return flashc_cli_usage_error("%s needs --compare", args->rtol >= 0 ? "--rtol" : "--atol");
     if (!args->scores && args->scores_stage != FLASHC_SCORES_SCALED)
         return flashc_cli_usage_error("--scores-stage needs --scores");
-    if (args->json && flashc_cli_outputs_use_stdout(NUM_OUTPUTS, outputs))
-        return flashc_cli_usage_error("--json and an output '-' both want standard output");
-    return FLASHC_CLI_OK;
+    return flashc_cli_outputs_words(NUM_OUTPUTS, outputs, args->json) ? FLASHC_CLI_OK : FLASHC_CLI_USAGE;
 }
 
 static double gflops(const attention_run *run)
@@ -107,7 +105,7 @@ static int compute(attention_run *run)
 static int run_attention(attention_run *run, const flashc_cli_output *outputs)
 {
     flashc_npy_batch *batch;
-    FILE *words = flashc_cli_outputs_use_stdout(NUM_OUTPUTS, outputs) ? stderr : stdout;
+    FILE *words = flashc_cli_outputs_words(NUM_OUTPUTS, outputs, run->args.json);
     if (!run->args.lse && !run->args.scores && !run->args.key_mass)
         run->job.params.lse.data = NULL;
     if (flashc_cli_stream_open(&run->args, &run->job, &run->states))

@@ -95,13 +95,13 @@ static int run_merge(merge_run *run, char **names)
                                                    {run->lse_path, &merged->lse},
                                                    {merged->states.rows_path, &merged->states.rows},
                                                    {merged->states.keys_path, &merged->states.keys}};
-    const int data_on_stdout = flashc_cli_outputs_use_stdout(NUM_OUTPUTS, outputs);
-    if (run->json && data_on_stdout)
-        return flashc_cli_usage_error("--json and an output '-' both want standard output");
+    FILE *words = flashc_cli_outputs_words(NUM_OUTPUTS, outputs, run->json);
+    if (!words)
+        return FLASHC_CLI_USAGE;
     if (merge_and_write(run, names, outputs))
         return FLASHC_CLI_FAILED;
     if (run->json || !run->quiet)
-        report(run, data_on_stdout ? stderr : stdout);
+        report(run, words);
     return flashc_cli_finish_stdout(FLASHC_CLI_OK);
 }
 

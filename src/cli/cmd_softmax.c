@@ -230,10 +230,10 @@ static void report_json(const softmax_run *run)
 static int run_softmax(softmax_run *run)
 {
     const flashc_cli_output output = {run->y_path, &run->y};
-    const int data_on_stdout = flashc_cli_outputs_use_stdout(1, &output);
+    FILE *words = flashc_cli_outputs_words(1, &output, run->json);
     flashc_npy_batch *batch;
-    if (run->json && data_on_stdout)
-        return flashc_cli_usage_error("--json and an output '-' both want standard output");
+    if (!words)
+        return FLASHC_CLI_USAGE;
     if (read_x(run) || flashc_cli_outputs_reserve(1, &output, &batch))
         return FLASHC_CLI_FAILED;
     if (compute(run)) {
@@ -245,7 +245,7 @@ static int run_softmax(softmax_run *run)
     if (run->json)
         report_json(run);
     else if (!run->quiet)
-        report_text(run, data_on_stdout ? stderr : stdout);
+        report_text(run, words);
     return flashc_cli_finish_stdout(FLASHC_CLI_OK);
 }
 

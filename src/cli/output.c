@@ -55,10 +55,12 @@ static int is_stdout(const char *path)
            named.st_dev == standard.st_dev && named.st_ino == standard.st_ino;
 }
 
-int flashc_cli_outputs_use_stdout(int n, const flashc_cli_output *outputs)
+FILE *flashc_cli_outputs_words(int n, const flashc_cli_output *outputs, int json)
 {
+    int used = 0;
     for (int i = 0; i < n; i++)
-        if (outputs[i].path && (strcmp(outputs[i].path, "-") == 0 || is_stdout(outputs[i].path)))
-            return 1;
-    return 0;
+        used |= outputs[i].path && (strcmp(outputs[i].path, "-") == 0 || is_stdout(outputs[i].path));
+    if (used && json)
+        flashc_cli_usage_error("--json and an output '-' both want standard output");
+    return !used ? stdout : json ? NULL : stderr;
 }

@@ -4,6 +4,8 @@
 
 #include "cli/array.h"
 
+#include <stdio.h>
+
 typedef struct flashc_cli_output {
     const char *path;              /* NULL: not asked for; "-": standard output */
     const flashc_cli_array *array; /* in C order */
@@ -15,8 +17,9 @@ int flashc_cli_outputs_reserve(int n, const flashc_cli_output *outputs, flashc_n
 /* After the work: writes the files. Frees the batch, also after an error. */
 int flashc_cli_outputs_write(int n, const flashc_cli_output *outputs, flashc_npy_batch *batch);
 
-/* Whether one of them is standard output, so that words have to go elsewhere. To be asked before they are written:
- * a file that standard output was redirected to is another one afterwards. */
-int flashc_cli_outputs_use_stdout(int n, const flashc_cli_output *outputs);
+/* Where words go: to standard error where one of the outputs is standard output. NULL, after a message about the usage,
+ * if json is to go there too. To be asked before they are written: a file that standard output was redirected to is
+ * another one afterwards. */
+FILE *flashc_cli_outputs_words(int n, const flashc_cli_output *outputs, int json);
 
 #endif
