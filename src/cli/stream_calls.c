@@ -38,6 +38,14 @@ int64_t flashc_cli_stream_offset(const flashc_attention_params *whole, int64_t b
     return 0;
 }
 
+/* Of one sequence, neither packed nor in pages. */
+static void make_single(flashc_attention_params *p)
+{
+    p->batch = 1;
+    p->cu_seqlens_q = p->cu_seqlens_k = p->seqlens_k = NULL;
+    p->block_table = p->block_table_v = (flashc_block_table){.pages = NULL};
+}
+
 flashc_attention_params flashc_cli_stream_sequence(const flashc_attention_params *whole, int64_t b)
 {
     flashc_attention_params p = *whole;
@@ -46,12 +54,10 @@ flashc_attention_params flashc_cli_stream_sequence(const flashc_attention_params
         *of_queries[i] = whole->cu_seqlens_q ? flashc_cli_stream_skip(*of_queries[i], 2, whole->cu_seqlens_q[b])
                                              : flashc_cli_stream_skip(*of_queries[i], 0, b);
     p.block_mask = flashc_cli_stream_skip(p.block_mask, 0, b);
-    p.batch = 1;
     if (whole->cu_seqlens_q)
         p.seqlen_q = flashc_cli_stream_queries(whole, b);
     p.seqlen_k = flashc_cli_stream_keys(whole, b);
-    p.cu_seqlens_q = p.cu_seqlens_k = p.seqlens_k = NULL;
-    p.block_table = p.block_table_v = (flashc_block_table){.pages = NULL};
+    make_single(&p);
     const int64_t **const of_batch[] = {&p.seqlens_q, &p.leftpad_k, &p.offsets};
     for (size_t i = 0; i < sizeof of_batch / sizeof of_batch[0]; i++)
         *of_batch[i] = *of_batch[i] ? *of_batch[i] + b : NULL;
@@ -68,13 +74,10 @@ flashc_attention_params flashc_cli_stream_prefix(const flashc_attention_params *
         p.q.stride[2] = whole->seqlen_q == 1 ? whole->q.stride[0] : whole->q.stride[2];
         p.seqlen_q = whole->batch * whole->seqlen_q;
     }
-    p.batch = 1;
-    p.seqlen_k = prefix->seqlen;
-    p.cu_seqlens_q = p.cu_seqlens_k = p.seqlens_k = NULL;
-    p.block_table = p.block_table_v = (flashc_block_table){.pages = NULL};
+    make_single(&p);
     p.causal = 0;
     p.alignment = FLASHC_ALIGN_UNSET;
-    p.offsets = NULL;
+    p.seqlen_k = prefix->seqlen;
     p.k = prefix->k;
     p.v = prefix->v;
     p.k_scale = prefix->k_scale;
