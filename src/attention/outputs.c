@@ -28,8 +28,8 @@ static void fill_row(const flashc_problem *p, const flashc_sequence *s, int64_t 
         flashc_store_f32(row, p->scores.dtype, column * p->scores.stride[3], nothing);
 }
 
-/* Rows and columns that are no queries and no keys of the sequence, as far as they are no others'. (Where the keys alone
- * are packed, a row of scores is of one sequence, and the other sequences' columns are nobody's.) */
+/* Rows and columns that are no queries and no keys of the sequence, as far as they are no others'. (Where the keys
+ * alone are packed, a row of scores is of one sequence, and the other sequences' columns are nobody's.) */
 static void fill_padding(const flashc_problem *p, const flashc_sequence *s, int64_t batch, int64_t head)
 {
     const int64_t first = p->cu_seqlens_k ? p->cu_seqlens_k[batch] : 0;

@@ -4,10 +4,10 @@
  * with: queries, and the first tile of K and V if it is of another head. Hints change no result.
  *
  * Worth, with one thread: K and V of the next head, of 128 keys at head_dim 64, 20 % of the time in f32 and 14 % in
- * bf16 (Zen 5, 16 x 12 heads, all of it in L3 at best), and 3 % at 512 keys. On a Xeon with 2 MiB of L2, at seqlen 2048:
- * 4 % at head_dim 128 for K and V, which do not stay in L2 there; 1 % causal at head_dim 64 and 2 % at seqlen 512 for Q
- * and O. That is with a burst before each register block; spread over the products (tile_gemm.h), on Zen 4, 6 % more at
- * 512 keys and 2 % at 2048, and 13 to 60 % where 16,384 keys come from memory for 64 to 16 query rows.
+ * bf16 (Zen 5, 16 x 12 heads, all of it in L3 at best), and 3 % at 512 keys. On a Xeon with 2 MiB of L2, at seqlen
+ * 2048: 4 % at head_dim 128 for K and V, which do not stay in L2 there; 1 % causal at head_dim 64 and 2 % at seqlen 512
+ * for Q and O. That is with a burst before each register block; spread over the products (tile_gemm.h), on Zen 4, 6 %
+ * more at 512 keys and 2 % at 2048, and 13 to 60 % where 16,384 keys come from memory for 64 to 16 query rows.
  */
 #ifndef FLASHC_UPCOMING_H
 #define FLASHC_UPCOMING_H

@@ -151,8 +151,8 @@ static int make_after(const stream *s)
     return flashc_cli_states_make(&shape, levels, &s->states->after);
 }
 
-/* The keys that all sequences share, for all queries as those of one: what they leave is before each one's own keys. The
- * state is that of flashc_attention_shared_prefix(), so that its bits are. */
+/* The keys that all sequences share, for all queries as those of one: what they leave is before each one's own keys.
+ * The state is that of flashc_attention_shared_prefix(), so that its bits are. */
 static int run_prefix(stream *s, const char *kernel)
 {
     const flashc_shared_prefix *prefix = &s->job->prefix.shared;

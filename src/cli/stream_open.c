@@ -30,8 +30,8 @@ static int check_part(const flashc_cli_attention_args *args, const char *part)
         if (refused[i].given)
             return flashc_cli_usage_error("%s and %s do not go together", part, refused[i].option);
     if (args->resume_state && args->first_key >= 0)
-        return flashc_cli_usage_error("--resume-state and --first-key do not go together: the state says where its keys "
-                                      "end");
+        return flashc_cli_usage_error("--resume-state and --first-key do not go together: the state says where its "
+                                      "keys end");
     if (args->alignment == FLASHC_ALIGN_BOTTOM_RIGHT && !args->total_keys)
         return flashc_cli_usage_error("%s and --align bottom-right need --total-keys N, from which positions count",
                                       part);
@@ -87,8 +87,9 @@ int flashc_cli_stream_open(const flashc_cli_attention_args *args, flashc_cli_job
         const int64_t end = flashc_cli_stream_add(first, flashc_cli_stream_keys(p, b));
         offsets[b] = flashc_cli_stream_add(flashc_cli_stream_offset(p, b, args->total_keys), -first);
         if (args->total_keys && args->total_keys < end)
-            code = flashc_cli_error("--total-keys %lld: expected at least the %lld keys of sequence %lld up to the last "
-                                    "row of %s", (long long)args->total_keys, (long long)end, (long long)b, job->k.name);
+            code = flashc_cli_error("--total-keys %lld: expected at least the %lld keys of sequence %lld up to the "
+                                    "last row of %s",
+                                    (long long)args->total_keys, (long long)end, (long long)b, job->k.name);
     }
     if (p->alignment != FLASHC_ALIGN_UNSET)
         p->alignment = FLASHC_ALIGN_EXPLICIT;

@@ -67,8 +67,8 @@ static void thread_counts(const char *kernel)
 }
 
 /* Whether keys are cut depends on row blocks and K/V heads: also where that is close, and the row blocks of a K/V head
- * are as few as threads, the number of these has no part in it. (2 row blocks at 32 K/V heads, 8 at 8 of them are enough
- * to leave the keys whole; row blocks have 48 to 128 rows here.) */
+ * are as few as threads, the number of these has no part in it. (2 row blocks at 32 K/V heads, 8 at 8 of them are
+ * enough to leave the keys whole; row blocks have 48 to 128 rows here.) */
 static void close_to_the_cut(const char *kernel)
 {
     static const struct {

@@ -79,7 +79,8 @@ class CachesTest(CliTest):
                    '--positions', 'zeros.npy', '--cu-seqlens', 'starts.npy', '--block-table', 'table.npy',
                    '--block-table-v', 'table_v.npy')
         self.fails(2, ['--cu-seqlens-k, not both', '--seqlens-k says'], 'attention', '-q', 'q.npy', '-k', 'nk.npy',
-                   '-v', 'nv.npy', '-o', 'x.npy', '--cu-seqlens-q', 'starts.npy', '--cu-seqlens-k', 'starts.npy', '--block-table', 'table.npy')
+                   '-v', 'nv.npy', '-o', 'x.npy', '--cu-seqlens-q', 'starts.npy',
+                   '--cu-seqlens-k', 'starts.npy', '--block-table', 'table.npy')
         self.fails(1, ['block_table[0][2]', 'found -1'], 'attention', '-q', 'q.npy', '-k', 'nk.npy', '-v', 'nv.npy',
                    '-o', 'x.npy', '--cu-seqlens-q', 'starts.npy', '--block-table', 'table.npy')
 

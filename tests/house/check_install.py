@@ -5,7 +5,8 @@
 
 Into a temporary directory. Then, through pkg-config alone: a C11 and a C++17 program, against the shared and
 the static library; the program in flashc.h's leading comment and those in README; flashc-run and its man page.
-LIBRARY is any that was built: meson names a cross build's emulator only to tests that take something built for the machine emulated.
+LIBRARY is any that was built: meson names a cross build's emulator only to tests that take something built for the
+machine emulated.
 """
 import json
 import math
