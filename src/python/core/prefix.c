@@ -60,21 +60,31 @@ static void release_views(flashc_py_view views[N_PREFIX])
             flashc_py_view_release(&views[i]);
 }
 
+/* Takes the arguments of a function: n_own of attention() or explain(), then the prefix's. -1, with nothing left to be
+ * released, after an exception. */
+static int acquire(PyObject *const *args, int n_own, bool plan_only, flashc_py_view views[N_PREFIX], flashc_py_call *c,
+                   flashc_py_prefix *prefix)
+{
+    if (flashc_py_acquire_all(views, args + n_own, arguments, N_PREFIX) != 0)
+        return -1;
+    if (flashc_py_call_build(c, args, plan_only) == 0 && set_prefix(c, views, prefix) == 0)
+        return 0;
+    flashc_py_call_release(c);
+    release_views(views);
+    return -1;
+}
+
 /* shared_prefix_attention(the arguments of attention, prefix_k, prefix_v, prefix_k_scale, prefix_v_scale) */
 PyObject *flashc_py_shared_prefix_attention(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    if (flashc_py_check_count("shared_prefix_attention", count, N_ATTENTION + N_PREFIX) != 0)
-        return NULL;
     flashc_py_view views[N_PREFIX];
     flashc_py_prefix prefix;
     flashc_py_call c;
-    if (flashc_py_acquire_all(views, args + N_ATTENTION, arguments, N_PREFIX) != 0)
+    if (flashc_py_check_count("shared_prefix_attention", count, N_ATTENTION + N_PREFIX) != 0 ||
+        acquire(args, N_ATTENTION, false, views, &c, &prefix) != 0)
         return NULL;
-    const bool built = flashc_py_call_build(&c, args, false) == 0 && set_prefix(&c, views, &prefix) == 0;
-    PyObject *result = built ? flashc_py_call_run(&c, args[PROGRESS], &prefix) : NULL;
-    if (!built)
-        flashc_py_call_release(&c);
+    PyObject *result = flashc_py_call_run(&c, args[PROGRESS], &prefix);
     release_views(views);
     return result;
 }
@@ -83,23 +93,18 @@ PyObject *flashc_py_shared_prefix_attention(PyObject *module, PyObject *const *a
 PyObject *flashc_py_explain_shared_prefix(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    if (flashc_py_check_count("explain_shared_prefix", count, N_EXPLAIN + N_PREFIX) != 0)
-        return NULL;
     flashc_py_view views[N_PREFIX];
     flashc_py_prefix prefix;
     flashc_py_call c;
     flashc_explanation on_prefix = {.struct_size = sizeof on_prefix}, own = {.struct_size = sizeof own};
-    flashc_status status = FLASHC_OK;
-    if (flashc_py_acquire_all(views, args + N_EXPLAIN, arguments, N_PREFIX) != 0)
+    if (flashc_py_check_count("explain_shared_prefix", count, N_EXPLAIN + N_PREFIX) != 0 ||
+        acquire(args, N_EXPLAIN, true, views, &c, &prefix) != 0)
         return NULL;
-    const bool built = flashc_py_call_build(&c, args, true) == 0 && set_prefix(&c, views, &prefix) == 0;
-    if (built)
-        status = flashc_explain_shared_prefix(&c.params, &prefix.shared, &on_prefix, &own);
+    const flashc_status status = flashc_explain_shared_prefix(&c.params, &prefix.shared, &on_prefix, &own);
     if (status != FLASHC_OK)
         flashc_py_raise(status);
     flashc_py_call_release(&c);
     release_views(views);
-    if (!built || status != FLASHC_OK)
-        return NULL;
-    return Py_BuildValue("(NN)", flashc_py_explanation(&on_prefix), flashc_py_explanation(&own));
+    return status == FLASHC_OK ? Py_BuildValue("(NN)", flashc_py_explanation(&on_prefix), flashc_py_explanation(&own))
+                               : NULL;
 }
