@@ -31,7 +31,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static unsigned features;
 static char feature_text[64];
 static int quota_cpus; /* 0: no quota */
-static bool zen4;
+static int amd_family;
 
 static unsigned detect_features(void)
 {
@@ -149,19 +149,16 @@ int flashc_cpu_quota(const char *groups, const char *mount)
     return tightest;
 }
 
-static bool detect_zen4(void)
+static int detect_amd_family(void)
 {
 #if defined(__x86_64__)
-    /* gcc 12 does not know Zen 4 by name: it is what has AVX-512 of AMD's family 25 (Zen 3 and 4; Zen 5 is 26). CPUID
-     * leaf 1, EAX: 4 bits of family, and 8 more to add where they are all set. */
-    enum { FAMILY = 25 };
+    /* CPUID leaf 1, EAX: 4 bits of family, and 8 more to add where they are all set. */
     __builtin_cpu_init();
     unsigned eax = 1, ebx, ecx = 0, edx;
     __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-    return __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512f") &&
-           ((eax >> 8) & 0xf) + ((eax >> 20) & 0xff) == FAMILY;
+    return __builtin_cpu_is("amd") ? (int)(((eax >> 8) & 0xf) + ((eax >> 20) & 0xff)) : 0;
 #else
-    return false;
+    return 0;
 #endif
 }
 
@@ -169,7 +166,7 @@ static bool detect_zen4(void)
 static void detect(void)
 {
     features = detect_features();
-    zen4 = detect_zen4();
+    amd_family = detect_amd_family();
     const char *disabled = getenv("FLASHC_DISABLE_CPU_FEATURES");
     size_t used = 0;
     for (size_t i = 0; i < NUM_FEATURES; i++) {
@@ -188,10 +185,10 @@ unsigned flashc_cpu_features(void)
     return features;
 }
 
-bool flashc_cpu_is_zen4(void)
+int flashc_cpu_amd_family(void)
 {
     pthread_once(&once, detect);
-    return zen4;
+    return amd_family;
 }
 
 const char *flashc_cpu_feature_names(void)

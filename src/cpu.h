@@ -25,8 +25,9 @@ const char *flashc_cpu_feature_names(void);
 /* A sentence on the first of `needed` that is not there; NULL if all are. */
 const char *flashc_cpu_missing(unsigned needed);
 
-/* AMD's Zen 4? (Which of two kernels is faster can depend on the make.) */
-bool flashc_cpu_is_zen4(void);
+/* 23 of AMD's Zen and Zen 2, 25 of Zen 3 and 4, 26 of Zen 5; 0 of others' CPUs. (Which of two ways is faster can depend
+ * on the make.) */
+int flashc_cpu_amd_family(void);
 
 /* CPUs in this thread's affinity mask, limited by the cgroup CPU quota (v1 and v2, rounded up; the
  * quota is read once). At least 1. */
