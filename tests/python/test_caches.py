@@ -164,7 +164,8 @@ def test_errors(batch):
     attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": STARTS * 1.0})
     attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": "many"})
     attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": [1.5]})
-    attention(r"seqlens_k: expected NULL beside cu_seqlens_k", seqlens_k=LENGTHS, **packed)
+    for lengths in ("seqlens_q", "seqlens_k"):
+        attention(f"^{lengths}: expected None beside cu_{lengths}, .* found both", **packed, **{lengths: LENGTHS})
     attention(r"k: expected 4 axes \(a batch\), found 3", cu_seqlens_q=STARTS)
     attention("k: expected batch 4", arrays=(q, padded_k[:3], padded_v[:3]), cu_seqlens_q=STARTS)
     paged = {"arrays": (q, pages, pages), "cu_seqlens_q": STARTS, "seqlens_k": LENGTHS}
@@ -172,11 +173,20 @@ def test_errors(batch):
     attention(r"block_table\[0\]\[1\]: expected a page number of 32 bits", block_table=[[0, 2 ** 40]] * 4, **paged)
     attention("block_table: expected int32 or int64 numbers on 2 axes", TypeError, block_table=[[0, 1], [2]], **paged)
     attention("block_table: expected 4 numbers, found 3", block_table=table[:3], **paged)
+    attention("^block_table: expected page numbers beside block_table_v, found None", block_table_v=table, **paged)
+    attention("^cu_seqlens_k: expected None beside block_table, .*seqlens_k.*, found both", block_table=table,
+              arrays=(q, pages, pages), **packed)
     for words, arguments, options in (
         (r"positions\[1\]: expected 0 to 1", ([0, 2, 0, 0],), {}),
         ("positions: expected 4 numbers, found 1", ([0],), {}),
         ("positions: expected one per sequence", (None,), {}),
         ("cos, sin: expected both", ([0] * 4,), {"cos": np.ones((9, 2), np.float32)}),
+        ("^block_table: expected page numbers beside block_table_v, found None", ([0] * 4,),
+         {"block_table_v": [[0]] * 4}),
+        ("^seqlens: expected None beside cu_seqlens, .* found both", ([0] * 4,),
+         {"seqlens": [0] * 4, "cu_seqlens": [0] * 5}),
+        ("^cos, sin: expected arrays beside interleaved, found None", ([0] * 4,), {"interleaved": True}),
+        ("^cos, sin: expected arrays beside rotary_positions, found None", ([0] * 4,), {"rotary_positions": [0] * 4}),
         ("v, v_cache: expected both or neither, found v_cache alone", ([0] * 4,), {"v_cache": padded_v}),
         ("q, q_out: expected both or neither, found q_out alone", ([0] * 4,), {"q_out": padded_k.copy()}),
         ("k_cache: expected heads 2, found 1", ([0] * 4,), {"k_cache": np.zeros((4, 1, 38, DIM), np.float32)}),

@@ -109,6 +109,7 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     (attention(align=[0, -2**63 - 1]), ValueError, "align", ("expected", "found [0, -")),
     *((attention(scale=x), ValueError, "scale", ("expected a finite", f"found {x!r}"))
       for x in (np.inf, -np.inf, np.nan, 1e39, -1e39)),
+    (attention(scale=1e-60), ValueError, "scale", ("expected 0 or", "found 1e-60")),
     *((attention(scale=x), TypeError, "scale", ("expected a number", f"found {x!r}")) for x in ("1", 1j, [1.0])),
     (attention(scale=10**400), ValueError, "scale", ("expected a number", "found 1000")),
     (attention(scores_stage="masked"), ValueError, "scores_stage", ("'scaled' without scores", "found 'masked'")),

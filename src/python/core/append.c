@@ -102,7 +102,17 @@ static int check_pairs(const call *c)
             return -1;
         }
     }
-    return 0;
+    const bool rotates = c->view[COS].name != NULL;
+    return flashc_py_expect_apart("seqlens", integers(c, SEQLENS)->values, "cu_seqlens",
+                                  integers(c, CU_SEQLENS)->values, "which says the same") != 0 ||
+                   flashc_py_expect_beside("block_table_v", integers(c, BLOCK_TABLE_V)->narrow, "block_table",
+                                           "page numbers", integers(c, BLOCK_TABLE)->narrow) != 0 ||
+                   flashc_py_expect_beside("interleaved", c->params.rotary_interleaved, "cos, sin", "arrays",
+                                           rotates) != 0 ||
+                   flashc_py_expect_beside("rotary_positions", integers(c, ROTARY_POSITIONS)->values, "cos, sin",
+                                           "arrays", rotates) != 0
+               ? -1
+               : 0;
 }
 
 static int take_arguments(call *c, PyObject *const *args, int bshd)

@@ -90,6 +90,10 @@ static int build(flashc_py_call *c, PyObject *const *args, bool plan_only, int64
             PyErr_Format(PyExc_ValueError, "scale: expected a finite float32 number, found %R", args[SCALE]);
             return -1;
         }
+        if (scale != 0.0 && (float)scale == 0.0f) {
+            PyErr_Format(PyExc_ValueError, "scale: expected 0 or a number that float32 has, found %R", args[SCALE]);
+            return -1;
+        }
         p->softmax_scale = (float)scale;
     }
     const long num_threads = PyLong_AsLong(args[NUM_THREADS]);

@@ -182,7 +182,11 @@ static int set_lengths(flashc_py_call *c, PyObject *features)
             return -1;
         *fields[i] = c->lengths[i];
     }
-    return 0;
+    const flashc_attention_params *p = &c->params;
+    const char *why = "which says the same";
+    return flashc_py_expect_apart("seqlens_q", p->seqlens_q, "cu_seqlens_q", p->cu_seqlens_q, why) != 0
+               ? -1
+               : flashc_py_expect_apart("seqlens_k", p->seqlens_k, "cu_seqlens_k", p->cu_seqlens_k, why);
 }
 
 /* Where positions count there must be some. */

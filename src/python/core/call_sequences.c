@@ -23,7 +23,12 @@ int flashc_py_call_take_sequences(flashc_py_call *c, PyObject *sequences)
             return -1;
         }
     }
-    return 0;
+    const flashc_py_integers *s = c->sequences;
+    return flashc_py_expect_beside(names[BLOCK_TABLE_V], s[BLOCK_TABLE_V].narrow, names[BLOCK_TABLE], "page numbers",
+                                   s[BLOCK_TABLE].narrow) != 0
+               ? -1
+               : flashc_py_expect_apart(names[CU_SEQLENS_K], s[CU_SEQLENS_K].values, names[BLOCK_TABLE],
+                                        s[BLOCK_TABLE].narrow, "where seqlens_k says how many rows are keys");
 }
 
 static int set_table(const flashc_py_call *c, int which, const int64_t size[4], flashc_block_table *table)

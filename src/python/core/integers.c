@@ -191,6 +191,23 @@ int flashc_py_integers_expect(const flashc_py_integers *integers, const char *na
     return -1;
 }
 
+int flashc_py_expect_apart(const char *name, const void *given, const char *other, const void *other_given,
+                           const char *why)
+{
+    if (!given || !other_given)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected None beside %s, %s, found both", name, other, why);
+    return -1;
+}
+
+int flashc_py_expect_beside(const char *name, bool given, const char *needed, const char *what, bool needed_given)
+{
+    if (!given || needed_given)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected %s beside %s, found None", needed, what, name);
+    return -1;
+}
+
 void flashc_py_integers_free(flashc_py_integers *integers)
 {
     free(integers->values);

@@ -25,6 +25,12 @@ int64_t *flashc_py_integers_per_batch(PyObject *object, const char *name, const 
 /* Raises ValueError and returns -1 unless there are none or so many. */
 int flashc_py_integers_expect(const flashc_py_integers *integers, const char *name, int64_t count);
 
+/* Raises ValueError and returns -1 if an argument is given beside another that leaves it no meaning, and why. */
+int flashc_py_expect_apart(const char *name, const void *given, const char *other, const void *other_given,
+                           const char *why);
+/* Raises ValueError and returns -1 if an argument is given without another that it needs, and what that is. */
+int flashc_py_expect_beside(const char *name, bool given, const char *needed, const char *what, bool needed_given);
+
 void flashc_py_integers_free(flashc_py_integers *integers);
 
 #endif
