@@ -114,6 +114,8 @@ def check(root):
 
 
 def main():
+    if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):
+        sys.exit(__doc__)
     root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).resolve().parent.parent)
     files = [p for p in (root / "src").rglob("*") if p.suffix in (".c", ".h", ".inc")]
     breaches = list(check(root))
