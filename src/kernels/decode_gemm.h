@@ -128,7 +128,8 @@ V_INLINE void qk_typed(flashc_dtype dtype, float *scores, flashc_kv_tile k, cons
                        int64_t n_keys, int64_t n_rows, int64_t head_dim, float factor)
 {
     const int64_t columns = flashc_round_up(head_dim, COLUMNS), row_bytes = flashc_row_bytes(dtype, head_dim);
-    key_prefetcher coming = {rows_ahead(row_bytes), row_bytes, k.start, prefetches_into_l2(dtype, n_rows)};
+    const bool into_l2 = prefetches_into_l2(dtype, n_rows);
+    key_prefetcher coming = {rows_ahead(row_bytes, into_l2), row_bytes, k.start, into_l2};
     for (int64_t first = 0; first < n_keys; first += VL)
         for (int64_t column = 0; column < columns; column += FLASHC_QK_DEPTH * VL)
             dot_keys(dtype, k.row + first, column, q + column, ld, n_rows,
@@ -195,7 +196,7 @@ V_INLINE void pv_typed(flashc_dtype dtype, float *acc, flashc_kv_tile v, const f
         if (start)
             start = prefetch_starts(start, first + PV_KEYS, into_l2);
         const int64_t n = flashc_min(PV_KEYS, n_keys - first);
-        row_prefetcher rows = {v.row + first + rows_ahead(row_bytes), n, 0, row_bytes, into_l2}, *coming = &rows;
+        row_prefetcher rows = {v.row + first + rows_ahead(row_bytes, into_l2), n, 0, row_bytes, into_l2}, *coming = &rows;
         int64_t row = 0;
         for (; row + 4 <= n_rows; row += 4, coming = NULL)
             pv_rows(4, dtype, v.row + first, columns, n, p + row * ld + first, ld, acc + row * ld,

@@ -35,7 +35,7 @@
 
 /* Rows beyond those of a tile whose addresses are told too: those that will be asked for next, then, or if there are
  * none, the last again. They may be prefetched; and up to the next multiple of FLASHC_COLUMN_MULTIPLE multiplied. */
-#define FLASHC_ROWS_AHEAD 64
+#define FLASHC_ROWS_AHEAD 96
 
 /* Rows of some tensor that are not evenly spaced (the heads of a group are stacked): one pointer a row. */
 typedef struct flashc_rows {
