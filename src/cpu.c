@@ -28,7 +28,7 @@ static const struct {
 enum { NUM_FEATURES = sizeof feature_names / sizeof feature_names[0] };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static unsigned features;
+static unsigned present, features; /* of the CPU; less those disabled */
 static char feature_text[64];
 static int quota_cpus; /* 0: no quota */
 static int amd_family;
@@ -165,7 +165,7 @@ static int detect_amd_family(void)
 /* Once: in a virtual machine each CPUID traps to the host (2 microseconds). */
 static void detect(void)
 {
-    features = detect_features();
+    present = features = detect_features();
     amd_family = detect_amd_family();
     const char *disabled = getenv("FLASHC_DISABLE_CPU_FEATURES");
     size_t used = 0;
@@ -183,6 +183,12 @@ unsigned flashc_cpu_features(void)
 {
     pthread_once(&once, detect);
     return features;
+}
+
+bool flashc_cpu_can_run(unsigned needed)
+{
+    pthread_once(&once, detect);
+    return (needed & ~present) == 0;
 }
 
 int flashc_cpu_amd_family(void)

@@ -19,6 +19,9 @@ enum {
  * FLASHC_DISABLE_CPU_FEATURES. Read once. */
 unsigned flashc_cpu_features(void);
 
+/* Whether the CPU and the operating system support all of these, disabled or not: for code that is not flashc's own. */
+bool flashc_cpu_can_run(unsigned needed);
+
 /* Their names, space-separated; the text lives as long as the process. */
 const char *flashc_cpu_feature_names(void);
 

@@ -117,7 +117,7 @@ static const char *unsafe_build(void *library)
 static void inspect(void *library)
 {
     static const char *const builds[] = {"serial", "pthreads", "openmp"};
-    static const char *const cores_with_small_path[] = {"SkylakeX", "Cooperlake", "SapphireRapids"};
+    static const char *const avx512_cores[] = {"SkylakeX", "Cooperlake", "SapphireRapids"};
     const int parallel = blas.parallel();
     const char *core = blas.corename(), *unsafe = unsafe_build(library);
     int major = 0, minor = 0, patch = 0;
@@ -125,10 +125,13 @@ static void inspect(void *library)
         major = minor = patch = 0;
     snprintf(name, sizeof name, "OpenBLAS %d.%d.%d %s %s", major, minor, patch, core,
              parallel >= 0 && parallel <= 2 ? builds[parallel] : "?");
+    for (size_t i = 0; i < sizeof avx512_cores / sizeof avx512_cores[0]; i++)
+        small_matrix_core = small_matrix_core || strcmp(core, avx512_cores[i]) == 0;
     if (unsafe)
         snprintf(unusable, sizeof unusable, "%s", unsafe);
-    for (size_t i = 0; i < sizeof cores_with_small_path / sizeof cores_with_small_path[0]; i++)
-        small_matrix_core = small_matrix_core || strcmp(core, cores_with_small_path[i]) == 0;
+    else if (small_matrix_core && !flashc_cpu_can_run(FLASHC_CPU_AVX512F))
+        snprintf(unusable, sizeof unusable,
+                 "OpenBLAS would run its %s code (OPENBLAS_CORETYPE chooses it), and the CPU has no avx512f", core);
     small_matrix_version = major > 0 || minor > 3 || (minor == 3 && patch >= 21);
     snprintf(slow_core, sizeof slow_core, "OpenBLAS runs its %s code here, which has no small-matrix path", core);
 }

@@ -254,6 +254,23 @@ class OpenBLAS(unittest.TestCase):
                 env = {"LD_LIBRARY_PATH": folder, "FLASHC_OPENBLAS": f"{folder}/libopenblas.so.0"}
                 self.expect_refused(reason, env)
 
+    def test_avx512_code_is_refused_where_the_cpu_has_none(self):
+        """OpenBLAS takes the name of a core from the environment unseen, and would end in SIGILL. Where the CPU has
+        AVX-512, disabling it in flashc takes nothing from OpenBLAS."""
+        flags = set(re.findall(r"\bavx512f\b", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")))
+        for core in ("SkylakeX", "Cooperlake", "SapphireRapids"):
+            env = {"OPENBLAS_CORETYPE": core, FEATURES: "avx512f"}
+            with self.subTest(core=core):
+                blas = as_json("info", env=env)["blas"]
+                if core not in blas:  # a build without it, or one that asked this CPU
+                    if core == "SkylakeX":
+                        NOT_RUN.append(f"AVX-512 code of OpenBLAS: it takes {blas} for {core}")
+                elif not flags:
+                    self.expect_refused(f"its {core} code .*, and the CPU has no avx512f", env)
+                else:
+                    done = compare_with_the_model("--kernel", "f32_avx2_openblas", env=env)
+                    self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+
     def test_small_matrix_path(self):
         """It is preferred where it was measured to be the best, and otherwise refused with the measurement."""
         if "avx512f" not in as_json("info")["cpu_features"].split():
