@@ -56,6 +56,9 @@ void flashc_cli_array_replace(flashc_cli_array *array, void *data);
 /* Rearranges the elements into C order, if they are not. */
 int flashc_cli_array_pack(flashc_cli_array *array);
 
+/* An element of an array in C order; of a NaN without its sign, which printf would show. */
+double flashc_cli_array_element(const flashc_cli_array *array, int64_t i);
+
 /* Exchanges two axes of the view. */
 void flashc_cli_array_swap_axes(flashc_cli_array *array, int a, int b);
 

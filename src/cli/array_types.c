@@ -50,6 +50,14 @@ int flashc_cli_array_convert(flashc_cli_array *array, flashc_dtype dtype)
     return FLASHC_CLI_OK;
 }
 
+double flashc_cli_array_element(const flashc_cli_array *array, int64_t i)
+{
+    float value = 0;
+    flashc_convert(&value, FLASHC_F32, (const char *)array->data + (size_t)i * flashc_dtype_size(array->dtype),
+                   array->dtype, 1);
+    return isnan(value) ? (double)NAN : (double)value;
+}
+
 int flashc_cli_array_to_float(flashc_cli_array *array, int dtype)
 {
     const char *found = flashc_npy_type_name(array->file_type);

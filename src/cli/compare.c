@@ -77,14 +77,6 @@ static const char *index_text(const flashc_cli_array *array, int64_t flat, char 
     return flashc_cli_shape_text(unravel(array, flat, index), index, text);
 }
 
-static double element(const flashc_cli_array *array, int64_t flat)
-{
-    float value = 0;
-    flashc_convert(&value, FLASHC_F32, (const char *)array->data + (size_t)flat * flashc_dtype_size(array->dtype),
-                   array->dtype, 1);
-    return (double)value;
-}
-
 void flashc_cli_compare_print(const flashc_cli_job *job, const flashc_cli_comparison *comparison, FILE *out)
 {
     const flashc_compare_report *report = &comparison->report;
@@ -122,8 +114,9 @@ int flashc_cli_compare_verdict(const flashc_cli_job *job, const flashc_cli_compa
         return FLASHC_CLI_OK;
     return flashc_cli_error("O differs from %s in %lld of %lld elements; worst at %s: expected %.9g, found %.9g",
                             comparison->reference.name, (long long)report->mismatches, (long long)job->o.count,
-                            index_text(&job->o, report->worst, worst), element(&comparison->reference, report->worst),
-                            element(&job->o, report->worst));
+                            index_text(&job->o, report->worst, worst),
+                            flashc_cli_array_element(&comparison->reference, report->worst),
+                            flashc_cli_array_element(&job->o, report->worst));
 }
 
 void flashc_cli_compare_close(flashc_cli_comparison *comparison)

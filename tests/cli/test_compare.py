@@ -58,7 +58,9 @@ class CompareTest(CliTest):
         self.write('ref.npy', [3, 4, 6], column)
         self.assertEqual(self.compare().returncode, 0)
         self.write('ref.npy', [3, 4, 6], self.o)
-        self.assertEqual(self.compare().returncode, 1)
+        result = self.compare()
+        self.assertEqual(result.returncode, 1)
+        self.assertIn(b'found nan\n', result.stderr)
 
     def test_json(self):
         self.o[70] -= 1

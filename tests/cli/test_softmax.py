@@ -47,6 +47,19 @@ class SoftmaxTest(CliTest):
             self.ok('softmax', '-x', 'x.npy', '-o', 'y.npy', *args)
             self.assertEqual(self.read('y.npy')[2], [0, 1, 0, 0, 0, 0])
 
+    def test_nan(self):
+        """It makes its row NaN, and a difference of two arrays that hold it; it is printed without a sign."""
+        for nan in (math.nan, -math.nan):
+            self.write('x.npy', [2, 4], [1, nan, 3, 4, 1, 2, 3, 4])
+            text = self.ok('softmax', '-x', 'x.npy', '--split', 2)
+            self.assertNotIn('-nan', text)
+            self.assertIn('nan nan nan nan\n0.0321 0.0871 0.2369 0.6439\n', text)
+            self.assertIn('softmax of the whole row: nan\n', text)
+            self.assertIn('from the merged: nan\n', text)
+            self.assertNotIn('-nan', self.ok('softmax', '-x', 'x.npy'))
+            result = self.ok_json('softmax', '-x', 'x.npy', '--split', 2)
+            self.assertEqual((result['merged_max_abs_error'], result['naive_max_abs_error']), (None, None))
+
     def test_bf16_and_f64(self):
         self.write('x.npy', [2], [float_to_bf16(0.0)] * 2, '<V2')
         self.ok('softmax', '-x', 'x.npy', '-o', 'y.npy', '--dtype', 'bf16')
