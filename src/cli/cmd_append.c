@@ -5,6 +5,8 @@
 #include "cli/options.h"
 #include "cli/output.h"
 
+#include <string.h>
+
 enum {
     OPT_KEY = 1, OPT_VALUE, OPT_QUERY, OPT_CACHE_K, OPT_CACHE_V, OPT_SCALE_K, OPT_SCALE_V,
     OPT_OUTPUT_K, OPT_OUTPUT_V, OPT_OUTPUT_SCALE_K, OPT_OUTPUT_SCALE_V, OPT_OUTPUT_Q, OPT_POSITIONS,
@@ -172,6 +174,20 @@ static int check_scales(const append_run *run)
     return FLASHC_CLI_OK;
 }
 
+/* The library's message, which has seqlens_new and cu_seqlens_new where the options are --seqlens and --cu-seqlens. */
+static int append_error(void)
+{
+    char text[512];
+    size_t used = 0;
+    for (const char *at = flashc_last_error(); *at && used + 1 < sizeof text;)
+        if (strncmp(at, "_new", 4) == 0)
+            at += 4;
+        else
+            text[used++] = *at++;
+    text[used] = '\0';
+    return flashc_cli_error("%s", text);
+}
+
 static int run_append(append_run *run)
 {
     flashc_cli_array *array = run->job.array;
@@ -194,7 +210,7 @@ static int run_append(append_run *run)
     const flashc_status status = flashc_append(params);
     if (status != FLASHC_OK) {
         flashc_npy_abort(batch);
-        return flashc_cli_library_error();
+        return append_error();
     }
     flashc_cli_array_to_file(&array[APPEND_CACHE_K]);
     flashc_cli_array_to_file(&array[APPEND_CACHE_V]);

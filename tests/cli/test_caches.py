@@ -120,6 +120,7 @@ class CachesTest(CliTest):
         shape = [1, HEADS, 3, DIM]
         for name in ('k', 'cache'):
             self.write(f'{name}.npy', shape, [0.0] * count_of(shape))
+        self.write('packed.npy', shape[1:], [0.0] * count_of(shape))
         self.write('at.npy', [1], [1], '<i8')
         self.write('two.npy', [2], [0, 0], '<i8')
         self.write('real.npy', [1], [0.0])
@@ -142,6 +143,13 @@ class CachesTest(CliTest):
         self.fails(1, ['two.npy', '2 numbers', 'expected 1'], 'append', *k, '--positions', 'two.npy')
         self.fails(1, ['real.npy', 'i32 or i64', 'f32'], 'append', *k, '--positions', 'real.npy')
         self.fails(1, ['positions[0]', 'expected 0 to 0', 'found 1'], 'append', *k, '--positions', 'at.npy')
+        self.write('four.npy', [1], [4], '<i8')
+        self.write('starts.npy', [2], [0, 2], '<i8')
+        at = ('--positions', 'four.npy')
+        self.fails(1, ['flashc-run: seqlens[0]: expected 0 to seqlen = 3, found 4'], 'append', *k, *at,
+                   '--seqlens', 'four.npy')
+        self.fails(1, ['flashc-run: cu_seqlens[1]: expected seqlen = 3, found 2'], 'append', '-k', 'packed.npy',
+                   '--cache-k', 'cache.npy', '--output-k', 'new.npy', *at, '--cu-seqlens', 'starts.npy')
         self.fails(1, ['table.npy', 'rank 1', 'rank 2'], 'append', *k, '--positions', 'table.npy')
         self.fails(2, ['--packed or --page-size'], 'explain', '--packed', '--page-size', 16)
 
