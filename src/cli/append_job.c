@@ -38,9 +38,11 @@ static int read_files(flashc_cli_append_job *job)
 
 static int check_size(const flashc_cli_array *array, int64_t found, int64_t expected, const char *what)
 {
+    char text[FLASHC_CLI_SIZE_TEXT];
     if (found == expected)
         return FLASHC_CLI_OK;
-    return flashc_cli_error("%s has %s %lld: expected %lld", array->name, what, (long long)found, (long long)expected);
+    return flashc_cli_error("%s has %s: expected %lld", array->name, flashc_cli_size_text(what, found, text),
+                            (long long)expected);
 }
 
 /* A cache in the same layout, of so many heads and columns. */
@@ -49,6 +51,7 @@ static int set_cache(flashc_cli_append_job *job, int which, int64_t heads, int64
 {
     const flashc_cli_array *array = &job->array[which];
     flashc_append_params *p = &job->params;
+    char text[FLASHC_CLI_SIZE_TEXT];
     int64_t sizes[4];
     *view = flashc_cli_layout_tensor(array, job->bshd, sizes);
     if (check_size(array, sizes[1], heads, "heads") ||
@@ -65,8 +68,8 @@ static int set_cache(flashc_cli_append_job *job, int which, int64_t heads, int64
                                       .num_pages = sizes[0],
                                       .page_size = sizes[2]};
     return pages->narrow && pages->shape[0] != p->batch
-               ? flashc_cli_error("%s has %lld rows: expected %lld, one for each sequence", pages->name,
-                                  (long long)pages->shape[0], (long long)p->batch)
+               ? flashc_cli_error("%s has %s: expected %lld, one for each sequence", pages->name,
+                                  flashc_cli_size_text("rows", pages->shape[0], text), (long long)p->batch)
                : FLASHC_CLI_OK;
 }
 

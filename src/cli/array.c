@@ -22,6 +22,16 @@ const char *flashc_cli_shape_text(int rank, const int64_t *shape, char text[FLAS
     return text;
 }
 
+const char *flashc_cli_size_text(const char *what, int64_t size, char text[FLASHC_CLI_SIZE_TEXT])
+{
+    const int length = (int)strlen(what), plural = what[length - 1] == 's';
+    if (plural)
+        snprintf(text, FLASHC_CLI_SIZE_TEXT, "%lld %.*s", (long long)size, length - (size == 1), what);
+    else
+        snprintf(text, FLASHC_CLI_SIZE_TEXT, "%s %lld", what, (long long)size);
+    return text;
+}
+
 flashc_npy_type flashc_cli_npy_type(flashc_dtype dtype)
 {
     switch (dtype) {

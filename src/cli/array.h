@@ -69,6 +69,10 @@ void flashc_cli_array_free(flashc_cli_array *array);
 enum { FLASHC_CLI_SHAPE_TEXT = 160 };
 const char *flashc_cli_shape_text(int rank, const int64_t *shape, char text[FLASHC_CLI_SHAPE_TEXT]);
 
+/* "2 heads", "1 head" of heads; "head_dim 2" of what is no plural. */
+enum { FLASHC_CLI_SIZE_TEXT = 48 };
+const char *flashc_cli_size_text(const char *what, int64_t size, char text[FLASHC_CLI_SIZE_TEXT]);
+
 /* The type that O and other results have in a file. */
 flashc_npy_type flashc_cli_npy_type(flashc_dtype dtype);
 

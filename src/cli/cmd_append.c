@@ -216,8 +216,9 @@ static int run_append(append_run *run)
     flashc_cli_array_to_file(&array[APPEND_CACHE_V]);
     if (flashc_cli_outputs_write(NUM_OUTPUTS, outputs, batch))
         return FLASHC_CLI_FAILED;
+    char text[FLASHC_CLI_SIZE_TEXT];
     if (!run->quiet)
-        fprintf(words, "appended   to %lld sequences, rotary_dim %lld\n", (long long)params->batch,
+        fprintf(words, "appended   to %s, rotary_dim %lld\n", flashc_cli_size_text("sequences", params->batch, text),
                 (long long)params->rotary_dim);
     return flashc_cli_finish_stdout(FLASHC_CLI_OK);
 }

@@ -55,9 +55,10 @@ static int take_option(int id, const char *value, void *args)
 static void report(const merge_run *run, FILE *text_out)
 {
     const flashc_cli_array *o = &run->merged.o;
-    char shape[FLASHC_CLI_SHAPE_TEXT];
+    char shape[FLASHC_CLI_SHAPE_TEXT], text[FLASHC_CLI_SIZE_TEXT];
     if (!run->json) {
-        fprintf(text_out, "merged     %d %s\n", run->num_parts, run->states ? "states" : "parts");
+        fprintf(text_out, "merged     %s\n",
+                flashc_cli_size_text(run->states ? "states" : "parts", run->num_parts, text));
         fprintf(text_out, "O          %s %s\n", flashc_cli_shape_text(o->rank, o->shape, shape),
                 flashc_dtype_name(o->dtype));
         return;

@@ -50,6 +50,7 @@ static int take_option(int id, const char *value, void *args)
 
 static int read_x(softmax_run *run)
 {
+    char text[FLASHC_CLI_SIZE_TEXT];
     flashc_cli_array *x = &run->x;
     if (flashc_cli_array_read(run->x_path, 0, x) || flashc_cli_array_to_float(x, run->dtype) ||
         flashc_cli_array_pack(x))
@@ -63,8 +64,8 @@ static int read_x(softmax_run *run)
     if (run->cols)
         run->rows = x->count / run->cols;
     if (run->split > run->cols)
-        return flashc_cli_error("%s has %lld columns: they cannot be cut into %lld pieces", x->name,
-                                (long long)run->cols, (long long)run->split);
+        return flashc_cli_error("%s has %s: expected at least one for each of %lld pieces", x->name,
+                                flashc_cli_size_text("columns", run->cols, text), (long long)run->split);
     return FLASHC_CLI_OK;
 }
 
@@ -182,7 +183,7 @@ static void print_rows(const softmax_run *run, const flashc_cli_array *array, FI
 
 static void report_text(const softmax_run *run, FILE *out)
 {
-    char shape[FLASHC_CLI_SHAPE_TEXT];
+    char shape[FLASHC_CLI_SHAPE_TEXT], text[FLASHC_CLI_SIZE_TEXT];
     const int print_values = !run->y_path && run->x.count <= MAX_PRINTED;
     fprintf(out, "x          %s %s\n", flashc_cli_shape_text(run->x.rank, run->x.shape, shape),
             flashc_dtype_name(run->x.dtype));
@@ -193,8 +194,8 @@ static void report_text(const softmax_run *run, FILE *out)
     fprintf(out, "result     %s\n", run->y_valid ? "a valid softmax" : "not a valid softmax (a row does not sum to 1)");
     if (!run->split)
         return;
-    fprintf(out, "merged     %lld pieces; largest difference from the softmax of the whole row: %.6g\n",
-            (long long)run->split, run->from_whole);
+    fprintf(out, "merged     %s; largest difference from the softmax of the whole row: %.6g\n",
+            flashc_cli_size_text("pieces", run->split, text), run->from_whole);
     if (print_values)
         print_rows(run, &run->naive, out);
     fprintf(out, "naive      the pieces' own softmaxes side by side: %s; largest difference from the merged: %.6g\n",

@@ -52,10 +52,11 @@ int flashc_cli_integers_narrow(flashc_cli_integers *integers)
 
 int flashc_cli_integers_check_count(const flashc_cli_integers *integers, int64_t count, const char *what)
 {
+    char text[FLASHC_CLI_SIZE_TEXT];
     if (integers->shape[0] == count)
         return FLASHC_CLI_OK;
-    return flashc_cli_error("%s has %lld numbers: expected %lld, %s", integers->name, (long long)integers->shape[0],
-                            (long long)count, what);
+    return flashc_cli_error("%s has %s: expected %lld, %s", integers->name,
+                            flashc_cli_size_text("numbers", integers->shape[0], text), (long long)count, what);
 }
 
 void flashc_cli_integers_free(flashc_cli_integers *integers)

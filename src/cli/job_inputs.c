@@ -42,18 +42,21 @@ static int check_ranks(const flashc_cli_job *job, int bshd)
 static int check_same(const flashc_cli_array *a, int64_t size_a, const flashc_cli_array *b, int64_t size_b,
                       const char *what)
 {
+    char text[FLASHC_CLI_SIZE_TEXT];
     if (size_a == size_b)
         return FLASHC_CLI_OK;
-    return flashc_cli_error("%s has %s %lld, %s has %lld: they must be the same", a->name, what, (long long)size_a,
-                            b->name, (long long)size_b);
+    return flashc_cli_error("%s has %s, %s has %lld: they must be the same", a->name,
+                            flashc_cli_size_text(what, size_a, text), b->name, (long long)size_b);
 }
 
 static int check_heads(const flashc_cli_array *q, int64_t heads, const flashc_cli_array *k, int64_t heads_k)
 {
+    char text[FLASHC_CLI_SIZE_TEXT];
     if (heads_k > 0 ? heads % heads_k == 0 : heads == 0)
         return FLASHC_CLI_OK;
-    return flashc_cli_error("%s has %lld heads, %s has %lld: %lld is not a multiple of %lld", q->name,
-                            (long long)heads, k->name, (long long)heads_k, (long long)heads, (long long)heads_k);
+    return flashc_cli_error("%s has %s, %s has %lld: %lld is not a multiple of %lld", q->name,
+                            flashc_cli_size_text("heads", heads, text), k->name, (long long)heads_k, (long long)heads,
+                            (long long)heads_k);
 }
 
 /* Sizes and views of Q, K and V. */
@@ -77,9 +80,10 @@ static int set_inputs(flashc_cli_job *job, int bshd)
         check_same(k, sk[1], v, sv[1], "heads") || (!own_v && check_same(k, sk[2], v, sv[2], "seqlen_k")) ||
         check_same(q, sq[3], k, sk[3], "head_dim"))
         return FLASHC_CLI_FAILED;
+    char text[FLASHC_CLI_SIZE_TEXT];
     if (padded_k && sk[0] != p->batch)
-        return flashc_cli_error("%s has batch %lld, %s has %lld sequences: they must be the same", k->name,
-                                (long long)sk[0], s->cu_seqlens_q.name, (long long)p->batch);
+        return flashc_cli_error("%s has batch %lld, %s has %s: they must be the same", k->name, (long long)sk[0],
+                                s->cu_seqlens_q.name, flashc_cli_size_text("sequences", p->batch, text));
     if (sq[3] < 1)
         return flashc_cli_error("%s has head_dim 0: expected at least 1", q->name);
     p->num_heads = sq[1];

@@ -1,5 +1,6 @@
 #include "cli/sequences.h"
 
+#include "cli/array.h"
 #include "cli/cli.h"
 
 #include <stdlib.h>
@@ -65,9 +66,10 @@ int flashc_cli_sequences_page(int64_t batch, int64_t pages_each, int64_t seqlen_
 static int set_table(const flashc_cli_integers *pages, const int64_t sizes[2], const flashc_attention_params *p,
                      flashc_block_table *table)
 {
+    char text[FLASHC_CLI_SIZE_TEXT];
     if (pages->shape[0] != p->batch)
-        return flashc_cli_error("%s has %lld rows: expected %lld, one for each sequence", pages->name,
-                                (long long)pages->shape[0], (long long)p->batch);
+        return flashc_cli_error("%s has %s: expected %lld, one for each sequence", pages->name,
+                                flashc_cli_size_text("rows", pages->shape[0], text), (long long)p->batch);
     *table = (flashc_block_table){.pages = pages->narrow,
                                   .stride = {pages->shape[1], 1},
                                   .max_pages = pages->shape[1],

@@ -139,7 +139,7 @@ class AppendCodesTest(CliTest):
         self.write_caches('|u1', lambda width: width // 32 * 34)
         self.fails(1, ['ck.npy', 'columns', '34'], *self.arguments('--cache-dtype', 'f8_e4m3'))
         self.write('cv.npy', [BATCH, HEADS, ROWS - 1, 68], [0] * (BATCH * HEADS * (ROWS - 1) * 68), '|u1')
-        self.fails(1, ['cv.npy', 'rows 9', 'expected 10'], *self.arguments('--cache-dtype', 'q8_0'))
+        self.fails(1, ['cv.npy', '9 rows', 'expected 10'], *self.arguments('--cache-dtype', 'q8_0'))
 
 
 if __name__ == '__main__':

@@ -151,6 +151,10 @@ class CachesTest(CliTest):
         self.fails(1, ['flashc-run: cu_seqlens[1]: expected seqlen = 3, found 2'], 'append', '-k', 'packed.npy',
                    '--cache-k', 'cache.npy', '--output-k', 'new.npy', *at, '--cu-seqlens', 'starts.npy')
         self.fails(1, ['table.npy', 'rank 1', 'rank 2'], 'append', *k, '--positions', 'table.npy')
+        for name, rows in (('cos', 5), ('sin', 16), ('short', 1)):
+            self.write(f'{name}.npy', [rows, 2], [0.0] * 2 * rows)
+        for sines, words in (('sin', 'sin.npy has 16 rows: expected 5'), ('short', 'short.npy has 1 row: expected 5')):
+            self.fails(1, [words], 'append', *k, '--positions', 'at.npy', '--cos', 'cos.npy', '--sin', f'{sines}.npy')
         self.fails(2, ['--packed or --page-size'], 'explain', '--packed', '--page-size', 16)
 
     def test_shapes(self):

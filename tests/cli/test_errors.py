@@ -82,7 +82,7 @@ class AttentionErrors(CliTest):
 
     def test_shapes_that_do_not_fit(self):
         self.bad_shape(['q.npy has 8 heads', 'bad.npy has 3', '8 is not a multiple of 3'], [3, 12, 4], k='bad.npy')
-        self.bad_shape(['k.npy has heads 4', 'bad.npy has 2'], [2, 12, 6], v='bad.npy')
+        self.bad_shape(['k.npy has 4 heads', 'bad.npy has 2'], [2, 12, 6], v='bad.npy')
         self.bad_shape(['k.npy has seqlen_k 12', 'bad.npy has 11'], [4, 11, 6], v='bad.npy')
         self.bad_shape(['q.npy has head_dim 4', 'bad.npy has 5'], [4, 12, 5], k='bad.npy')
         self.bad_shape(['bad.npy has head_dim 0'], [8, 10, 0], q='bad.npy')
