@@ -5,15 +5,19 @@
 enum {
     FOR_EACH = FLASHC_CLI_FOR_ATTENTION | FLASHC_CLI_FOR_EXPLAIN | FLASHC_CLI_FOR_BENCH,
     FOR_SHAPES = FLASHC_CLI_FOR_EXPLAIN | FLASHC_CLI_FOR_BENCH,
-    FOR_PLANS = FLASHC_CLI_FOR_ATTENTION | FLASHC_CLI_FOR_EXPLAIN
+    FOR_PLANS = FLASHC_CLI_FOR_ATTENTION | FLASHC_CLI_FOR_EXPLAIN,
+    /* Others let pass what the command line of an attention has. */
+    ONLY_ATTENTION = FOR_EACH | FOR_SHAPES << FLASHC_CLI_NO_EFFECT,
+    NOT_EXPLAIN = FOR_EACH | FLASHC_CLI_FOR_EXPLAIN << FLASHC_CLI_NO_EFFECT
 };
 
 const flashc_cli_option flashc_cli_attention_table[] = {
     {FLASHC_OPT_Q, "query", 'q', "FILE", "Q: [L,D], [H,L,D] or [B,H,L,D] (see --layout).", FOR_EACH},
     {FLASHC_OPT_K, "key", 'k', "FILE", "K, of Q's rank; Q's heads are a multiple of K's.", FOR_EACH},
     {FLASHC_OPT_V, "value", 'v', "FILE", "V, of K's shape but for the last axis.", FOR_EACH},
-    {FLASHC_OPT_O, "output", 'o', "FILE", "Where O goes, in Q's rank and layout.", FOR_EACH},
-    {FLASHC_OPT_LSE, "lse", 0, "FILE", "Where the log-sum-exp of each row goes: f32, [L], [H,L] or [B,H,L].", FOR_EACH},
+    {FLASHC_OPT_O, "output", 'o', "FILE", "Where O goes, in Q's rank and layout.", ONLY_ATTENTION},
+    {FLASHC_OPT_LSE, "lse", 0, "FILE", "Where the log-sum-exp of each row goes: f32, [L], [H,L] or [B,H,L].",
+     ONLY_ATTENTION},
     {FLASHC_OPT_MASK, "mask", 0, "FILE",
      "Boolean mask (bool, u8 or i8), non-zero = visible; broadcasts to [B,H,Lq,Lk] as in NumPy.", FOR_EACH},
     {FLASHC_OPT_BIAS, "bias", 0, "FILE",
@@ -108,9 +112,9 @@ const flashc_cli_option flashc_cli_attention_table[] = {
     {FLASHC_OPT_PREFIX_V_SCALE, "prefix-v-scale", 0, "FILE", "Factors of the codes of --prefix-v.", FOR_PLANS},
     {FLASHC_OPT_COMPARE, "compare", 0, "REF",
      "Compare O with this file, after any output was written; a mismatch exits 1.",
-     FOR_EACH},
-    {FLASHC_OPT_RTOL, "rtol", 0, "X", "Relative tolerance of --compare, times |REF|.", FOR_EACH},
-    {FLASHC_OPT_ATOL, "atol", 0, "X", "Absolute tolerance of --compare.", FOR_EACH},
+     ONLY_ATTENTION},
+    {FLASHC_OPT_RTOL, "rtol", 0, "X", "Relative tolerance of --compare, times |REF|.", ONLY_ATTENTION},
+    {FLASHC_OPT_ATOL, "atol", 0, "X", "Absolute tolerance of --compare.", ONLY_ATTENTION},
     {FLASHC_OPT_BATCH, "batch", 0, "N", "Batch size; default 1.", FOR_SHAPES},
     {FLASHC_OPT_HEADS, "heads", 0, "N", "Query heads; default 8.", FOR_SHAPES},
     {FLASHC_OPT_HEADS_K, "heads-k", 0, "N", "Key/value heads; default those of Q.", FOR_SHAPES},
@@ -142,7 +146,7 @@ const flashc_cli_option flashc_cli_attention_table[] = {
      "Memory bandwidth of the machine that --predict is for; default what is measured here with all threads.",
      FLASHC_CLI_FOR_EXPLAIN},
     {FLASHC_OPT_JSON, "json", 0, NULL, "One JSON object on standard output instead of text.", FOR_EACH},
-    {FLASHC_OPT_DRY_RUN, "dry-run", 0, NULL, "Compute nothing; print what `flashc-run explain` prints.", FOR_EACH},
+    {FLASHC_OPT_DRY_RUN, "dry-run", 0, NULL, "Compute nothing; print what `flashc-run explain` prints.", NOT_EXPLAIN},
     {FLASHC_OPT_QUIET, "quiet", 0, NULL,
      "Print nothing but errors, a failed --compare and what --json asks for.", FOR_EACH},
     {FLASHC_OPT_VERBOSE, "verbose", 0, NULL,

@@ -25,8 +25,7 @@ static const flashc_cli_syntax words = {
         "(causal counts what is visible); K and V count once, each byte that some query sees.",
     .notes = "K and V that fit in a cache stay there between calls, so their GB/s may exceed\n"
              "the bandwidth of memory; --cold shows what memory delivers. The limits take a\n"
-             "few seconds and up to 1 GiB of memory to measure; --no-limits goes without.\n"
-             "Options that say where results go or how they are compared have no effect here.\n",
+             "few seconds and up to 1 GiB of memory to measure; --no-limits goes without.\n",
 };
 
 static void append(char *text, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));

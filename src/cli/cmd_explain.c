@@ -9,7 +9,6 @@ int flashc_cmd_explain(int argc, char **argv)
         .description =
             "Shows how attention would run, and why faster kernels were refused, without computing it. Of files only "
             "the headers are read; without files the shapes say what to explain.",
-        .notes = "Options that say where results go or how they are compared have no effect here.\n",
     };
     flashc_cli_attention_args args;
     int exit_code;

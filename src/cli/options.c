@@ -97,15 +97,34 @@ static void print_option(char short_name, const char *name, const char *argument
     print_wrapped(help, HELP_COLUMN, HELP_COLUMN);
 }
 
+/* The options that the command lets pass, in one sentence. */
+static void print_without_effect(const flashc_cli_syntax *syntax)
+{
+    char text[1024] = "";
+    size_t used = 0;
+    for (const flashc_cli_option *entry = syntax->options; entry->name; entry++) {
+        if (!(entry->commands >> FLASHC_CLI_NO_EFFECT & syntax->command))
+            continue;
+        const char short_name[] = {'-', entry->short_name, ',', ' ', '\0'};
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s--%s", used ? ", " : "",
+                                 entry->short_name ? short_name : "", entry->name);
+    }
+    if (used == 0)
+        return;
+    const int column = printf("\nTaken, but without effect here: ") - 1;
+    print_wrapped(text, column, 0);
+}
+
 static int print_help(const flashc_cli_syntax *syntax)
 {
     printf("Usage: %s\n\n", syntax->usage);
     print_wrapped(syntax->description, 0, 0);
     printf("\nOptions:\n");
     for (const flashc_cli_option *entry = syntax->options; entry->name; entry++)
-        if (entry->commands & syntax->command)
+        if (entry->commands & ~(entry->commands >> FLASHC_CLI_NO_EFFECT) & syntax->command)
             print_option(entry->short_name, entry->name, entry->argument, entry->help);
     print_option('h', "help", NULL, "Show this help.");
+    print_without_effect(syntax);
     if (syntax->notes)
         printf("\n%s", syntax->notes);
     return flashc_cli_finish_stdout(FLASHC_CLI_OK);

@@ -13,7 +13,8 @@ typedef struct flashc_cli_option {
     char short_name;      /* or 0 */
     const char *argument; /* what it takes, as --help shows it, e.g. "FILE"; NULL: nothing */
     const char *help;     /* one sentence or more; wrapped by --help */
-    unsigned commands;    /* which commands have it: bits of FLASHC_CLI_FOR_..., see attention_options.h */
+    unsigned commands;    /* which commands have it: bits of FLASHC_CLI_FOR_..., see attention_options.h; and once more,
+                           * shifted by FLASHC_CLI_NO_EFFECT, which of them only let it pass */
 } flashc_cli_option;
 
 /* The commands that a table is for: tables of one command use FLASHC_CLI_FOR_ALL. */
@@ -21,7 +22,8 @@ enum {
     FLASHC_CLI_FOR_ATTENTION = 1,
     FLASHC_CLI_FOR_EXPLAIN = 2,
     FLASHC_CLI_FOR_BENCH = 4,
-    FLASHC_CLI_FOR_ALL = 7
+    FLASHC_CLI_FOR_ALL = 7,
+    FLASHC_CLI_NO_EFFECT = 3
 };
 
 /* How a command is called, and what --help says of it (wrapped to 80 columns). */

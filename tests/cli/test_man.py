@@ -34,6 +34,12 @@ def help_options(command):
     return options
 
 
+def without_effect(command):
+    """The options that its help only mentions, short and long."""
+    found = re.search(r'^Taken, but without effect here: (.*?)\n(?:\n|$)', output(command, '--help'), re.M | re.S)
+    return set(found[1].replace('\n', ' ').split(', ')) if found else set()
+
+
 def sections():
     """{header: text} of the page's top level."""
     parts = re.split(r'^# (.+)$', SOURCE.read_text(), flags=re.MULTILINE)
@@ -56,11 +62,19 @@ class ManTest(unittest.TestCase):
     def test_options(self):
         for command in self.commands:
             with self.subTest(command=command):
-                shown = set(help_options(command))
+                shown = set(help_options(command)) | without_effect(command)
                 self.assertLessEqual(COMMON, shown)
                 self.assertGreater(len(shown), len(COMMON))
                 found = set(re.findall(r'\*(--?[a-z][a-z-]*)\*', self.sections[command.upper()]))
                 self.assertEqual(sorted(found - COMMON), sorted(shown - COMMON))
+
+    def test_options_without_effect_are_not_among_those_that_act(self):
+        passed = {'-o', '--output', '--lse', '--compare', '--rtol', '--atol'}
+        for command in self.commands:
+            with self.subTest(command=command):
+                expected = {'explain': passed | {'--dry-run'}, 'bench': passed}.get(command, set())
+                self.assertEqual(without_effect(command), expected)
+                self.assertEqual(expected & set(help_options(command)), set())
 
     def test_arguments(self):
         """A definition names the option's argument as --help does: *-q*, *--query* _FILE_."""
