@@ -76,6 +76,13 @@ class Runner:
         return sum(self.bench(command)["real_time"] for command in commands) * 1e-6
 
 
+def shown(value, target, digits):
+    """With so many decimals, and as many more as tell it from the target."""
+    while digits < 12 and value != target and f"{value:.{digits}f}" == f"{target:.{digits}f}":
+        digits += 1
+    return f"{value:.{digits}f}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
     """value(runner) is to be at least (or, with most, at most) target. Values are shares of a limit or ratios; with
@@ -94,7 +101,8 @@ class Target:
         return value <= self.target if self.most else value >= self.target
 
     def text(self, value):
-        return {"share": f"{100 * value:.1f} %", "ratio": f"{value:.2f}", "seconds": f"{1e6 * value:.2f} us"}[self.kind]
+        factor, digits, unit = {"share": (100, 1, " %"), "ratio": (1, 2, ""), "seconds": (1e6, 2, " us")}[self.kind]
+        return shown(factor * value, factor * self.target, digits) + unit
 
 
 def peak(name, target, command):
@@ -257,7 +265,7 @@ def peer_rows(file):
             continue
         best = min(others, key=others.get)
         ratio = others[best] / systems["flashc"]
-        yield f"{case}, times {best}", f"{target:.2f}", f"{ratio:.2f}", ratio >= target
+        yield f"{case}, times {best}", f"{target:.2f}", shown(ratio, target, 2), ratio >= target
 
 
 def peer_source(file):
@@ -296,8 +304,8 @@ def print_table(targets, record, peers):
             continue
         value = statistics.median(found["values"])
         second = statistics.median(found["second"]) if found["second"] else None
-        shown = target.text(value) + (f" ({100 * second:.1f} % of peak)" if second is not None else "")
-        rows.append((target.name, limit, shown, "met" if target.met(value, second) else "missed"))
+        share = f" ({shown(100 * second, 100 * target.compute_bound, 1)} % of peak)" if second is not None else ""
+        rows.append((target.name, limit, target.text(value) + share, "met" if target.met(value, second) else "missed"))
     if peers.is_file():
         rows += [(name, f"at least {target}", value, "met" if met else "missed")
                  for name, target, value, met in peer_rows(peers)]

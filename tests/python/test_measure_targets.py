@@ -53,6 +53,16 @@ def test_verdicts() -> None:
     assert least.met(0.9, None) and not least.met(0.89, None)
 
 
+def test_what_is_missed_by_little_is_not_printed_as_the_target(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    most, least = measure_targets.chunked("x", 4, "--seqlen-q 1 "), measure_targets.peak("y", 0.85, "")
+    assert [most.text(value) for value in (1.3, 1.3004, 1.4)] == ["1.30", "1.3004", "1.40"]
+    assert [least.text(value) for value in (0.85, 0.8499, 0.8)] == ["85.0 %", "84.99 %", "80.0 %"]
+    measure_targets.print_table([most], {"x": {"values": [1.3004], "second": [0.74998]}}, tmp_path / "none")
+    assert "| 1.3004 (74.998 % of peak) | missed" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("seqlen", "window"), [(7, 3), (8, 8), (20, 1)])
 def test_the_share_of_a_window(seqlen: int, window: int) -> None:
     pairs = [(i, j) for i, j in itertools.product(range(seqlen), range(seqlen)) if j <= i]
@@ -66,9 +76,10 @@ def test_peers_against_their_targets(tmp_path: pathlib.Path, capsys: pytest.Capt
         return {"case": case, "system": system, "real_time": time, "status": status, "aggregate_name": "median"}
 
     full, window, unranked = "f32/full/d64/h8/L2048/t1", "f32/window1024/d128/h8/L8192/t1", "f32/full/d64/h8/L9/t1"
+    short = "f32/full/d64/h12/B16/L128/t2"
     record = {
         "context": {"date": "2026-11-30T19:47:56+00:00", "cpu_name": "A CPU", "systems": {"flashc": "flashc 9 (neon)"},
-                    "cases": {full: {"groups": ["table"]}, window: {"groups": ["table"]}, unranked: {"groups": []}}},
+                    "cases": {**dict.fromkeys((full, window, short), {"groups": ["table"]}), unranked: {"groups": []}}},
         "benchmarks": [
             entry(full, "flashc", 1.0),
             entry(full, "torch", 1.2),
@@ -77,6 +88,8 @@ def test_peers_against_their_targets(tmp_path: pathlib.Path, capsys: pytest.Capt
             entry(window, "flashc", 1.0),
             entry(window, "torch", 4.0),
             entry(window, "onnxruntime", 2.0),
+            entry(short, "flashc", 1.0),
+            entry(short, "jax", 1.2996),
             entry(unranked, "flashc", 1.0),
             entry(unranked, "torch", 4.0),
         ],
@@ -86,6 +99,7 @@ def test_peers_against_their_targets(tmp_path: pathlib.Path, capsys: pytest.Capt
     assert list(measure_targets.peer_rows(file)) == [
         (f"{full}, times jax", "1.05", "1.10", True),
         (f"{window}, times torch", "5.00", "4.00", False),
+        (f"{short}, times jax", "1.30", "1.2996", False),
     ]
     measure_targets.print_table([], {}, file)
     assert f"recorded in {file}, on A CPU, 2026-11-30, flashc 9 (neon)" in capsys.readouterr().out
