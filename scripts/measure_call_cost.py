@@ -14,13 +14,18 @@ import argparse
 import json
 import pathlib
 import subprocess
+import sys
 import timeit
 
-import torch
-from torch.library import Library, custom_op
+try:
+    import torch
+    from torch.library import Library, custom_op
 
-import flashc
-import flashc.torch
+    import flashc
+    import flashc.torch
+except ModuleNotFoundError as error:
+    sys.exit(f"measure_call_cost.py: error: {error.name} is not installed here: take .venv-all/bin/python "
+             "(scripts/test --all makes it)")
 
 SCHEMA = (
     "(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0.0, "

@@ -13,6 +13,7 @@ Three settings, each in a process of its own:
 
 import argparse
 import ctypes
+import importlib.util
 import json
 import os
 import pathlib
@@ -81,6 +82,9 @@ def main() -> None:
     if options.worker:
         print(json.dumps(measure(options.threads, options.rounds)))
         return
+    missing = [name for name in ("torch", "flashc") if importlib.util.find_spec(name) is None]
+    if missing:
+        parser.error(f"{missing[0]} is not installed here: take .venv-all/bin/python (scripts/test --all makes it)")
     with tempfile.TemporaryDirectory() as folder:
         other = separate(pathlib.Path(folder))
         settings = {"shared": {}, "separate": other, "passive": {**other, "OMP_WAIT_POLICY": "passive"}}

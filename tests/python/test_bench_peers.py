@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pathlib
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
 
 from peers import machine, reference, statistics, systems  # noqa: E402
 from peers.cases import CACHE_SIZE, CURVES, ITEM_SIZE, Case, all_cases, select  # noqa: E402
@@ -51,6 +54,15 @@ def test_work_counts_what_a_loop_counts(case: Case) -> None:
         padding = (sum(case.lengths) or case.batch * case.seqlen_k) / (case.batch * case.seqlen_k)
         assert case.kv_bytes == (arrays.k.nbytes + arrays.v.nbytes) * padding
     assert case.work == pytest.approx(1e-9 * (case.kv_bytes if case.cold else operations))
+
+
+def test_a_list_that_nobody_reads_ends_in_silence() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "peers", "--list"], cwd=SCRIPTS, stdout=writer,
+                          stderr=subprocess.PIPE, check=False, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 @pytest.mark.parametrize("quick", [False, True])
