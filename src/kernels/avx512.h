@@ -26,16 +26,16 @@ V_INLINE vec v_div(vec a, vec b) { return _mm512_div_ps(a, b); }
 /*
  * exp(x) = 2^n 2^(j/16) e^f for x <= 0, with 16 n + j = m = round(16 x log2e) and f = x - m ln2/16.
  *
- *   e^f - 1 = f + c2 f^2 + c3 f^3 on [-ln2/32, ln2/32], minimax: relative error 0.03 u, u = 2^-24. 2^(j/16) is rounded to
- *   f32 (0.5 u; exact for j = 0, so that exp(0) is 1), and the last FMA rounds (0.5 u). ln2/16 in one f32 adds 0.05 u
- *   per unit of |x|.
+ *   e^f - 1 = f + c2 f^2 + c3 f^3 on [-ln2/32, ln2/32], minimax: relative error 0.03 u, u = 2^-24. 2^(j/16) is rounded
+ *   to f32 (0.5 u; exact for j = 0, so that exp(0) is 1), and the last FMA rounds (0.5 u). ln2/16 in one f32 adds 0.05
+ *   u per unit of |x|.
  *
  * Where scores and their products fill two ports, it is the multiply-adds here that cost time (adds and the
  * integer steps go elsewhere on AMD): 6 of them, where exp_polynomial() with scalef takes 10. Zen 5: 4.8 cycles a
  * vector with loads, stores and the sum, against 5.9.
  *
- * m comes out of adding 1.5 * 2^23 as the sum's low bits. Shifted left by 19 they are n in the exponent, but j too,
- * on top of the mantissa: the table holds 2^(j/16) less j * 2^19 in its bits, and one integer addition makes both right.
+ * m comes out of adding 1.5 * 2^23 as the sum's low bits. Shifted left by 19 they are n in the exponent, but j too, on
+ * top of the mantissa: the table holds 2^(j/16) less j * 2^19 in its bits, and one integer addition makes both right.
  */
 #define EXP_MAGIC 0x1.8p23f
 #define EXP_16_LOG2E 0x1.715476p4f

@@ -1,7 +1,7 @@
 /*
- * NEON with BFMMLA: both products on groups of four bf16, 16 multiply-adds an instruction where FMLA has 4. It adds to a
- * 2 x 2 block of f32 (two keys, or two columns of V, by two query rows) the products of two rows of four by two rows of
- * four. Lanes across (see kernel.h); the softmax between the products is f32's.
+ * NEON with BFMMLA: both products on groups of four bf16, 16 multiply-adds an instruction where FMLA has 4. It adds to
+ * a 2 x 2 block of f32 (two keys, or two columns of V, by two query rows) the products of two rows of four by two rows
+ * of four. Lanes across (see kernel.h); the softmax between the products is f32's.
  *
  *   qt      of four columns and four rows 32 bytes: rows 0 and 1, four columns each, in one line of ld floats, rows 2
  *           and 3 in the next. Not scaled: bf16 could not hold scale * q
@@ -10,11 +10,11 @@
  *   P       as qt, four keys together, rounded to bf16 in place of the scores
  *   V       [n_keys/4, column, 4]  packed once per tile for all row blocks of the item
  *
- * So both products take operands of queries and P straight from memory, and a vector of four query rows stays in its own
- * four columns of the tile, where its scores were.
+ * So both products take operands of queries and P straight from memory, and a vector of four query rows stays in its
+ * own four columns of the tile, where its scores were.
  *
- * Registers: 4 x 6 accumulators of 2 x 2, 6 of queries or P, 1 of K or V. BFMMLA takes subnormal numbers as 0 and rounds
- * its sums to odd.
+ * Registers: 4 x 6 accumulators of 2 x 2, 6 of queries or P, 1 of K or V. BFMMLA takes subnormal numbers as 0 and
+ * rounds its sums to odd.
  *
  * Instructions of a tile of 48 queries x 128 keys (scripts/count_instructions; gcc 12), and of packing its V, once for
  * all query rows of an item:

@@ -1,7 +1,7 @@
 /*
- * What kernels with products of bf16 share. An instruction multiplies groups of BF16_GROUP elements along head_dim (Q K^T)
- * or keys (P V) and sums them in f32. K is taken as its rows lie; queries, P and V in groups, and a group that is not
- * full holds zeros. The file has included f32_tile.h, and defined:
+ * What kernels with products of bf16 share. An instruction multiplies groups of BF16_GROUP elements along head_dim (Q
+ * K^T) or keys (P V) and sums them in f32. K is taken as its rows lie; queries, P and V in groups, and a group that is
+ * not full holds zeros. The file has included f32_tile.h, and defined:
  *
  *   BF16_GROUP          elements of a group; of V, they lie side by side, column after column
  *   store_columns(dst, x, count)  the first count numbers of a vector, rounded to bf16

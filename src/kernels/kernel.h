@@ -87,7 +87,7 @@ typedef struct flashc_kv_tile {
 typedef struct flashc_vector_ops {
     bool rows_along;  /* which layout */
     int row_multiple; /* lanes across: the vector length; rows along: 1 */
-    int col_multiple; /* of qt's columns. Lanes across: 1, or elements of a group (bf16); rows along: those of a vector */
+    int col_multiple; /* of qt's columns. Lanes across: 1, or elements of a group (bf16); rows along: a vector's */
     bool groups_weights; /* softmax leaves the weights rounded to bf16, in groups of keys; else they are f32 */
 
     /* Queries: dst[row][col] = factor * src[row][col] of a float type; rows up to the next multiple of row_multiple,
@@ -173,9 +173,9 @@ enum { FLASHC_QK_DEPTH = 64 };
     }
 
 /*
- * How K or V must lie to be multiplied: where it lies in the caller's memory, if it is of one of the types in_place, its
- * columns are contiguous and a multiple of col_multiple, and its rows are no closer than blas_rows asks for; otherwise as
- * a copy of one tile. Copies are rows of f32, with zeros up to col_multiple, or what pack makes.
+ * How K or V must lie to be multiplied: where it lies in the caller's memory, if it is of one of the types in_place,
+ * its columns are contiguous and a multiple of col_multiple, and its rows are no closer than blas_rows asks for;
+ * otherwise as a copy of one tile. Copies are rows of f32, with zeros up to col_multiple, or what pack makes.
  */
 typedef struct flashc_operand {
     unsigned in_place; /* sum of FLASHC_DTYPE_BIT */
@@ -218,7 +218,7 @@ extern const flashc_isa flashc_decode_bf16_avx512;
 
 typedef struct flashc_block_shape {
     int64_t block_m; /* query rows per tile, a multiple of row_multiple, at most FLASHC_MAX_BLOCK_M */
-    int64_t whole_m; /* so many rows, at least block_m, are one block if there are no more: keys are read once for them */
+    int64_t whole_m; /* so many rows, at least block_m, are one block if there are no more: keys are read once then */
     int64_t block_n; /* keys per tile */
 } flashc_block_shape;
 

@@ -23,10 +23,10 @@ enum { PREFETCH_STEPS = INT32_MAX };
 enum { PREFETCH_STEPS = 32 };
 #endif
 
-/* The upcoming rows that are left, and how many of their lines to prefetch at once. Zen 4, one thread, 16 query rows per
- * K/V head on 16,384 keys of f32: 58 % of the FMA peak with a burst of 4 KiB before each register block, which is more
- * than L2 has miss buffers for, so that products wait for memory; 76 % with the same lines every PREFETCH_STEPS; 85 %
- * with touch_ahead. */
+/* The upcoming rows that are left, and how many of their lines to prefetch at once. Zen 4, one thread, 16 query rows
+ * per K/V head on 16,384 keys of f32: 58 % of the FMA peak with a burst of 4 KiB before each register block, which is
+ * more than L2 has miss buffers for, so that products wait for memory; 76 % with the same lines every PREFETCH_STEPS;
+ * 85 % with touch_ahead. */
 typedef struct prefetcher {
     flashc_upcoming left[FLASHC_UPCOMING];
     int64_t byte[FLASHC_UPCOMING]; /* of the first row left */
