@@ -187,6 +187,7 @@ def test_errors(batch):
          {"seqlens": [0] * 4, "cu_seqlens": [0] * 5}),
         ("^cos, sin: expected arrays beside interleaved, found None", ([0] * 4,), {"interleaved": True}),
         ("^cos, sin: expected arrays beside rotary_positions, found None", ([0] * 4,), {"rotary_positions": [0] * 4}),
+        (r"^seqlens\[3\]: expected 0 to seqlen = 37, found 39$", ([0] * 4,), {"seqlens": [0, 0, 0, 39]}),
         ("v, v_cache: expected both or neither, found v_cache alone", ([0] * 4,), {"v_cache": padded_v}),
         ("q, q_out: expected both or neither, found q_out alone", ([0] * 4,), {"q_out": padded_k.copy()}),
         ("k_cache: expected heads 2, found 1", ([0] * 4,), {"k_cache": np.zeros((4, 1, 38, DIM), np.float32)}),

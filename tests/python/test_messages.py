@@ -13,6 +13,7 @@ from oracle import BFLOAT16
 F = np.float32
 Q, K, V = np.zeros((2, 4, 5, 8), F), np.zeros((2, 2, 7, 8), F), np.zeros((2, 2, 7, 6), F)
 LSE = Q[..., 0].copy()
+SOFTMAX_STATE = flashc.SoftmaxState(2)
 RELEASED = memoryview(bytearray(4))
 RELEASED.release()
 
@@ -82,6 +83,7 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     (attention(out=np.zeros((2, 4, 5, 8), F)), ValueError, "out", ("expected head_dim 6 as in v", "found 8")),
     (attention(out=np.zeros((2, 4, 4, 6), F)), ValueError, "out", ("expected number of queries 5", "found 4")),
     (attention(out=np.zeros((2, 4, 6), F)), ValueError, "out", ("expected 4 axes", "found 3")),
+    (attention(v=K, out=Q), ValueError, "out", ("expected memory of its own", "found the address of q (0x")),
     (attention(mask=np.zeros((2, 7), bool)), ValueError, "mask", ("broadcasts to [2, 4, 5, 7]", "found [2, 7]")),
     (attention(mask=np.zeros((1, 2, 4, 5, 7), bool)), ValueError, "mask", ("broadcasts to", "found [1, 2, 4, 5, 7]")),
     (attention(bias=np.zeros((4, 2, 5, 7), F)), ValueError, "bias",
@@ -148,7 +150,8 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     (lambda: flashc.SoftmaxState(-1), ValueError, "rows", ("0 or more", "found -1")),
     (lambda: flashc.SoftmaxState(2.0), TypeError, "rows", ("expected an int", "found 2.0")),  # type: ignore[arg-type]
     (lambda: flashc.SoftmaxState(2, -3), ValueError, "head_dim_v", ("0 or more", "found -3")),
-    (lambda: flashc.SoftmaxState(2).merge(flashc.SoftmaxState(3)), ValueError, "from", ("2", "found 3")),
+    (lambda: SOFTMAX_STATE.merge(flashc.SoftmaxState(3)), ValueError, "other.rows", ("self.rows (2)", "found 3")),
+    (lambda: SOFTMAX_STATE.merge(SOFTMAX_STATE), ValueError, "other", ("expected another state than self",)),
     (lambda: flashc.SoftmaxState(2).merge(2), TypeError, "other", ("SoftmaxState", "int")),  # type: ignore[arg-type]
     (lambda: flashc.SoftmaxState(2, 3).update(np.zeros((2, 4), F)), ValueError, "v", ("[n, 3]", "found None")),
     (lambda: flashc.SoftmaxState(2, 3).update(np.zeros((2, 4), F), np.zeros((5, 3), F)), ValueError, "scores, v",

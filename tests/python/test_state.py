@@ -224,10 +224,10 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="finish: expected a chunk"):
         flashc.AttentionState(q, seqlen_k=40).finish()
     state = flashc.AttentionState(q, seqlen_k=40, causal=True, align="bottom-right")
-    with pytest.raises(ValueError, match=r"state->seqlens_k: expected the keys .*BOTTOM_RIGHT.* found NULL"):
+    with pytest.raises(ValueError, match=r"^seqlens_k: expected the keys .*'bottom-right'.* found None"):
         state.accumulate(k, v, seqlens_k=[40])
     state.accumulate(k, v)
-    with pytest.raises(ValueError, match=r"state->seqlen_k: expected all keys .* found 40, and keys up to 80"):
+    with pytest.raises(ValueError, match=r"^seqlen_k: expected all keys .* found 40, and keys up to 80"):
         state.accumulate(k, v)
     for wrong in ([40, 40], [41]):
         with pytest.raises(ValueError, match="seqlens_k"):
@@ -238,5 +238,11 @@ def test_errors() -> None:
     state.accumulate(k, v)
     with pytest.raises(ValueError, match="head_dim"):
         state.accumulate(k[..., :8], v)
+    with pytest.raises(ValueError, match=r"^v: expected head_dim 16 as in the chunks before, found 8$"):
+        state.accumulate(k[:, :0], v[:, :0, :8])
+    other = flashc.AttentionState(q[:, :2], seqlen_k=40)
+    other.accumulate(k, v)
+    with pytest.raises(ValueError, match=r"^other: expected the rows, .* of self \(6 rows of 16\), found .* \(4 rows"):
+        state.merge(other)
     with pytest.raises(ValueError, match=r"arrays: expected shape \[1, 6\]"):
         state.restore(k, v, (np.zeros(3),) * 3, 0, 0)

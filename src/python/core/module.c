@@ -2,20 +2,46 @@
  * struct layout is written down twice. */
 #include "python/core/module.h"
 
+#include <ctype.h>
+#include <stdio.h>
 #include <string.h>
+
+/* What flashc.h calls otherwise than the package, where a word begins so; the first that fits. */
+static const struct {
+    const char *c, *python;
+} names[] = {
+    {"prefix->", "prefix_"}, {"state->", ""}, {"into->", "self."}, {"of into", "of self"}, {"than into", "than self"},
+    {"from->", "other."}, {"from: ", "other: "}, {"k_cache_scale", "k_scale"}, {"v_cache_scale", "v_scale"},
+    {"cu_seqlens_new", "cu_seqlens"}, {"seqlens_new", "seqlens"}, {"seqlen_new", "seqlen"}, {"o.data", "out"},
+    {"o.", "out."}, {"of o (", "of out ("}, {".data", ""},
+    {"FLASHC_ALIGN_BOTTOM_RIGHT", "'bottom-right'"}, {"chunk, found NULL", "chunk, found None"},
+};
+
+/* The message in the package's names; as much of it as fits. */
+static void translate(const char *message, char *text, size_t size)
+{
+    size_t used = 0;
+    for (const char *at = message; *at && used + 1 < size;) {
+        const bool begins = at == message || *at == '.' || !(isalnum((unsigned char)at[-1]) || at[-1] == '_');
+        size_t i = 0;
+        while (i < sizeof names / sizeof names[0] && !(begins && strncmp(at, names[i].c, strlen(names[i].c)) == 0))
+            i++;
+        if (i == sizeof names / sizeof names[0]) {
+            text[used++] = *at++;
+        } else {
+            const int length = snprintf(text + used, size - used, "%s", names[i].python);
+            used = used + (size_t)length < size ? used + (size_t)length : size - 1;
+            at += strlen(names[i].c);
+        }
+    }
+    text[used] = '\0';
+}
 
 PyObject *flashc_py_raise(flashc_status status)
 {
-    static const struct {
-        const char *c, *python;
-    } beginnings[] = {{"prefix->", "prefix_"}, {"k_cache_scale", "k_scale"}, {"v_cache_scale", "v_scale"}};
-    const char *message = flashc_last_error(), *name = "";
-    for (size_t i = 0; i < sizeof beginnings / sizeof beginnings[0] && !*name; i++)
-        if (strncmp(message, beginnings[i].c, strlen(beginnings[i].c)) == 0) {
-            name = beginnings[i].python;
-            message += strlen(beginnings[i].c);
-        }
-    PyErr_Format(status == FLASHC_ERR_MEMORY ? PyExc_MemoryError : PyExc_ValueError, "%s%s", name, message);
+    char text[1024];
+    translate(flashc_last_error(), text, sizeof text);
+    PyErr_Format(status == FLASHC_ERR_MEMORY ? PyExc_MemoryError : PyExc_ValueError, "%s", text);
     return NULL;
 }
 

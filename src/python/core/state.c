@@ -126,6 +126,15 @@ static int check_block_mask(const flashc_attention_state *s, const flashc_attent
     return -1;
 }
 
+static int check_head_dim_v(const flashc_attention_state *s, const flashc_attention_params *p)
+{
+    if (p->head_dim_v == s->head_dim_v)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "v: expected head_dim %lld as in the chunks before, found %lld",
+                 (long long)s->head_dim_v, (long long)p->head_dim_v);
+    return -1;
+}
+
 static int check_scales(const flashc_py_call *c)
 {
     flashc_py_scales scales[N_CALL_SCALES];
@@ -145,7 +154,8 @@ static PyObject *run(flashc_py_function *function, PyObject *const *args, PyObje
     const bool fits = flashc_py_call_build_chunk(&c, args, s.state.seqlen_k) == 0 &&
                       flashc_py_check_progress(progress) == 0 &&
                       flashc_py_integers_expect(&s.seqlens_k, "seqlens_k", c.params.batch) == 0 &&
-                      check_block_mask(&s.state, &c.params) == 0 && check_scales(&c) == 0;
+                      check_block_mask(&s.state, &c.params) == 0 && check_head_dim_v(&s.state, &c.params) == 0 &&
+                      check_scales(&c) == 0;
     if (fits) {
         set_row_strides(&s.state, &c.params);
         raised = flashc_py_call_watched(&c, progress, function, &s.state, &status);
