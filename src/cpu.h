@@ -57,7 +57,7 @@ static inline void flashc_cpu_leave_float_mode(const unsigned *caller_mode)
 
 /* A declaration: from here to the end of its block, however that is left, this thread is in the default mode. */
 #define FLASHC_IN_DEFAULT_FLOAT_MODE                                                                                  \
-    __attribute__((cleanup(flashc_cpu_leave_float_mode))) const unsigned caller_float_mode =                          \
+    __attribute__((cleanup(flashc_cpu_leave_float_mode), unused)) const unsigned caller_float_mode =                  \
         flashc_cpu_default_float_mode()
 
 #endif
