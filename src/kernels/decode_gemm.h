@@ -1,6 +1,6 @@
 /*
- * Q K^T and P V for few query rows, over the primitives that f32_tile.h lists. Part of decode_tile.h. What is multiplied
- * is f32, as decode_f32.h has it, or pairs of bf16; the including file has defined, of either,
+ * Q K^T and P V for few query rows, over the primitives that f32_tile.h lists. Part of decode_tile.h. What is
+ * multiplied is f32, as decode_f32.h has it, or pairs of bf16; the including file has defined, of either,
  *
  *   gemm_element v_load_elements v_dot  as in tile_gemm.h
  *   load_products(dtype, row, col)      COLUMNS columns of a row of K as v_dot takes them; row, col as in load_vector()
@@ -196,7 +196,8 @@ V_INLINE void pv_typed(flashc_dtype dtype, float *acc, flashc_kv_tile v, const f
         if (start)
             start = prefetch_starts(start, first + PV_KEYS, into_l2);
         const int64_t n = flashc_min(PV_KEYS, n_keys - first);
-        row_prefetcher rows = {v.row + first + rows_ahead(row_bytes, into_l2), n, 0, row_bytes, into_l2}, *coming = &rows;
+        row_prefetcher rows = {v.row + first + rows_ahead(row_bytes, into_l2), n, 0, row_bytes, into_l2};
+        row_prefetcher *coming = &rows;
         int64_t row = 0;
         for (; row + 4 <= n_rows; row += 4, coming = NULL)
             pv_rows(4, dtype, v.row + first, columns, n, p + row * ld + first, ld, acc + row * ld,

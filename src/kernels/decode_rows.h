@@ -1,6 +1,6 @@
 /*
- * Rows of K and V as decode's products walk them: where their columns lie, and prefetches some rows ahead of those being
- * multiplied.
+ * Rows of K and V as decode's products walk them: where their columns lie, and prefetches some rows ahead of those
+ * being multiplied.
  *
  * What mattered (16,384 keys of 8 heads, f32, one Zen 5 core; without any 8 ms): bursts of 2 KiB between steps of four
  * keys, in order of address, from one instruction in one loop (3.4 ms for the loops alone; the same lines by two, eight

@@ -3,8 +3,8 @@
  * accumulators, 2 to 4 loads of K and one of a query, or up to 8 of V, one at a time, and a broadcast.
  *
  * Ideal: two multiply-adds a cycle. A tile of 48 queries x 128 keys at head_dim 64 is 768 vectors of scores, each 128
- * multiply-adds, 64 cycles. Zen 4, tiles in L2: 32.3 and 32.6 cycles for the products, 5.6 for the softmax (9.9 with exp
- * by a polynomial of degree 6, whose chain of operations, not their number, took the time), 90.9 % of the peak; in
+ * multiply-adds, 64 cycles. Zen 4, tiles in L2: 32.3 and 32.6 cycles for the products, 5.6 for the softmax (9.9 with
+ * exp by a polynomial of degree 6, whose chain of operations, not their number, took the time), 90.9 % of the peak; in
  * calls 84 to 85.5. Head_dim 32 / 128: 84 and 94.7 % in tiles; 88 to 89 in calls at 128.
  *
  * Rows along, cycles a key at head_dim 128 and 4 rows: Q K^T 50 to 54 and P V 39 to 44, of 32 each.
@@ -38,8 +38,8 @@ V_INLINE vec v_div(vec a, vec b) { return _mm256_div_ps(a, b); }
  *
  *   e^f - 1 = f + c2 f^2 + c3 f^3 on [-ln2/16, ln2/16], minimax with the error below weighing five times the one
  *   above: -1.06 u to 0.21 u relative, u = 2^-24. The table is rounded (0.54 u), the last FMA rounds, and ln2/8 in one
- *   f32 is too large by 0.046 u per unit of |x|, which makes e^f too large: hence the weights. (Equal ones, 0.43 u, left
- *   flashc.h's bound at x = -78.) Largest error of all x: 0.987 of the bound.
+ *   f32 is too large by 0.046 u per unit of |x|, which makes e^f too large: hence the weights. (Equal ones, 0.43 u,
+ *   left flashc.h's bound at x = -78.) Largest error of all x: 0.987 of the bound.
  */
 #define EXP_8_LOG2E 0x1.715476p3f
 #define EXP_MINUS_LN2_8 -0x1.62e430p-4f

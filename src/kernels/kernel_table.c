@@ -26,8 +26,8 @@ static flashc_block_shape built_in_blocks(int64_t head_dim, int64_t head_dim_v)
  * Rows along, for as many query rows as a vector has lanes: with fewer, lanes across leaves some idle, and it must
  * convert halves first; with more, it needs no sums across vectors. (AVX2, f32, head_dim 128, 16 rows: 1,345
  * instructions a key, counted, against about 1,050 lanes across.) Tiles of 256 keys at
- * head_dim 128 share what a tile costs beside products (int8, one row: 0.5 ns of 7.3 a key less than tiles of 128): rows
- * are prefetched into L1, not tiles into L2. Powers of two divide a key piece.
+ * head_dim 128 share what a tile costs beside products (int8, one row: 0.5 ns of 7.3 a key less than tiles of 128):
+ * rows are prefetched into L1, not tiles into L2. Powers of two divide a key piece.
  */
 enum { DECODE_ROWS = 16 };
 
@@ -138,9 +138,10 @@ const char *flashc_kernel_too_many_rows(const flashc_kernel_row *row, int64_t n_
 enum { HIDDEN_F32_ROWS = 4 };
 
 /* The most query rows for which decode's kernels of AVX-512 are faster than tiles, which take as long for 1 row as for
- * 16, where K and V are of the type that is multiplied (another would be converted tile by tile: f16 is even at 16). Zen
- * 4, 16,384 keys at head_dim 128, one thread, ms decode / tiles, at 8, 10, 12 and 16 rows: f32 8.7 / 10.7, 10.8 / 10.7,
- * 11.3 / 10.6, 13.9 / 10.7; bf16 4.6 / 6.5, 6.0 / 6.8, 6.7 / 6.9, 8.5 / 6.6. */
+ * 16, where K and V are of the type that is multiplied (another would be converted tile by tile: f16 is even at 16).
+ * Zen 4, 16,384 keys at head_dim 128, one thread, ms decode / tiles, at 8, 10, 12 and 16 rows: f32 8.7 / 10.7, 10.8 /
+ * 10.7, 11.3 / 10.6, 13.9 / 10.7; bf16 4.6 / 6.5, 6.0 / 6.8, 6.7 / 6.9, 8.5 / 6.6. (AVX2 there, f32, at 5, 6 and 8
+ * rows, its most: 7.6 / 14.0, 9.8 / 14.3, 10.3 / 15.4; bf16 6.6 / 18, 7.4 / 18, 9.5 / 17.) */
 enum { F32_DECODE_ROWS = 10, BF16_DECODE_ROWS = 12 };
 
 static const char *tiles_are_faster(const flashc_kernel_row *row, const flashc_kernel_shape *shape)
