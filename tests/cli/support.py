@@ -29,6 +29,12 @@ FORMATS = {'<f4': 'f', '<f2': 'e', '<f8': 'd', '|b1': 'B', '|u1': 'B', '|i1': 'b
            '<u2': 'H', '<V2': 'H', '|V2': 'H', '>f4': '>f'}
 
 
+def is_sanitized():
+    """Whether the program checks its own memory accesses: its speed says nothing then."""
+    with open(PROGRAM, 'rb') as file:
+        return b'__asan_init' in file.read()
+
+
 def count_of(shape):
     return math.prod(shape)
 
