@@ -31,6 +31,7 @@ const char *flashc_cpu_missing(unsigned needed);
 /* 23 of AMD's Zen and Zen 2, 25 of Zen 3 and 4, 26 of Zen 5; 0 of others' CPUs. (Which of two ways is faster can depend
  * on the make.) */
 int flashc_cpu_amd_family(void);
+enum { FLASHC_AMD_ZEN_3_AND_4 = 25, FLASHC_AMD_ZEN_5 = 26 };
 
 /* CPUs in this thread's affinity mask, limited by the cgroup CPU quota (v1 and v2, rounded up; the
  * quota is read once). At least 1. */

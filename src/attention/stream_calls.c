@@ -83,9 +83,7 @@ static flashc_status plan_chunk(const flashc_attention_state *state, const flash
                                 flashc_problem *problem, flashc_plan *plan)
 {
     flashc_attention_params p;
-    flashc_status status = flashc_stream_check_state("state", state);
-    if (status == FLASHC_OK)
-        status = flashc_stream_read_params(&p, params);
+    flashc_status status = flashc_stream_read_call(&p, state, params);
     if (status != FLASHC_OK)
         return status;
     p.sinks = NULL;

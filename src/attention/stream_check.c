@@ -66,6 +66,13 @@ flashc_status flashc_stream_check_state(const char *name, const flashc_attention
     return FLASHC_OK;
 }
 
+flashc_status flashc_stream_read_call(flashc_attention_params *ours, const flashc_attention_state *state,
+                                      const flashc_attention_params *params)
+{
+    const flashc_status status = flashc_stream_check_state("state", state);
+    return status == FLASHC_OK ? flashc_stream_read_params(ours, params) : status;
+}
+
 flashc_status flashc_stream_check_rows(const flashc_attention_state *s, const flashc_attention_params *p)
 {
     const int64_t size[3] = {p->cu_seqlens_q ? 1 : p->batch, p->num_heads, p->seqlen_q};

@@ -13,6 +13,10 @@ int64_t flashc_stream_capacity(const flashc_attention_state *state);
 /* Are the state's sizes in range, and its arrays there? */
 flashc_status flashc_stream_check_state(const char *name, const flashc_attention_state *state);
 
+/* Checks the state and copies the caller's params: what a call that has both begins with. */
+flashc_status flashc_stream_read_call(flashc_attention_params *ours, const flashc_attention_state *state,
+                                      const flashc_attention_params *params);
+
 /* Does the state have a row of its own for each query of the call? */
 flashc_status flashc_stream_check_rows(const flashc_attention_state *state, const flashc_attention_params *params);
 

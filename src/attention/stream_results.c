@@ -99,9 +99,7 @@ flashc_status flashc_attention_finish(const flashc_attention_state *state, const
 {
     flashc_attention_params p;
     flashc_problem problem;
-    flashc_status status = flashc_stream_check_state("state", state);
-    if (status == FLASHC_OK)
-        status = flashc_stream_read_params(&p, params);
+    flashc_status status = flashc_stream_read_call(&p, state, params);
     if (status != FLASHC_OK)
         return status;
     p.seqlen_k = 0; /* what is about keys is not looked at */

@@ -64,7 +64,7 @@ V_INLINE int64_t rows_ahead(int64_t row_bytes, bool into_l2)
     return flashc_min((into_l2 ? AHEAD_IN_L2 : AHEAD_IN_L1) / flashc_max(1, row_bytes), FLASHC_ROWS_AHEAD);
 }
 
-/* Into L1, or on Zen 4 L2. */
+/* Into L1, or into L2: see prefetches_into_l2(). */
 V_INLINE void prefetch_bytes(const char *first, int64_t n, bool into_l2)
 {
     if (into_l2)
@@ -87,9 +87,8 @@ V_INLINE void touch_page(const char *first, int64_t n)
  * q8_0 take longer to multiply than prefetches into L1 wait for each other: 4.4 ms, into L2 4.8. */
 V_INLINE bool prefetches_into_l2(flashc_dtype dtype, int64_t n_rows)
 {
-    enum { FAMILY_OF_ZEN5 = 26 };
     const int family = flashc_cpu_amd_family();
-    return family > 0 && family < FAMILY_OF_ZEN5 && (dtype != FLASHC_Q8_0 || n_rows < 4);
+    return family > 0 && family < FLASHC_AMD_ZEN_5 && (dtype != FLASHC_Q8_0 || n_rows < 4);
 }
 
 /* Rows that are one run of memory, in one loop: its instruction is then seen to go through memory evenly. */

@@ -27,9 +27,6 @@
 /* Where it is within 3 % of the built-in tiles; see flashc_openblas_not_preferred(). */
 enum { LARGEST_HEAD_DIM = 64, FEWEST_ROWS = 2048 };
 
-/* Zen 3 is another, without AVX-512. */
-enum { FAMILY_OF_ZEN4 = 25 };
-
 /* openblas_get_parallel(): */
 enum { BUILT_SERIAL = 0, BUILT_PTHREADS = 1, BUILT_OPENMP = 2 };
 
@@ -176,7 +173,7 @@ const char *flashc_openblas_not_preferred(const flashc_kernel_shape *shape)
      *   Zen 4, causal                        87 /  95 /  96 /  96    89 /  99 / 102 / 102
      *   Zen 4, bias                          -  /  86 /  -  /  -     -  /  95 /  -  /  -
      * On Zen 4 it is within 3 % at head_dim 16 to 64 and 2,048 to 8,192 tokens, none of them hidden. */
-    if (flashc_cpu_amd_family() != FAMILY_OF_ZEN4)
+    if (flashc_cpu_amd_family() != FLASHC_AMD_ZEN_3_AND_4) /* of these Zen 4 has avx512f */
         return "the built-in tiles were faster on every CPU measured but Zen 4 (by 5 to 15 %)";
     if (shape->masked)
         return "the built-in tiles were faster on Zen 4 with causal, window, mask or bias (by 3 to 10 %)";

@@ -253,8 +253,9 @@ typedef struct flashc_kernel_shape {
     bool allows_bf16; /* inputs and weights may be rounded to it */
 } flashc_kernel_shape;
 
-/* Why the row is not taken unless it is named: it cannot run, or would be slow here; NULL if it may be. Pure: CPU,
- * OpenBLAS build and shape decide, never a timing. OpenBLAS is loaded only if the others do not decide. */
+/* Why a row whose instructions the CPU has is not taken unless it is named: OpenBLAS cannot run, or it would be slow
+ * here; NULL if it may be. Pure: CPU, OpenBLAS build and shape decide, never a timing. OpenBLAS is loaded only if the
+ * others do not decide. */
 const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, const flashc_kernel_shape *shape);
 
 /* The OpenBLAS that is loaded, "none: " and why it could not be, or "none" in a build without it. */

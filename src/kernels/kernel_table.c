@@ -160,9 +160,6 @@ static const char *tiles_are_faster(const flashc_kernel_row *row, const flashc_k
 
 const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, const flashc_kernel_shape *shape)
 {
-    const char *missing = flashc_cpu_missing(row->cpu_features);
-    if (missing)
-        return missing;
 #if FLASHC_HAVE_OPENBLAS
     if (row->uses_openblas)
         return flashc_openblas_not_preferred(shape);

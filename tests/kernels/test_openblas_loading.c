@@ -49,7 +49,7 @@ static void loaded_when_needed(void **state)
     run_default(72); /* OpenBLAS's small-matrix path is slow for such a head_dim on any CPU */
     explain(72, &before[0]);
     assert_false(is_loaded());
-    if (flashc_cpu_amd_family() != 25 || !(flashc_cpu_features() & FLASHC_CPU_AVX512F)) {
+    if (flashc_cpu_amd_family() != FLASHC_AMD_ZEN_3_AND_4 || !(flashc_cpu_features() & FLASHC_CPU_AVX512F)) {
         run_default(64);
         explain(64, &before[1]);
         assert_false(is_loaded());
