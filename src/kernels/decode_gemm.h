@@ -77,7 +77,7 @@ V_INLINE int step_keys(int rows)
 typedef struct key_prefetcher {
     int64_t ahead, row_bytes; /* rows from those that are multiplied on; of each row */
     const flashc_start *start;
-    bool into_l2;
+    bool into_l2, loads; /* see prefetches_into_l2(), loads_lines() */
 } key_prefetcher;
 
 /* VL scores: `rows` rows by VL / rows keys, of which k says where they lie and `key` is the first one's number in the
@@ -91,8 +91,11 @@ V_INLINE void dot_block(int rows, flashc_dtype dtype, const void *const *k, int6
     vec sum[VL];
 #pragma GCC unroll 4 /* or sums wait in memory: on Zen 4 a store of 64 bytes takes two cycles (int8, two rows: 4 %) */
     for (int first = 0; first < keys; first += step) {
-        if (coming)
+        if (coming) {
             prefetch_rows(step, k + coming->ahead + first, coming->row_bytes, coming->into_l2);
+            if (coming->loads)
+                load_lines(step, k + first, coming->row_bytes);
+        }
         dot_registers(rows, step, keys, dtype, k + first, column, q, ld * GEMM_PER_LANE, depth, sum + first);
     }
     float out[VL];
@@ -129,7 +132,8 @@ V_INLINE void qk_typed(flashc_dtype dtype, float *scores, flashc_kv_tile k, cons
 {
     const int64_t columns = flashc_round_up(head_dim, COLUMNS), row_bytes = flashc_row_bytes(dtype, head_dim);
     const bool into_l2 = prefetches_into_l2(dtype, n_rows);
-    key_prefetcher coming = {rows_ahead(row_bytes, into_l2), row_bytes, k.start, into_l2};
+    key_prefetcher coming = {rows_ahead(row_bytes, into_l2), row_bytes, k.start, into_l2,
+                             loads_lines(dtype, n_rows, into_l2)};
     for (int64_t first = 0; first < n_keys; first += VL)
         for (int64_t column = 0; column < columns; column += FLASHC_QK_DEPTH * VL)
             dot_keys(dtype, k.row + first, column, q + column, ld, n_rows,
@@ -154,8 +158,11 @@ V_INLINE void pv_registers(int rows, int vecs, flashc_dtype dtype, const void *c
         sum[i] = v_set1(0.0f);
     int64_t key = 0;
     for (; key + PV_STEP <= n; key += PV_STEP) {
-        if (coming)
+        if (coming) {
             prefetch_step_rows(coming);
+            if (coming->loads && column == 0)
+                load_lines(PV_STEP, v + key, coming->row_bytes);
+        }
         for (int i = 0; i < PV_STEP; i += GEMM_PER_LANE)
             pv_keys(rows, vecs, dtype, v + key + i, GEMM_PER_LANE, column, p + key + i, ldp, sum);
     }
@@ -196,7 +203,8 @@ V_INLINE void pv_typed(flashc_dtype dtype, float *acc, flashc_kv_tile v, const f
         if (start)
             start = prefetch_starts(start, first + PV_KEYS, into_l2);
         const int64_t n = flashc_min(PV_KEYS, n_keys - first);
-        row_prefetcher rows = {v.row + first + rows_ahead(row_bytes, into_l2), n, 0, row_bytes, into_l2};
+        row_prefetcher rows = {v.row + first + rows_ahead(row_bytes, into_l2), n, 0, row_bytes, into_l2,
+                               loads_lines(dtype, n_rows, into_l2)};
         row_prefetcher *coming = &rows;
         int64_t row = 0;
         for (; row + 4 <= n_rows; row += 4, coming = NULL)

@@ -22,6 +22,17 @@
  * into L1 twice as far ahead, which waits. Two Zen 4 cores, f32 and bf16: 22 and 17 GB/s into L1, 30 and 20 into L2,
  * 41 and 30 with the pages; the same prefetches one by one between the loads 38 and 27; loads in place of prefetches
  * no better than L1.
+ *
+ * The hardware's own prefetchers read faster still there (one thread 31 GB/s; prefetches into L2 alone 20, for want of
+ * misses in flight), but follow a loop through memory, not four rows in turn. So a line each of the rows about to be
+ * multiplied is loaded first, see load_lines(): with the prefetches into L2, and only where memory is what takes the
+ * time, see loads_lines(). One thread, 16,384 keys of 8 heads, f32 with four rows 5.9 to 5.3 ms; of 32 heads with one
+ * row, f32 24.7 to 21.6, bf16 13.1 to 11.2; products of bf16 with four rows 2.85 to 2.65. Prefetches of every second
+ * line beside it, which are the best for a loop of loads alone (30 GB/s), take up to twice as long here: the hardware
+ * stops while the products take their time.
+ *
+ * Zen 3 (one thread, AVX2): f32 with four rows into L1 16.3 ms, into L2 14.8, with the loads 12.8; of 32 heads with one
+ * row of bf16 25.8 and 23.3, with two of f16 of 16 heads 7.4 and 6.6.
  */
 #ifndef FLASHC_DECODE_ROWS_H
 #define FLASHC_DECODE_ROWS_H
@@ -83,12 +94,29 @@ V_INLINE void touch_page(const char *first, int64_t n)
         __builtin_prefetch((const char *)(address + AHEAD_IN_L2), 0, 3);
 }
 
-/* On AMD's CPUs before Zen 5 (the earlier ones have as few miss buffers as Zen 4; they were not measured). Four rows of
- * q8_0 take longer to multiply than prefetches into L1 wait for each other: 4.4 ms, into L2 4.8. */
+/* On AMD's CPUs before Zen 5 (measured on Zen 3 and 4). Four rows of q8_0 take longer to multiply than prefetches into
+ * L1 wait for each other: 4.4 ms, into L2 4.8. */
 V_INLINE bool prefetches_into_l2(flashc_dtype dtype, int64_t n_rows)
 {
     const int family = flashc_cpu_amd_family();
     return family > 0 && family < FLASHC_AMD_ZEN_5 && (dtype != FLASHC_Q8_0 || n_rows < 4);
+}
+
+/* Whether load_lines() pays: not where products take longer than memory does. Then it costs time: f16 with four rows
+ * 5 %, int8 and q8_0 1 to 4 % at any number of rows. In f32 it is 7 to 12 % less time with eight rows still. */
+V_INLINE bool loads_lines(flashc_dtype dtype, int64_t n_rows, bool into_l2)
+{
+    const int64_t rows = dtype == FLASHC_F32 ? 8 : dtype == FLASHC_F16 || dtype == FLASHC_BF16 ? 2 : 0;
+    return into_l2 && n_rows <= rows * GEMM_PER_LANE;
+}
+
+/* One load of each line, row by row, from one instruction. Rows that look like one run of memory need not be one (pages
+ * of a cache), so none are taken as such: what is loaded, unlike what is prefetched, must be theirs. */
+V_INLINE void load_lines(int64_t n, const void *const *row, int64_t row_bytes)
+{
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t byte = 0; byte < row_bytes; byte += FLASHC_CACHE_LINE)
+            (void)*((const volatile char *)row[i] + byte);
 }
 
 /* Rows that are one run of memory, in one loop: its instruction is then seen to go through memory evenly. */
@@ -131,7 +159,7 @@ enum { PV_KEYS = 32, PV_STEP = 8 };
 typedef struct row_prefetcher {
     const void *const *row;
     int64_t left, per_step, row_bytes;
-    bool into_l2;
+    bool into_l2, loads; /* see prefetches_into_l2(), loads_lines() */
 } row_prefetcher;
 
 V_INLINE void prefetch_step_rows(row_prefetcher *p)
