@@ -133,9 +133,15 @@ const char *flashc_kernel_too_many_rows(const flashc_kernel_row *row, int64_t n_
     return row->most_rows > 0 && n_rows > row->most_rows ? row->too_many_rows : NULL;
 }
 
-/* Rows whose products in f32 take less time than memory takes to deliver K and V of bf16: on Zen 5, 16,384 keys at
- * head_dim 128, one thread, products of bf16 take 1.03 to 0.98 times as long at 1, 2 and 4 rows, and 0.81 at 8. */
-enum { HIDDEN_F32_ROWS = 4 };
+/* NULL, or why products of bf16 do not pay: those in f32 take no longer than memory takes to deliver K and V of bf16.
+ * 16,384 keys at head_dim 128, time of products of bf16 over that of f32: Zen 5, one thread, 1.03 to 0.98 at 1, 2 and 4
+ * rows, 0.81 at 8. Zen 4, two threads, 1.05 to 1.07 at 1 and 2 rows, 1.0 at 3, 0.8 at 4. */
+static const char *f32_products_are_hidden(int64_t n_rows)
+{
+    if (flashc_cpu_amd_family() == FLASHC_AMD_ZEN_3_AND_4)
+        return n_rows > 3 ? NULL : "with at most 3 query rows per K/V head f32 is as fast here, and rounds no weights";
+    return n_rows > 4 ? NULL : "with at most 4 query rows per K/V head f32 is as fast, and rounds no weights";
+}
 
 /* The most query rows for which decode's kernels of AVX-512 are faster than tiles, which take as long for 1 row as for
  * 16, where K and V are of the type that is multiplied (another would be converted tile by tile: f16 is even at 16).
@@ -167,8 +173,9 @@ const char *flashc_kernel_not_preferred(const flashc_kernel_row *row, const flas
     const char *faster = tiles_are_faster(row, shape);
     if (faster || !row->bf16 || !row->vector->rows_along)
         return faster;
-    if (shape->n_rows <= HIDDEN_F32_ROWS)
-        return "with at most 4 query rows per K/V head f32 products are as fast, and round no weights";
+    const char *hidden = f32_products_are_hidden(shape->n_rows);
+    if (hidden)
+        return hidden;
     if (shape->head_dim % row->gemm->k.col_multiple != 0 || shape->head_dim_v % row->gemm->v.col_multiple != 0)
         return "head_dim or head_dim_v is no multiple of 32: rows would be copied";
     return NULL;

@@ -134,7 +134,8 @@ class Dispatch(unittest.TestCase):
         if not kernels().get("decode_bf16_avx512", {}).get("available"):
             NOT_RUN.append(f"{self.id()}: needs avx512bf16")
             self.skipTest(NOT_RUN[-1])
-        for group, head_dim, kernel in ((4, 64, "decode_avx512"), (5, 64, "decode_bf16_avx512"),
+        of_f32 = 3 if is_zen4() else 4
+        for group, head_dim, kernel in ((of_f32, 64, "decode_avx512"), (of_f32 + 1, 64, "decode_bf16_avx512"),
                                         (12, 64, "decode_bf16_avx512"), (13, 64, "bf16_avx512"),
                                         (5, 48, "decode_avx512")):
             with self.subTest(group=group, head_dim=head_dim):
