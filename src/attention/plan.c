@@ -67,7 +67,8 @@ static void fit_block_mask(flashc_plan *plan, const flashc_problem *p)
     if (!p->block_mask.data)
         return;
     flashc_block_shape *b = &plan->block;
-    b->block_m = fit_tiles(flashc_min(p->block_mask_m, large) * flashc_min(p->group, large),
+    /* Without heads there is no group, and no tile to fit; the plan is made all the same. */
+    b->block_m = fit_tiles(flashc_min(p->block_mask_m, large) * flashc_max(1, flashc_min(p->group, large)),
                            plan->kernel->vector->row_multiple, b->block_m);
     b->block_n = fit_tiles(flashc_min(p->block_mask_n, large), 1, b->block_n);
 }

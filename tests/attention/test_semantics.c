@@ -280,10 +280,12 @@ static void empty_sizes(const char *kernel)
                                            {1, 4, 2, 7, 0, 8, 8}, {1, 4, 2, 7, 9, 8, 0}, {1, 4, 2, 0, 0, 8, 0},
                                            {2, 1, 1, 300, 0, 1, 3}, {1, 0, 0, 7, 9, 8, 8}};
     for (size_t n = 0; n < sizeof shapes / sizeof shapes[0]; n++) {
-        for (int causal = 0; causal < 2; causal++) {
+        for (int variant = 0; variant < 4; variant++) {
             problem p = problem_on(kernel, shapes[n], FLASHC_F32, 3);
-            p.params.causal = causal;
+            p.params.causal = variant % 2;
             p.params.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
+            if (variant >= 2)
+                problem_add_block_mask(&p, 4, 4);
             run_and_check(&p);
             problem_free(&p);
         }
