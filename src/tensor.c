@@ -8,7 +8,7 @@ static int64_t elements(const flashc_tensor_argument *a, int axis)
     return axis == 3 ? a->size[3] / flashc_dtype_columns(a->tensor->dtype) : a->size[axis];
 }
 
-static bool is_empty(const flashc_tensor_argument *a)
+bool flashc_tensor_is_empty(const flashc_tensor_argument *a)
 {
     return a->size[0] == 0 || a->size[1] == 0 || a->size[2] == 0 || a->size[3] == 0;
 }
@@ -97,7 +97,7 @@ flashc_status flashc_tensor_check(const flashc_tensor_argument *a)
     if (!has_type(a))
         return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.dtype: expected %s, found %s (%d)", a->name, types[a->types],
                            flashc_dtype_name(t->dtype), (int)t->dtype);
-    if (is_empty(a))
+    if (flashc_tensor_is_empty(a))
         return FLASHC_OK;
     if (!t->data)
         return flashc_fail(FLASHC_ERR_ARGUMENT,
@@ -118,7 +118,8 @@ flashc_status flashc_tensor_check(const flashc_tensor_argument *a)
 
 flashc_status flashc_tensor_check_apart(const flashc_tensor_argument *output, const flashc_tensor_argument *other)
 {
-    if (output->tensor->data == other->tensor->data && !is_empty(output) && !is_empty(other))
+    const bool somewhere = !flashc_tensor_is_empty(output) && !flashc_tensor_is_empty(other);
+    if (output->tensor->data == other->tensor->data && somewhere)
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "%s.data: expected memory of its own, found the address of %s (%p)", output->name,
                            other->name, output->tensor->data);

@@ -18,6 +18,9 @@ typedef struct flashc_tensor_argument {
     flashc_types types;
 } flashc_tensor_argument;
 
+/* Has it no elements? Then it need not be anywhere either. */
+bool flashc_tensor_is_empty(const flashc_tensor_argument *a);
+
 /* Type, pointer, alignment; every element at a 64-bit distance; an output does not overlap itself. Of a tensor without
  * elements the type alone. */
 flashc_status flashc_tensor_check(const flashc_tensor_argument *a);

@@ -156,9 +156,11 @@ static flashc_status check_tensors(const flashc_attention_params *p, bool output
 /* k_scale and v_scale: are they given where the types want them, and only there? */
 static flashc_status check_scales_given(const flashc_attention_params *p)
 {
-    flashc_status status = flashc_cache_check_scale_given("k_scale", &p->k_scale, "k", &p->k, p->head_dim);
-    return status == FLASHC_OK ? flashc_cache_check_scale_given("v_scale", &p->v_scale, "v", &p->v, p->head_dim_v)
-                               : status;
+    const flashc_block_table *table_v = flashc_cache_table_v(&p->block_table, &p->block_table_v);
+    const flashc_tensor_argument k = rows_argument("k", &p->k, &p->block_table, p, p->head_dim, FLASHC_TYPES_CACHE);
+    const flashc_tensor_argument v = rows_argument("v", &p->v, table_v, p, p->head_dim_v, FLASHC_TYPES_CACHE);
+    const flashc_status status = flashc_cache_check_scale_given("k_scale", &p->k_scale, &k);
+    return status == FLASHC_OK ? flashc_cache_check_scale_given("v_scale", &p->v_scale, &v) : status;
 }
 
 flashc_status flashc_check_attention(const flashc_attention_params *params, const flashc_attention_state *state,

@@ -97,8 +97,7 @@ static flashc_status check_scale(const flashc_tensor_argument *scale, const flas
         return data ? flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected NULL without %s, found %p", scale->name,
                                   cache->name, data)
                     : FLASHC_OK;
-    flashc_status status =
-        flashc_cache_check_scale_given(scale->name, scale->tensor, cache->name, cache->tensor, cache->size[3]);
+    flashc_status status = flashc_cache_check_scale_given(scale->name, scale->tensor, cache);
     if (status == FLASHC_OK && data)
         status = flashc_tensor_check(scale);
     return status == FLASHC_OK && data ? flashc_tensor_check_apart(cache, scale) : status;

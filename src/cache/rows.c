@@ -80,15 +80,15 @@ flashc_status flashc_cache_check_pages(const char *name, const flashc_block_tabl
     return FLASHC_OK;
 }
 
-flashc_status flashc_cache_check_scale_given(const char *name, const flashc_tensor *scale, const char *of,
-                                             const flashc_tensor *tensor, int64_t cols)
+flashc_status flashc_cache_check_scale_given(const char *name, const flashc_tensor *scale,
+                                             const flashc_tensor_argument *of)
 {
-    const flashc_dtype dtype = tensor->dtype;
+    const flashc_dtype dtype = of->tensor->dtype;
     if (scale->data && (!flashc_dtype_is_quantised(dtype) || dtype == FLASHC_Q8_0))
-        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected NULL with %s of type %s, found %p", name, of,
-                           flashc_dtype_name(dtype), scale->data);
-    if (!scale->data && dtype == FLASHC_I8 && cols > 0)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected NULL with %s of type %s, found %p", name,
+                           of->name, flashc_dtype_name(dtype), scale->data);
+    if (!scale->data && dtype == FLASHC_I8 && !flashc_tensor_is_empty(of))
         return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.data: expected a scale for each row with %s of type i8, found NULL",
-                           name, of);
+                           name, of->name);
     return FLASHC_OK;
 }

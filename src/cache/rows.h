@@ -61,9 +61,9 @@ static inline const flashc_block_table *flashc_cache_table_v(const flashc_block_
 /* block_table_v is there only beside block_table. */
 flashc_status flashc_cache_check_tables_given(const flashc_block_table *k, const flashc_block_table *v);
 
-/* scale, called name, of the tensor called of: is it given where the type wants one, and only there? */
-flashc_status flashc_cache_check_scale_given(const char *name, const flashc_tensor *scale, const char *of,
-                                             const flashc_tensor *tensor, int64_t cols);
+/* The scale, called name, of k, v or their caches: is it given where the type wants one, and only there? */
+flashc_status flashc_cache_check_scale_given(const char *name, const flashc_tensor *scale,
+                                             const flashc_tensor_argument *of);
 
 /* Sizes, strides and pointer of a table; its entries are not read. */
 flashc_status flashc_cache_check_table(const char *name, const flashc_block_table *t, int64_t batch);
