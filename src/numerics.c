@@ -75,6 +75,7 @@ static flashc_status check_tolerance(const char *name, double tolerance)
 flashc_status flashc_compare(int64_t n, const void *a, flashc_dtype a_dtype, const void *b, flashc_dtype b_dtype,
                              double rtol, double atol, flashc_compare_report *out)
 {
+    FLASHC_IN_DEFAULT_FLOAT_MODE; /* for the tolerances too */
     flashc_status status = check_array("a", a, a_dtype, n, false);
     if (status == FLASHC_OK)
         status = check_array("b", b, b_dtype, n, false);
@@ -89,7 +90,6 @@ flashc_status flashc_compare(int64_t n, const void *a, flashc_dtype a_dtype, con
 
     flashc_compare_report report = {.worst = -1, .max_abs_index = -1};
     double worst_excess = 0.0;
-    FLASHC_IN_DEFAULT_FLOAT_MODE;
     for (int64_t i = 0; i < n; i++) {
         double x = (double)flashc_load_f32(a, a_dtype, i), y = (double)flashc_load_f32(b, b_dtype, i);
         double over = excess(x, y, rtol, atol);

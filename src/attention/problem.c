@@ -95,6 +95,7 @@ static flashc_status init(flashc_problem *problem, const flashc_attention_params
                           const flashc_attention_state *state, bool outputs)
 {
     flashc_attention_params p;
+    FLASHC_IN_DEFAULT_FLOAT_MODE; /* for checks that compare floats, and the default scale, which is rounded */
     flashc_attention_params_init(&p, sizeof p);
     flashc_status status =
         flashc_params_read(&p, sizeof p, params, FIRST_STRUCT_SIZE, "flashc_attention_params_init");
@@ -102,7 +103,6 @@ static flashc_status init(flashc_problem *problem, const flashc_attention_params
         status = flashc_check_attention(&p, state, outputs);
     if (status != FLASHC_OK)
         return status;
-    FLASHC_IN_DEFAULT_FLOAT_MODE; /* for the default scale, which is rounded */
     resolve(problem, &p, state, outputs);
     return FLASHC_OK;
 }

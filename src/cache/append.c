@@ -84,6 +84,7 @@ void flashc_append_params_init(flashc_append_params *params, size_t struct_size)
 flashc_status flashc_append(const flashc_append_params *params)
 {
     flashc_append_params p;
+    FLASHC_IN_DEFAULT_FLOAT_MODE; /* for the checks too: of scales, which may be subnormal */
     flashc_append_params_init(&p, sizeof p);
     flashc_status status = flashc_params_read(&p, sizeof p, params, FIRST_STRUCT_SIZE, "flashc_append_params_init");
     if (status == FLASHC_OK)
@@ -114,7 +115,6 @@ flashc_status flashc_append(const flashc_append_params *params)
          .row = row},
         {.from = &p.q, .to = {.tensor = p.q_out}, .rotated = true, .heads = p.num_heads, .cols = p.head_dim},
     };
-    FLASHC_IN_DEFAULT_FLOAT_MODE;
     for (int64_t b = 0; b < p.batch; b++)
         for (size_t i = 0; i < sizeof transfers / sizeof transfers[0]; i++)
             if (transfers[i].to.tensor.data && transfers[i].cols > 0)

@@ -5,6 +5,8 @@
 #include "support/kernels.h"
 #include "support/stream.h"
 
+#include <string.h>
+
 /* 1 / sqrt(80) must be rounded; few query rows, so that keys are split and states merge. */
 static const problem_shape many_rows = {1, 4, 2, 130, 270, 80, 48}, few_rows = {2, 4, 2, 2, 1500, 80, 48};
 
@@ -96,6 +98,30 @@ static void shared_prefix(const char *kernel)
     problem_free(&p);
 }
 
+/* Arguments that are invalid since a subnormal number is no 0. */
+static void refusals(void **state)
+{
+    (void)state;
+    problem p;
+    problem_typed(&p, &(problem_shape){1, 1, 1, 3, 5, 8, 8}, FLASHC_F32, FLASHC_I8, FLASHC_F32, FLASHC_F32, 1);
+    for (int mode = 0; mode < FLOAT_MODES; mode++)
+        for (int64_t stride = 1; stride <= 2; stride++) { /* contiguous scales are looked at in another way */
+            float scale[10] = {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f};
+            p.params.k_scale = flashc_tensor_bhsd(scale, FLASHC_F32, 1, 5, 1);
+            p.params.k_scale.stride[2] = stride;
+            scale[2 * stride] = -1e-40f;
+            assert_int_equal(in_float_mode(mode, call, &p), FLASHC_ERR_ARGUMENT);
+            assert_non_null(strstr(flashc_last_error(), "k_scale[0][0][2]: expected a finite value, 0 or more"));
+            scale[2 * stride] = 1e-40f;
+            expect_ok(in_float_mode(mode, call, &p));
+            p.params.softcap = 1e-40f;
+            assert_int_equal(in_float_mode(mode, call, &p), FLASHC_ERR_ARGUMENT);
+            assert_non_null(strstr(flashc_last_error(), "softcap: expected 0 (none) or a positive normal number"));
+            p.params.softcap = 0.0f;
+        }
+    problem_free(&p);
+}
+
 int main(void)
 {
     static kernel_check checks[] = {{one_call}, {states}, {shared_prefix}};
@@ -103,6 +129,7 @@ int main(void)
         {"one_call", test_on_kernels, NULL, NULL, &checks[0]},
         {"chunks_and_merged_states", test_on_kernels, NULL, NULL, &checks[1]},
         {"shared_prefix", test_on_kernels, NULL, NULL, &checks[2]},
+        cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 
 #include "support/cmocka.h"
 #include "support/expect.h"
+#include "support/float_mode.h"
 #include "support/values.h"
 
 #include <math.h>
@@ -232,6 +233,48 @@ static void wrong_scales(void **state)
     refuses(&p, "k.dtype: expected f32, f16 or bf16, found i8 (5)");
 }
 
+static flashc_status append(void *argument)
+{
+    return flashc_append(argument);
+}
+
+/* Scales that are above 0, if little, and the codes that they give are the same in any floating-point mode. */
+static void subnormal_scales(void **state)
+{
+    (void)state;
+    make_inputs(3);
+    flashc_append_params p = params_of(&coded, FLASHC_F8_E4M3);
+    for (int i = 0; i < BATCH * HEADS * ROWS; i++)
+        coded.k_scale[i] = coded.v_scale[i] = 1e-40f;
+    for (size_t i = 0; i < sizeof k / sizeof k[0]; i++)
+        k[i] *= 1e-39f;
+    expect_ok(flashc_append(&p));
+    memcpy(&plain, &coded, sizeof plain);
+    for (int mode = 0; mode < FLOAT_MODES; mode++) {
+        memset(coded.k, 0, sizeof coded.k);
+        memset(coded.v, 0, sizeof coded.v);
+        expect_ok(in_float_mode(mode, append, &p));
+        for (int64_t row = 0; row < BATCH * HEADS; row++) {
+            const size_t first = (size_t)(row * ROWS + positions[row / HEADS]);
+            assert_memory_equal(&coded.k[first * DIM], &plain.k[first * DIM], NEW * DIM);
+            assert_memory_equal(&coded.v[first * DIM_V], &plain.v[first * DIM_V], NEW * DIM_V);
+        }
+    }
+}
+
+/* What has no rows needs no scales. */
+static void no_rows(void **state)
+{
+    (void)state;
+    flashc_append_params p = params_of(&coded, FLASHC_I8);
+    p.seqlen_new = p.seqlen_cache = 0;
+    p.k_cache.data = p.k_cache_scale.data = p.v_cache_scale.data = NULL;
+    static const int64_t nowhere[BATCH];
+    p.positions = nowhere;
+    p.rotary_dim = 0;
+    expect_ok(flashc_append(&p));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -239,6 +282,8 @@ int main(void)
         cmocka_unit_test(small_rows_are_near_what_f32_caches_get),
         cmocka_unit_test(known_rows),
         cmocka_unit_test(wrong_scales),
+        cmocka_unit_test(subnormal_scales),
+        cmocka_unit_test(no_rows),
     };
     return cmocka_run_group_tests_name("append to codes", tests, NULL, NULL);
 }

@@ -65,6 +65,7 @@ static flashc_status run(void *argument)
     expect_ok(flashc_is_softmax(ROWS, COLS, r->y, COLS, FLASHC_F32, 0x1p-18, &valid, NULL));
     static const float zero[COLS * DIM];
     expect_ok(flashc_compare(COLS * DIM, v, FLASHC_F32, zero, FLASHC_F32, 0.0, 0.0, &report));
+    assert_int_equal(flashc_compare(1, v, FLASHC_F32, v, FLASHC_F32, -5e-324, 0.0, &report), FLASHC_ERR_ARGUMENT);
     r->valid = valid;
     r->mismatches = report.mismatches;
     r->max_abs_error = report.max_abs_error;
