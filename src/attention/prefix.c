@@ -65,6 +65,8 @@ static flashc_attention_params of_prefix(const flashc_attention_params *p, const
     all.causal = 0;
     all.alignment = FLASHC_ALIGN_UNSET;
     all.seqlen_k = prefix->seqlen;
+    if (prefix->seqlen == 0) /* no work, which any kernel can do */
+        all.kernel = NULL;
     all.k = prefix->k;
     all.v = prefix->v;
     all.k_scale = prefix->k_scale;
@@ -84,6 +86,10 @@ static flashc_status check(const flashc_attention_params *p, const flashc_shared
         status = flashc_params_check_size("prefix->seqlen", prefix->seqlen, 0);
     if (status == FLASHC_OK)
         status = flashc_problem_init(own, p);
+    if (status == FLASHC_OK && prefix->seqlen > FLASHC_SIZE_LIMIT - p->seqlen_k)
+        status = flashc_fail(FLASHC_ERR_ARGUMENT,
+                             "prefix->seqlen: expected at most 2^48 keys together with seqlen_k = %" PRId64
+                             ", found %" PRId64, p->seqlen_k, prefix->seqlen);
     if (status == FLASHC_OK)
         status = check_rows_of_queries(p);
     if (status == FLASHC_OK && scales)
@@ -211,6 +217,11 @@ static flashc_status begin(const flashc_attention_params *params, const flashc_s
         status = flashc_fail(FLASHC_ERR_ARGUMENT, "prefix: expected a pointer, found NULL");
     if (status == FLASHC_OK)
         status = flashc_params_read(shared, sizeof *shared, prefix, FIRST_PREFIX_SIZE, "flashc_shared_prefix_init");
+    if (status == FLASHC_OK && shared->seqlen == 0) { /* as after init: no keys, of the types that params have */
+        shared->k = (flashc_tensor){.dtype = p.k.dtype};
+        shared->v = (flashc_tensor){.dtype = p.v.dtype};
+        shared->k_scale = shared->v_scale = (flashc_tensor){.data = NULL};
+    }
     if (status == FLASHC_OK)
         status = check(&p, shared, scales, &own);
     return status == FLASHC_OK ? make_chunks(c, &p, shared, &own) : status;

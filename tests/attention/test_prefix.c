@@ -303,6 +303,37 @@ static void far_offsets(void **state)
     problem_free(&p);
 }
 
+/* A prefix as it is after init is none, on a kernel too that could not run all queries as those of one sequence. */
+static void no_prefix(void **state)
+{
+    (void)state;
+    problem p;
+    flashc_shared_prefix none;
+    flashc_shared_prefix_init(&none, sizeof none);
+    problem_plain(&p, &(problem_shape){4, 2, 2, 2, 40, 16, 16}, FLASHC_F32, 1);
+    p.params.q.stride[0] = 2 * 16; /* [heads, batch, seqlen, dim] */
+    p.params.q.stride[1] = 4 * 2 * 16;
+    for (int named = 0; named < 2; named++) {
+        oracle expected;
+        flashc_explanation plan = {.struct_size = sizeof plan}, own = plan;
+        char message[1024];
+        p.params.kernel = named ? "decode_generic" : NULL;
+        problem_snapshot(&p);
+        expect_ok(flashc_explain_shared_prefix(&p.params, &none, &plan, &own));
+        expect_ok(flashc_attention_shared_prefix(&p.params, &none));
+        oracle_attention(&p.params, &expected);
+        if (!bound_check(&p.params, &expected, &own, p.zero_mean, message, sizeof message))
+            fail_msg("%s", message);
+        oracle_free(&expected);
+    }
+    none.seqlen = INT64_C(1) << 48;
+    none.k = none.v = (flashc_tensor){.data = p.params.k.data, .dtype = FLASHC_F32, .stride = {0, 0, 0, 1}};
+    expect_argument_error(flashc_attention_shared_prefix(&p.params, &none),
+                          "prefix->seqlen: expected at most 2^48 keys together with seqlen_k = 40, found "
+                          "281474976710656");
+    problem_free(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -311,6 +342,7 @@ int main(void)
         cmocka_unit_test(errors),
         cmocka_unit_test(errors_of_sequences),
         cmocka_unit_test(far_offsets),
+        cmocka_unit_test(no_prefix),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
