@@ -71,7 +71,8 @@ flashc_status flashc_softmax(int64_t rows, int64_t cols, const void *x, int64_t 
                            "y: expected x's row stride %" PRId64 " where it is x itself, found %" PRId64, x_row_stride,
                            y_row_stride);
     FLASHC_IN_DEFAULT_FLOAT_MODE;
-    for (int64_t row = 0; row < rows; row++)
+    const int64_t written = cols > 0 || lse ? rows : 0; /* any number of empty rows is no work */
+    for (int64_t row = 0; row < written; row++)
         softmax_row(cols, x, row * x_row_stride, y, row * y_row_stride, dtype, lse ? lse + row : NULL);
     return FLASHC_OK;
 }

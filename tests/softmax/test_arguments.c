@@ -27,6 +27,13 @@ static void make_state(arrays *a)
     expect_ok(flashc_softmax_state_init(&a->state));
 }
 
+/* Rows of no elements are no work, however many. */
+static void softmax_of_nothing(void **state)
+{
+    (void)state;
+    expect_ok(flashc_softmax(INT64_MAX / 8, 0, NULL, 0, NULL, 0, FLASHC_F32, NULL));
+}
+
 static void softmax_refuses(void **state)
 {
     (void)state;
@@ -229,6 +236,7 @@ static void trace_refuses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(softmax_of_nothing),
         cmocka_unit_test(softmax_refuses),
         cmocka_unit_test(is_softmax_refuses),
         cmocka_unit_test(state_refuses_bad_layouts),
