@@ -132,6 +132,8 @@ REFUSED = [
     (dict(block_mask=np.ones((3, 3), bool), block_mask_tile=(16, 13)), ValueError,
      "block_mask: expected [2, 4, 3, 4] (batch, heads, tiles)"),
     (dict(block_mask=np.ones((3, 4), F), block_mask_tile=(16, 13)), TypeError, "block_mask: expected"),
+    (dict(block_mask_tile=(16, 13)), ValueError, "block_mask_tile: expected None without block_mask, found (16, 13)"),
+    (dict(score_mod=lambda score, *_: score.fill(0)), TypeError, "score_mod: expected scores of shape ["),
     (dict(score_mod=5), TypeError, "score_mod: expected a function, found 5"),
     (dict(score_mod=lambda *_: np.ones(3)), ValueError, "score_mod: expected scores of shape"),
 ]

@@ -50,7 +50,10 @@ def _on_bytes(score_mod: ScoreMod) -> Callable[..., bytes]:
         score = np.frombuffer(scores, np.float32).reshape(n_queries, n_keys).copy()
         q_idx = np.arange(first_query, first_query + n_queries)[:, None]
         kv_idx = np.arange(first_key, first_key + n_keys)[None]
-        result = np.asarray(score_mod(score, b, h, q_idx, kv_idx), np.float32)
+        returned = score_mod(score, b, h, q_idx, kv_idx)
+        if returned is None:  # of a function that changed its block in place; NumPy would make it NaN
+            raise TypeError(f"score_mod: expected scores of shape {list(score.shape)}, found None")
+        result = np.asarray(returned, np.float32)
         try:
             changed: bytes = np.broadcast_to(result, score.shape).tobytes()
         except ValueError:
@@ -75,6 +78,8 @@ def features_of(
     row_max: Any = None, scores_stage: Any = None,
 ) -> tuple[Any, ...] | None:
     """What the extension takes as one argument, since most calls have none of it."""
+    if block_mask is None and block_mask_tile is not None:
+        raise ValueError(f"block_mask_tile: expected None without block_mask, found {block_mask_tile!r}")
     if score_mod is not None:
         score_mod = _on_bytes(score_mod)
     features = (softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, k_scale, v_scale,
