@@ -90,7 +90,12 @@ static flashc_tensor_argument scale_argument(const char *name, const flashc_tens
     return a;
 }
 
-static flashc_status check_scale(const flashc_tensor_argument *scale, const flashc_tensor_argument *cache)
+/* Places in the list of arguments. */
+enum { K_CACHE = 1, V_CACHE = 3, Q_OUT = 5, COS = 6 };
+
+/* others: all arguments but scales. */
+static flashc_status check_scale(const flashc_tensor_argument *scale, const flashc_tensor_argument *cache,
+                                 const flashc_tensor_argument *others, int n_others)
 {
     const void *data = scale->tensor->data;
     if (!cache->tensor->data)
@@ -100,17 +105,22 @@ static flashc_status check_scale(const flashc_tensor_argument *scale, const flas
     flashc_status status = flashc_cache_check_scale_given(scale->name, scale->tensor, cache);
     if (status == FLASHC_OK && data)
         status = flashc_tensor_check(scale);
-    return status == FLASHC_OK && data ? flashc_tensor_check_apart(cache, scale) : status;
+    for (int i = 0; i < n_others && status == FLASHC_OK && data; i++)
+        if (others[i].direction == FLASHC_OUTPUT)
+            status = flashc_tensor_check_apart(&others[i], scale);
+        else if (scale->direction == FLASHC_OUTPUT)
+            status = flashc_tensor_check_apart(scale, &others[i]);
+    return status;
 }
 
-static flashc_status check_scales(const flashc_append_params *p, const flashc_tensor_argument *k_cache,
-                                  const flashc_tensor_argument *v_cache)
+static flashc_status check_scales(const flashc_append_params *p, const flashc_tensor_argument *others, int n_others)
 {
+    const flashc_tensor_argument *k_cache = &others[K_CACHE], *v_cache = &others[V_CACHE];
     const flashc_tensor_argument k = scale_argument("k_cache_scale", &p->k_cache_scale, k_cache);
     const flashc_tensor_argument v = scale_argument("v_cache_scale", &p->v_cache_scale, v_cache);
-    flashc_status status = check_scale(&k, k_cache);
+    flashc_status status = check_scale(&k, k_cache, others, n_others);
     if (status == FLASHC_OK)
-        status = check_scale(&v, v_cache);
+        status = check_scale(&v, v_cache, others, n_others);
     if (status == FLASHC_OK && v.tensor->data && (k.direction == FLASHC_OUTPUT || v.direction == FLASHC_OUTPUT))
         status = flashc_tensor_check_apart(&v, &k);
     return status;
@@ -131,7 +141,7 @@ static flashc_status check_tensors(const flashc_append_params *p)
         {"rotary_cos", &p->rotary_cos, {1, 1, p->rotary_len, p->rotary_dim / 2}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
         {"rotary_sin", &p->rotary_sin, {1, 1, p->rotary_len, p->rotary_dim / 2}, FLASHC_INPUT, FLASHC_TYPES_FLOAT},
     };
-    enum { COUNT = sizeof arguments / sizeof arguments[0], Q_OUT = 5, COS = 6 };
+    enum { COUNT = sizeof arguments / sizeof arguments[0] };
     for (int i = 0; i < COUNT; i++) {
         const flashc_tensor_argument *a = &arguments[i], *partner = &arguments[i ^ 1];
         if (i < COS ? !a->tensor->data && !partner->tensor->data : p->rotary_dim == 0)
@@ -143,7 +153,7 @@ static flashc_status check_tensors(const flashc_append_params *p)
         if (status != FLASHC_OK)
             return status;
     }
-    return check_scales(p, &arguments[1], &arguments[3]);
+    return check_scales(p, arguments, COUNT);
 }
 
 /* So many new rows from first on must lie in 0 .. capacity - 1. */

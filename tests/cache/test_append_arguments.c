@@ -150,6 +150,26 @@ static void test_scales(void **state)
     expect_ok(flashc_append(&p));
 }
 
+/* Scales that are written are outputs like any other, and those that are read inputs. */
+static void test_scales_apart(void **state)
+{
+    (void)state;
+    flashc_append_params p;
+    char message[128];
+    usual_codes(&p);
+    p.k_cache_scale.data = p.v.data;
+    snprintf(message, sizeof message, "k_cache_scale.data: expected memory of its own, found the address of v (%p)",
+             p.v.data);
+    expect_argument_error(flashc_append(&p), message);
+    usual_codes(&p);
+    p.v_cache_scale.data = p.k_cache.data;
+    snprintf(message, sizeof message, "k_cache.data: expected memory of its own, found the address of v_cache_scale "
+             "(%p)", p.k_cache.data);
+    expect_argument_error(flashc_append(&p), message);
+    p.k_cache.dtype = p.v_cache.dtype = FLASHC_F8_E4M3; /* read, where codes of k are written */
+    expect_argument_error(flashc_append(&p), message);
+}
+
 /* A stride whose magnitude no int64_t holds. (No row is new, so that nothing is written there.) */
 static void test_stride_without_magnitude(void **state)
 {
@@ -226,6 +246,7 @@ int main(void)
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_tensors),
         cmocka_unit_test(test_scales),
+        cmocka_unit_test(test_scales_apart),
         cmocka_unit_test(test_stride_without_magnitude),
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_positions),
