@@ -170,6 +170,24 @@ def test_progress() -> None:
         state.accumulate(k, v)
 
 
+def test_arguments_of_a_state_are_named() -> None:
+    q, k, v = arrays((2, 3, 16), (2, 40, 16), (2, 40, 16))
+    state = flashc.AttentionState(q, seqlen_k=80)
+    with pytest.raises(TypeError, match="^other: expected an AttentionState, found 3$"):
+        state.merge(3)  # type: ignore[arg-type]
+    state.accumulate(k, v)
+    o, saved = state.finish(), [x.copy() for x in state.arrays()]
+    other = [saved[0] * 0, saved[1] * 0]
+    with pytest.raises(ValueError, match="^arrays: expected row_max, row_sum and acc, found 2 arrays$"):
+        state.restore(k, v, other, 1, 40)
+    with pytest.raises(ValueError, match="^arrays: expected shape .*, found "):
+        state.restore(k, v, (*other, saved[2][..., :3]), 1, 40)
+    assert state.finish().tobytes() == o.tobytes()
+    state.next_key = "40"
+    with pytest.raises(TypeError, match="^next_key: expected an int, found '40'$"):
+        state.accumulate(k, v)
+
+
 def test_a_score_mod_that_raises() -> None:
     q, k, v = arrays((2, 3, 16), (2, 40, 16), (2, 40, 16))
 

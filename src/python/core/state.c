@@ -44,12 +44,19 @@ static int acquire(state_argument *s, PyObject *tuple)
     s->state.row_max = s->view[ROW_MAX_ARRAY].data;
     s->state.row_sum = s->view[ROW_SUM_ARRAY].data;
     s->state.acc = acc->data;
-    s->state.piece_n = PyLong_AsLongLong(PyTuple_GetItem(tuple, 3));
-    s->state.n_nodes = PyLong_AsLongLong(PyTuple_GetItem(tuple, 4));
-    s->state.next_key = PyLong_AsLongLong(PyTuple_GetItem(tuple, 5));
-    s->state.seqlen_k = PyLong_AsLongLong(PyTuple_GetItem(tuple, 6));
-    if (PyErr_Occurred())
-        return flashc_py_wrong_argument("state", "ints after the arrays", tuple);
+    const struct {
+        const char *name;
+        int64_t *value;
+    } ints[] = {{"piece_n", &s->state.piece_n},
+                {"n_nodes", &s->state.n_nodes},
+                {"next_key", &s->state.next_key},
+                {"seqlen_k", &s->state.seqlen_k}};
+    for (int i = 0; i < 4; i++) {
+        PyObject *given = PyTuple_GetItem(tuple, STATE_ARRAYS + i);
+        *ints[i].value = PyLong_AsLongLong(given);
+        if (PyErr_Occurred())
+            return flashc_py_wrong_argument(ints[i].name, "an int", given);
+    }
     if (flashc_py_integers_take(PyTuple_GetItem(tuple, SEQLENS_K_ITEM), "seqlens_k", 1, &s->seqlens_k) != 0)
         return -1;
     s->state.seqlens_k = s->seqlens_k.values;

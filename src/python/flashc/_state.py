@@ -110,6 +110,8 @@ class AttentionState:
 
     def merge(self, other: AttentionState) -> None:
         """Takes what another state, of the same queries and other keys, has seen."""
+        if not isinstance(other, AttentionState):
+            raise TypeError(f"other: expected an AttentionState, found {other!r}")
         if other._arrays is None:
             return
         if self._arrays is None:
@@ -143,8 +145,11 @@ class AttentionState:
         bias if chunks have one."""
         self._begin(kind_of(k, "k")[0], kind_of(v, "v")[0], mask=mask, bias=bias)
         assert self._arrays is not None
-        for mine, saved in zip(self._arrays, arrays, strict=True):
+        if len(arrays) != 3:
+            raise ValueError(f"arrays: expected row_max, row_sum and acc, found {len(arrays)} arrays")
+        for mine, saved in zip(self._arrays, arrays):  # all, before the first is taken
             if mine.shape != saved.shape:
                 raise ValueError(f"arrays: expected shape {list(mine.shape)}, found {list(saved.shape)}")
+        for mine, saved in zip(self._arrays, arrays):
             mine[:] = saved
         self.n_nodes, self.next_key = n_nodes, next_key
