@@ -1,3 +1,4 @@
+#include "config.h"
 #include "cpu.h"
 
 #include <pthread.h>
@@ -43,10 +44,15 @@ static unsigned detect_features(void)
         found |= FLASHC_CPU_AVX2;
     if (__builtin_cpu_supports("fma"))
         found |= FLASHC_CPU_FMA;
+#if FLASHC_EMULATE_AVX512
+    if (found & FLASHC_CPU_AVX2)
+        found |= FLASHC_CPU_AVX512F | FLASHC_CPU_AVX512BF16;
+#else
     if (__builtin_cpu_supports("avx512f"))
         found |= FLASHC_CPU_AVX512F;
     if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw"))
         found |= FLASHC_CPU_AVX512BF16;
+#endif
     /* gcc 12 and clang 14 do not know "f16c" by name; CPUID leaf 1, ECX bit 29. Its registers are
      * AVX's, so AVX2's support by the operating system covers it. */
     unsigned eax = 1, ebx, ecx = 0, edx;
