@@ -150,6 +150,6 @@ const flashc_cli_option flashc_cli_attention_table[] = {
     {FLASHC_OPT_QUIET, "quiet", 0, NULL,
      "Print nothing but errors, a failed --compare and what --json asks for.", FOR_EACH},
     {FLASHC_OPT_VERBOSE, "verbose", 0, NULL,
-     "Report also tiles, work items, and why faster kernels were refused.", FOR_EACH},
+     "Report also tiles, work items, and why faster kernels were refused.", NOT_EXPLAIN},
     {0, NULL, 0, NULL, NULL, 0},
 };

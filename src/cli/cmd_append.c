@@ -230,8 +230,8 @@ static const flashc_cli_syntax syntax = {
     .usage = "flashc-run append -k K --cache-k C --output-k NEW --positions P [options]",
     .description =
         "Writes new rows of K and V into caches, contiguous or in pages, at each sequence's position, in the caches' "
-        "type, with rotary embedding of K and Q if --cos and --sin are given. The caches are read, and written to "
-        "other files. '-' means standard input or standard output.",
+        "type, with rotary embedding of K and Q if --cos and --sin are given. The caches are read, and written "
+        "whole to the outputs, which may be the same files. '-' means standard input or standard output.",
 };
 
 int flashc_cmd_append(int argc, char **argv)

@@ -138,8 +138,8 @@ int flashc_cmd_attention(int argc, char **argv)
         .usage = "flashc-run attention -q Q.npy -k K.npy -v V.npy -o O.npy [options]",
         .description =
             "Computes O = softmax(scale * Q K^T + bias) V. A file name '-' means standard input or standard output; "
-            "several inputs '-' follow one another in the order Q, K, V, prefix of K, of V, mask, bias, slopes, sinks, "
-            "block mask, REF. Output files appear all or not at all.",
+            "several inputs '-' follow one another, Q, K and V first (the man page has the order). Output files appear "
+            "all or not at all, and may be input files, which they replace.",
         .notes = flashc_cli_compare_notes,
     };
     int exit_code;

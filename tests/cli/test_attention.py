@@ -208,6 +208,16 @@ class AttentionTest(CliTest):
                               stdin=everything)
         self.assertEqual((result.returncode, result.stdout, result.stderr), (0, o, b''))
 
+    def test_output_in_place_of_an_input(self):
+        self.write_qkv()
+        for chunks in ([], ['--stream-kv', 1]):
+            self.qkv('-o', 'o.npy', *chunks)
+            for name in 'qv':
+                kept = self.read(f'{name}.npy')
+                self.qkv('-o', f'{name}.npy', *chunks)
+                self.assertEqual(self.read(f'{name}.npy'), self.read('o.npy'))
+                self.write(f'{name}.npy', kept[1], kept[2])
+
     def test_names_that_start_with_a_dash(self):
         self.write_qkv()
         os.rename(self.path('q.npy'), self.path('-q.npy'))

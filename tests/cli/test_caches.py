@@ -73,6 +73,10 @@ class CachesTest(CliTest):
         self.ok('attention', '-q', 'q.npy', '-k', 'nk.npy', '-v', 'nv.npy', '--cu-seqlens-q', 'starts.npy',
                 '--block-table', 'table.npy', '--seqlens-k', 'lengths.npy', '--causal', '--align', 'bottom-right',
                 '--compare', 'expected.npy', *EQUAL)
+        # A cache that is its own output.
+        self.ok('append', '-k', 'k.npy', '--cache-k', 'k_pages.npy', '--output-k', 'k_pages.npy', '--positions',
+                'zeros.npy', '--cu-seqlens', 'starts.npy', '--block-table', 'table.npy', '--quiet')
+        self.assertEqual(self.read('k_pages.npy'), self.read('nk.npy'))
         self.write('table_v.npy', [4, 3], [1] * 12, '<i4')
         self.fails(1, ['block_table_v', '[0][1]', 'no other entry', 'found 1'], 'append', '-k', 'k.npy', '-v', 'v.npy',
                    '--cache-k', 'k_pages.npy', '--cache-v', 'v_pages.npy', '--output-k', 'x.npy', '--output-v', 'y.npy',

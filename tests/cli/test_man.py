@@ -72,7 +72,7 @@ class ManTest(unittest.TestCase):
         passed = {'-o', '--output', '--lse', '--compare', '--rtol', '--atol'}
         for command in self.commands:
             with self.subTest(command=command):
-                expected = {'explain': passed | {'--dry-run'}, 'bench': passed}.get(command, set())
+                expected = {'explain': passed | {'--dry-run', '--verbose'}, 'bench': passed}.get(command, set())
                 self.assertEqual(without_effect(command), expected)
                 self.assertEqual(expected & set(help_options(command)), set())
 
