@@ -95,7 +95,7 @@ def test_codes() -> None:
     got = flashc.shared_prefix_attention(q, *codes, prefix_k_scale=scales[0], prefix_v_scale=scales[1],
                                          k_scale=scales[2], v_scale=scales[3])
     np.testing.assert_allclose(got, expected, atol=2e-6)
-    with pytest.raises(ValueError, match="prefix_k_scale: expected an array with prefix_k of type i8"):
+    with pytest.raises(ValueError, match="prefix_k_scale: expected an array with prefix_k of type int8"):
         flashc.shared_prefix_attention(q, *codes, k_scale=scales[2], v_scale=scales[3])
 
 

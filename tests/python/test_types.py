@@ -152,10 +152,10 @@ def test_append_refuses():
         with pytest.raises(error, match=words):
             flashc.append_kv(k, None, k_cache, None, [0], **options)
 
-    append("k_scale: expected an array with k_cache of type i8, a scale for each row, found None")
+    append("k_scale: expected an array with k_cache of type int8, a scale for each row, found None")
     append("k_scale: expected an array that can be written", k_scale=fixed)
     append(r"k_scale: expected shape \[1, 2, 4\] .* found \[1, 2, 3\]", k_scale=scale[..., :3])
-    append("k_scale: expected elements of type f32, found f16", TypeError, k_scale=scale.astype(np.float16))
+    append("k_scale: expected elements of type float32, found float16", TypeError, k_scale=scale.astype(np.float16))
     append("v_scale: expected None without v_cache", k_scale=scale, v_scale=scale)
     append(r"k_scale\[0, 0, 0\]: expected a finite value above 0, found 0", k_scale=fixed,
            k_cache=cache.astype(ml_dtypes.float8_e5m2))
@@ -164,10 +164,11 @@ def test_append_refuses():
 
 
 @pytest.mark.parametrize("error, change, words", [
-    (ValueError, {"k_scale": None}, "k_scale: expected an array with k of type i8, a scale for each row, found None"),
+    (ValueError, {"k_scale": None}, "k_scale: expected an array with k of type int8, a scale for each row, found None"),
     (ValueError, {"v_scale": np.full((2, 2, 70), -1, np.float32)}, r"v_scale\[0, 0, 0\]: .* 0 or more, found -1"),
     (ValueError, {"v_scale": np.ones((2, 2, 69), np.float32)}, r"v_scale: expected shape \[2, 2, 70\]"),
-    (TypeError, {"k_scale": np.ones((2, 2, 70), np.float16)}, "k_scale: expected elements of type f32, found f16"),
+    (TypeError, {"k_scale": np.ones((2, 2, 70), np.float16)},
+     "k_scale: expected elements of type float32, found float16"),
 ])
 def test_wrong_scales(error, change, words):
     (k, k_scale), (v, v_scale) = quantised(normal(*SHAPE_K)), quantised(normal(*SHAPE_V))
@@ -183,5 +184,5 @@ def test_wrong_types():
         flashc.attention(q, k, k, bias=np.zeros((3, 70), np.uint8))
     with pytest.raises(ValueError, match="k: expected rows of whole q8_0 blocks, 34 contiguous bytes each"):
         flashc.attention(q, np.zeros(SHAPE_K, np.uint8), k)
-    with pytest.raises(ValueError, match="k_scale: expected None with k of type f32, found an array"):
+    with pytest.raises(ValueError, match="k_scale: expected None with k of type float32, found an array"):
         flashc.attention(q, k, k, k_scale=np.ones((2, 2, 70), np.float32))

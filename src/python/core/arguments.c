@@ -74,9 +74,9 @@ static int check_scale(const flashc_py_scales *s)
         return 0;
     if (given)
         PyErr_Format(PyExc_ValueError, "%s: expected None with %s of type %s, found an array", s->name, s->rows->name,
-                     flashc_dtype_name(dtype));
+                     flashc_py_dtype_name(dtype));
     else
-        PyErr_Format(PyExc_ValueError, "%s: expected an array with %s of type i8, a scale for each row, found None",
+        PyErr_Format(PyExc_ValueError, "%s: expected an array with %s of type int8, a scale for each row, found None",
                      s->name, s->rows->name);
     return -1;
 }

@@ -115,13 +115,28 @@ int flashc_py_view_as_flat(const flashc_py_view *view, int64_t *n)
     return -1;
 }
 
+const char *flashc_py_dtype_name(flashc_dtype dtype)
+{
+    switch (dtype) {
+    case FLASHC_F32: return "float32";
+    case FLASHC_F16: return "float16";
+    case FLASHC_BF16: return "bfloat16";
+    case FLASHC_I8: return "int8";
+    case FLASHC_F8_E4M3: return "float8_e4m3fn";
+    case FLASHC_F8_E5M2: return "float8_e5m2";
+    case FLASHC_Q8_0: return "uint8 (q8_0)";
+    default: return flashc_dtype_name(dtype);
+    }
+}
+
 int flashc_py_view_expect_dtype(const flashc_py_view *view, flashc_dtype dtype)
 {
     if (view->dtype == dtype)
         return 0;
-    PyErr_Format(PyExc_TypeError, "%s: expected elements of type %s%s, found %s", view->name, flashc_dtype_name(dtype),
+    PyErr_Format(PyExc_TypeError, "%s: expected elements of type %s%s, found %s", view->name,
+                 flashc_py_dtype_name(dtype),
                  strcmp(view->name, "mask") == 0 ? " (values to be added are a bias)" : "",
-                 flashc_dtype_name(view->dtype));
+                 flashc_py_dtype_name(view->dtype));
     return -1;
 }
 

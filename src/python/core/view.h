@@ -56,6 +56,9 @@ int flashc_py_view_as_flat(const flashc_py_view *view, int64_t *n);
 /* Raises ValueError and returns -1 if the view's memory is read-only. */
 int flashc_py_view_expect_writable(const flashc_py_view *view);
 
+/* The type's name in messages: NumPy's, not the C library's. */
+const char *flashc_py_dtype_name(flashc_dtype dtype);
+
 /* Raises TypeError and returns -1 if the view has another type. */
 int flashc_py_view_expect_dtype(const flashc_py_view *view, flashc_dtype dtype);
 

@@ -5,8 +5,8 @@
     >>> o = flashc.attention(q, k, v, causal=True, align="top-left")
 
 Arrays are NumPy arrays (bfloat16 through ml_dtypes), torch CPU tensors, or anything with DLPack or the buffer protocol;
-attention() reads and writes them where they lie, whatever their strides; the other functions want contiguous rows.
-Results are of the same kind as the first array.
+whatever computes attention or fills caches reads and writes them where they lie, whatever their strides; softmax,
+merges, conversion and checks want contiguous rows. Results are of the same kind as the first array.
 `flashc.torch` has a drop-in for torch's scaled_dot_product_attention, `flashc.transformers` registers flashc with
 Hugging Face transformers; neither is imported from here.
 

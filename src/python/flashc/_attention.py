@@ -66,7 +66,8 @@ def attention(
     causal, align:
         causal shows query i the keys j <= i + offset; align says the offset and has no default, since frameworks
         disagree: "top-left" (0: torch's is_causal), "bottom-right" (seqlen_k - seqlen_q: FlashAttention, KV caches), or
-        the position of query 0: an int, or one int per batch element. Without causal it changes nothing.
+        the position of query 0: an int, or one int per batch element. window and alibi_slopes need it too; without
+        any of the three it changes nothing.
     mask:
         bool, True = visible. Broadcasts to [batch, num_heads, seqlen_q, seqlen_k] as NumPy does, whatever the layout.
     bias:
