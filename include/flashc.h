@@ -266,7 +266,8 @@ typedef void (*flashc_score_mod_fn)(void *user_data, const flashc_score_block *b
  *          k    [batch, num_heads_k, seqlen_k, head_dim]
  *          v    [batch, num_heads_k, seqlen_k, head_dim_v]
  *          o    [batch, num_heads,   seqlen_q, head_dim_v]
- *          lse  [batch, num_heads,   seqlen_q]            (stride[3] is not used)
+ *          lse  [batch, num_heads,   seqlen_q]            (stride[3] is not used; contiguous it is
+ *               flashc_tensor_bhsd(lse, FLASHC_F32, num_heads, seqlen_q, 1))
  *          mask, bias [batch, num_heads, seqlen_q, seqlen_k]; stride 0 broadcasts an axis
  *          k_scale, v_scale [batch, num_heads_k, seqlen_k]  (stride[3] is not used; as k and v where they are packed
  *                           or in pages: [num_pages, num_heads_k, page_size])
