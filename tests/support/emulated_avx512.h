@@ -2,8 +2,8 @@
  * AVX-512 on CPUs that have AVX2 alone, for tests: the intrinsics of the AVX-512 kernels as SIMDe has them, and those
  * that its release in Debian 12 lacks. Included before a kernel's file, see scripts/test_avx512.
  *
- * Results are those of the CPU but for the order in which products of bf16 are added up. What is large stays a function:
- * inlined wherever it is used, the compiler takes minutes.
+ * Results are those of the CPU but for the order in which products of bf16 are added up. What is large stays a
+ * function: inlined wherever it is used, the compiler takes minutes.
  */
 #ifndef FLASHC_EMULATED_AVX512_H
 #define FLASHC_EMULATED_AVX512_H
