@@ -36,13 +36,14 @@ static void bf16_qk(float *scores, flashc_kv_tile k, const void *queries, int64_
     const uint16_t *data = k.data, *qt = queries;
     prefetcher upcoming = prefetch_over(k.upcoming, n_keys, lanes, flashc_ceil_div(head_dim, BF16_GROUP));
     for (int64_t d = 0; d < head_dim; d += BF16_QK_DEPTH) {
-        const int64_t groups = flashc_ceil_div(flashc_min(head_dim - d, BF16_QK_DEPTH), BF16_GROUP);
+        const gemm_product piece = {.depth = flashc_ceil_div(flashc_min(head_dim - d, BF16_QK_DEPTH), BF16_GROUP),
+                                    .a = data + d, .a_row = k.row_stride, .a_depth = BF16_GROUP,
+                                    .b = qt + d * ld, .ldb = ld * GEMM_PER_LANE, .c = scores, .ldc = ld,
+                                    .scale = &factor};
         if (d == 0)
-            gemm(GEMM_SET_SCALED, n_keys, lanes, groups, data, k.row_stride, BF16_GROUP, qt, scores, ld, &factor,
-                 &upcoming);
+            gemm(GEMM_SET_SCALED, n_keys, lanes, piece, &upcoming);
         else
-            gemm(GEMM_ADD_SCALED, n_keys, lanes, groups, data + d, k.row_stride, BF16_GROUP, qt + d * ld, scores, ld,
-                 &factor, &upcoming);
+            gemm(GEMM_ADD_SCALED, n_keys, lanes, piece, &upcoming);
     }
 }
 
@@ -50,8 +51,10 @@ static void bf16_pv(float *acc, flashc_kv_tile v, const void *p, int64_t ld, int
                     int64_t head_dim_v, const float *correction)
 {
     prefetcher upcoming = prefetch_over(v.upcoming, head_dim_v, lanes, flashc_ceil_div(n_keys, BF16_GROUP));
-    gemm(GEMM_SCALE_ADD, head_dim_v, lanes, flashc_ceil_div(n_keys, BF16_GROUP), v.data, BF16_GROUP, v.row_stride, p,
-         acc, ld, correction, &upcoming);
+    const gemm_product product = {.depth = flashc_ceil_div(n_keys, BF16_GROUP), .a = v.data, .a_row = BF16_GROUP,
+                                  .a_depth = v.row_stride, .b = p, .ldb = ld * GEMM_PER_LANE, .c = acc, .ldc = ld,
+                                  .scale = correction};
+    gemm(GEMM_SCALE_ADD, head_dim_v, lanes, product, &upcoming);
 }
 
 #define FLASHC_BF16_TILE_ISA                                                                                           \

@@ -13,8 +13,14 @@ V_INLINE vec v_load_elements(const gemm_element *p) { return v_load(p); }
 V_INLINE vec v_dot(vec a, vec b, vec c) { return v_fma(a, b, c); }
 #endif
 
-/* What becomes of the sum: c = sum, c += sum, c = c * scale[lane] + sum; c = sum * scale, c += sum * scale. */
-typedef enum { GEMM_SET, GEMM_ADD, GEMM_SCALE_ADD, GEMM_SET_SCALED, GEMM_ADD_SCALED } gemm_mode;
+/* What becomes of a sum. */
+typedef enum {
+    GEMM_SET,        /* c = sum */
+    GEMM_ADD,        /* c += sum */
+    GEMM_SCALE_ADD,  /* c = c * scale[lane] + sum */
+    GEMM_SET_SCALED, /* c = sum * *scale */
+    GEMM_ADD_SCALED, /* c += sum * *scale */
+} gemm_mode;
 
 /* Steps of a register block's depth between prefetches; sums of a file's own are made in one go. */
 #ifdef FLASHC_OWN_GEMM_SUMS
@@ -77,15 +83,46 @@ static prefetcher prefetch_over(const flashc_upcoming *upcoming, int64_t n_rows,
 }
 
 /*
- * c[r][lane] = (mode) sum over k of a[r*a_row + k*a_depth] * b[k*ldb + lane*GEMM_PER_LANE]
+ * A product of tiles, and where it goes: c[r][lane] = (mode) the sum over k < depth of
  *
- * for `rows` rows and `vecs` vectors, both compile-time constants after inlining; depth counts k. qk walks K along its
- * rows, pv walks V across them. The sum starts at zero and meets c only at the end: the rescale is one FMA there, and
- * rounding chains stay short.
+ *     a[r*a_row + k*a_depth] * b[k*ldb + lane*GEMM_PER_LANE]
+ *
+ * Q K^T walks K along its rows, P V walks V across them.
  */
-V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, int64_t depth, const gemm_element *a, int64_t a_row,
-                             int64_t a_depth, const gemm_element *b, int64_t ldb, float *c, int64_t ldc,
-                             const float *scale, prefetcher *upcoming)
+typedef struct gemm_product {
+    int64_t depth;
+    const gemm_element *a;
+    int64_t a_row, a_depth;
+    const gemm_element *b;
+    int64_t ldb;
+    float *c;
+    int64_t ldc;
+    const float *scale; /* as the mode has it: one of each lane, or one of all */
+} gemm_product;
+
+/* The product's rows from r on. */
+V_INLINE gemm_product from_row(gemm_product p, int64_t r)
+{
+    p.a += r * p.a_row;
+    p.c += r * p.ldc;
+    return p;
+}
+
+/* Its lanes from `lane` on. */
+V_INLINE gemm_product from_lane(gemm_product p, gemm_mode mode, int64_t lane)
+{
+    p.b += lane * GEMM_PER_LANE;
+    p.c += lane;
+    if (mode == GEMM_SCALE_ADD)
+        p.scale += lane;
+    return p;
+}
+
+/*
+ * The first `rows` rows and `vecs` vectors of lanes; these two and the mode are compile-time constants after inlining.
+ * The sum starts at zero and meets c only at the end: the rescale is one FMA there, and rounding chains stay short.
+ */
+V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, gemm_product p, prefetcher *upcoming)
 {
     vec sum[GEMM_ROWS][GEMM_VECS];
     for (int r = 0; r < rows; r++)
@@ -93,16 +130,16 @@ V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, int64_t depth, 
             sum[r][j] = v_set1(0.0f);
 #ifdef FLASHC_OWN_GEMM_SUMS
     prefetch_some(upcoming);
-    gemm_sums(sum, rows, vecs, depth, a, a_row, a_depth, b, ldb);
+    gemm_sums(sum, rows, vecs, p.depth, p.a, p.a_row, p.a_depth, p.b, p.ldb);
 #else
-    for (int64_t k = 0; k < depth; k++) {
+    for (int64_t k = 0; k < p.depth; k++) {
         if (k % PREFETCH_STEPS == 0) /* as a loop over pieces of depth, 16 % slower with one vector (gcc 12) */
             prefetch_some(upcoming);
         vec bk[GEMM_VECS];
         for (int j = 0; j < vecs; j++)
-            bk[j] = v_load_elements(b + k * ldb + j * VL * GEMM_PER_LANE);
+            bk[j] = v_load_elements(p.b + k * p.ldb + j * VL * GEMM_PER_LANE);
         for (int r = 0; r < rows; r++) {
-            vec ar = v_broadcast(a + r * a_row + k * a_depth);
+            vec ar = v_broadcast(p.a + r * p.a_row + k * p.a_depth);
             for (int j = 0; j < vecs; j++)
                 sum[r][j] = v_dot(ar, bk[j], sum[r][j]);
         }
@@ -110,9 +147,9 @@ V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, int64_t depth, 
 #endif
     for (int j = 0; j < vecs; j++) {
         const bool each_lane = mode == GEMM_SCALE_ADD, all_alike = mode == GEMM_SET_SCALED || mode == GEMM_ADD_SCALED;
-        const vec factor = each_lane ? v_load(scale + j * VL) : v_set1(all_alike ? *scale : 1.0f);
+        const vec factor = each_lane ? v_load(p.scale + j * VL) : v_set1(all_alike ? *p.scale : 1.0f);
         for (int r = 0; r < rows; r++) {
-            float *cr = c + r * ldc + j * VL;
+            float *cr = p.c + r * p.ldc + j * VL;
             if (mode == GEMM_ADD)
                 sum[r][j] = v_add(v_load(cr), sum[r][j]);
             else if (mode == GEMM_SCALE_ADD)
@@ -127,43 +164,33 @@ V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, int64_t depth, 
 }
 
 /* All rows of one panel of `vecs` vectors. */
-V_INLINE void gemm_panel(int vecs, gemm_mode mode, int64_t n_rows, int64_t depth, const gemm_element *a, int64_t a_row,
-                         int64_t a_depth, const gemm_element *b, int64_t ldb, float *c, int64_t ldc,
-                         const float *scale, prefetcher *upcoming)
+V_INLINE void gemm_panel(int vecs, gemm_mode mode, int64_t n_rows, gemm_product p, prefetcher *upcoming)
 {
     int64_t r = 0;
-    for (; r + GEMM_ROWS <= n_rows; r += GEMM_ROWS) {
-        gemm_registers(GEMM_ROWS, vecs, mode, depth, a + r * a_row, a_row, a_depth, b, ldb, c + r * ldc, ldc, scale,
-                       upcoming);
-    }
+    for (; r + GEMM_ROWS <= n_rows; r += GEMM_ROWS)
+        gemm_registers(GEMM_ROWS, vecs, mode, from_row(p, r), upcoming);
     for (; r + 2 <= n_rows; r += 2)
-        gemm_registers(2, vecs, mode, depth, a + r * a_row, a_row, a_depth, b, ldb, c + r * ldc, ldc, scale,
-                       upcoming);
+        gemm_registers(2, vecs, mode, from_row(p, r), upcoming);
     if (r < n_rows)
-        gemm_registers(1, vecs, mode, depth, a + r * a_row, a_row, a_depth, b, ldb, c + r * ldc, ldc, scale,
-                       upcoming);
+        gemm_registers(1, vecs, mode, from_row(p, r), upcoming);
 }
 
-/* Panels of GEMM_VECS vectors, then the rest. Every element is its own chain over depth, so its bits
- * do not depend on the panel it falls into. b is [depth, ld] lanes. */
-V_INLINE void gemm(gemm_mode mode, int64_t n_rows, int64_t lanes, int64_t depth, const gemm_element *a, int64_t a_row,
-                   int64_t a_depth, const gemm_element *b, float *c, int64_t ld, const float *scale,
-                   prefetcher *upcoming)
+/* All n_rows x lanes sums: panels of GEMM_VECS vectors, then the rest. Every element is its own chain over depth, so
+ * its bits do not depend on the panel it falls into. */
+V_INLINE void gemm(gemm_mode mode, int64_t n_rows, int64_t lanes, gemm_product p, prefetcher *upcoming)
 {
-    const int64_t ldb = ld * GEMM_PER_LANE;
     for (int64_t lane = 0, vecs; lane < lanes; lane += vecs * VL) {
         const int64_t left = (lanes - lane) / VL;
         /* Four are two and two, not three and one: one alone would wait for its broadcasts. */
         const bool in_halves = GEMM_VECS == 3 && left == 4;
         vecs = left >= GEMM_VECS && !in_halves ? GEMM_VECS : left >= 2 ? 2 : 1;
-        const gemm_element *panel = b + lane * GEMM_PER_LANE;
-        const float *factor = mode == GEMM_SCALE_ADD ? scale + lane : scale;
+        const gemm_product panel = from_lane(p, mode, lane);
         if (vecs == GEMM_VECS)
-            gemm_panel(GEMM_VECS, mode, n_rows, depth, a, a_row, a_depth, panel, ldb, c + lane, ld, factor, upcoming);
+            gemm_panel(GEMM_VECS, mode, n_rows, panel, upcoming);
         else if (vecs == 2)
-            gemm_panel(2, mode, n_rows, depth, a, a_row, a_depth, panel, ldb, c + lane, ld, factor, upcoming);
+            gemm_panel(2, mode, n_rows, panel, upcoming);
         else
-            gemm_panel(1, mode, n_rows, depth, a, a_row, a_depth, panel, ldb, c + lane, ld, factor, upcoming);
+            gemm_panel(1, mode, n_rows, panel, upcoming);
     }
 }
 
