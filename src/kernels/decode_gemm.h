@@ -29,42 +29,50 @@
 
 #include <string.h>
 
+/* Sums of Q K^T that are made together, in registers: rows x keys. Constants after inlining. */
+typedef struct dot_shape {
+    int rows, keys;
+    flashc_dtype dtype; /* of K */
+} dot_shape;
+
 /* sum[r*keys + j] += q[r] . k[j] over `vecs` vectors from d on. */
-V_INLINE void dot_vectors(int rows, int keys, int vecs, flashc_dtype dtype, const char *const k[4],
-                          const gemm_element *q, int64_t ld, int64_t d, vec *sum)
+V_INLINE void dot_vectors(dot_shape s, int vecs, const char *const k[4], const gemm_element *q, int64_t ld, int64_t d,
+                          vec *sum)
 {
     for (int i = 0; i < vecs; i++) {
         vec kd[4];
-        for (int j = 0; j < keys; j++)
-            kd[j] = load_products(dtype, at_column(dtype, k[j], d), i * COLUMNS);
-        for (int r = 0; r < rows; r++) {
+        for (int j = 0; j < s.keys; j++)
+            kd[j] = load_products(s.dtype, at_column(s.dtype, k[j], d), i * COLUMNS);
+        for (int r = 0; r < s.rows; r++) {
             const vec qd = v_load_elements(q + r * ld + d + i * COLUMNS);
-            for (int j = 0; j < keys; j++)
-                sum[r * keys + j] = v_dot(qd, kd[j], sum[r * keys + j]);
+            for (int j = 0; j < s.keys; j++)
+                sum[r * s.keys + j] = v_dot(qd, kd[j], sum[r * s.keys + j]);
         }
     }
 }
 
-/* One chain each for `rows` queries and `keys` keys; sum[r*stride + j] = q[r] . k[j] */
-V_INLINE void dot_registers(int rows, int keys, int stride, flashc_dtype dtype, const void *const *row, int64_t column,
-                            const gemm_element *q, int64_t ld, int64_t depth, vec *sum)
+/* One chain for each sum, over `depth` columns from `column` on of the rows of K, and of q, which begins there;
+ * sum[r*stride + j] = q[r] . k[j] */
+V_INLINE void dot_registers(dot_shape s, const void *const *row, int64_t column, const gemm_element *q, int64_t ld,
+                            int64_t depth, vec *sum, int stride)
 {
-    const int vecs = dtype == FLASHC_Q8_0 ? FLASHC_Q8_0_COLUMNS / COLUMNS : 2; /* of Q8_0 those that share a scale */
+    /* Vectors that are multiplied together; of Q8_0 those that share a scale. */
+    const int vecs = s.dtype == FLASHC_Q8_0 ? FLASHC_Q8_0_COLUMNS / COLUMNS : 2;
     const char *k[4];
-    for (int j = 0; j < keys; j++)
-        k[j] = at_column(dtype, row[j], column);
-    const int64_t together = dtype == FLASHC_Q8_0 ? depth : depth / (vecs * COLUMNS) * (vecs * COLUMNS);
+    for (int j = 0; j < s.keys; j++)
+        k[j] = at_column(s.dtype, row[j], column);
+    const int64_t together = s.dtype == FLASHC_Q8_0 ? depth : depth / (vecs * COLUMNS) * (vecs * COLUMNS);
     vec chain[VL];
-    for (int i = 0; i < rows * keys; i++)
+    for (int i = 0; i < s.rows * s.keys; i++)
         chain[i] = v_set1(0.0f);
     int64_t d = 0;
     for (; d < together; d += vecs * COLUMNS)
-        dot_vectors(rows, keys, vecs, dtype, k, q, ld, d, chain);
+        dot_vectors(s, vecs, k, q, ld, d, chain);
     for (; d < depth; d += COLUMNS)
-        dot_vectors(rows, keys, 1, dtype, k, q, ld, d, chain);
-    for (int r = 0; r < rows; r++)
-        for (int j = 0; j < keys; j++)
-            sum[r * stride + j] = chain[r * keys + j];
+        dot_vectors(s, 1, k, q, ld, d, chain);
+    for (int r = 0; r < s.rows; r++)
+        for (int j = 0; j < s.keys; j++)
+            sum[r * stride + j] = chain[r * s.keys + j];
 }
 
 /* Keys of a step: as many rows of K are in registers. */
@@ -96,7 +104,8 @@ V_INLINE void dot_block(int rows, flashc_dtype dtype, const void *const *k, int6
             if (coming->loads)
                 load_lines(step, k + first, coming->row_bytes);
         }
-        dot_registers(rows, step, keys, dtype, k + first, column, q, ld * GEMM_PER_LANE, depth, sum + first);
+        dot_registers((dot_shape){rows, step, dtype}, k + first, column, q, ld * GEMM_PER_LANE, depth, sum + first,
+                      keys);
     }
     float out[VL];
     v_store(out, v_mul(v_sum_each(sum), v_set1(factor)));
@@ -147,8 +156,9 @@ static void row_qk(float *scores, flashc_kv_tile k, const void *q, int64_t ld, i
     FLASHC_OF_CACHE_TYPE(k.dtype, qk_typed, scores, k, q, ld, n_keys, n_rows, head_dim, factor);
 }
 
-/* acc[r][0 .. vecs) = acc * factor[r] + sum over n keys of p[r][key] * V[key]; constants after inlining: rows and
- * vecs, their product at most ROW_ACCUMULATORS, and dtype. */
+/* acc[r][column ..] = acc * factor[r] + the sum over n keys of p[r][key] * V[key], for `vecs` vectors of columns.
+ * Constants after inlining: rows and vecs, their product at most ROW_ACCUMULATORS, and dtype. They stay arguments of
+ * their own: in a struct, as dot_shape, gcc 12 allots the registers of these loops otherwise. */
 V_INLINE void pv_registers(int rows, int vecs, flashc_dtype dtype, const void *const *v, int64_t column, int64_t n,
                            const gemm_element *p, int64_t ldp, float *acc, int64_t ld, const float *factor,
                            row_prefetcher *coming)
