@@ -24,47 +24,39 @@ V_INLINE vec v_min(vec a, vec b) { return _mm512_min_ps(a, b); }
 V_INLINE vec v_div(vec a, vec b) { return _mm512_div_ps(a, b); }
 
 /*
- * exp(x) = 2^n 2^(j/16) e^f for x <= 0, with 16 n + j = m = round(16 x log2e) and f = x - m ln2/16.
- *
- *   e^f - 1 = f + c2 f^2 + c3 f^3 on [-ln2/32, ln2/32], minimax: relative error 0.03 u, u = 2^-24. 2^(j/16) is rounded
- *   to f32 (0.5 u; exact for j = 0, so that exp(0) is 1), and the last FMA rounds (0.5 u). ln2/16 in one f32 adds 0.05
- *   u per unit of |x|.
+ * exp by a table of 16; see f32_exp_table.h. e^f - 1 has a relative error of 0.03 u, the table 0.5 u.
  *
  * Where scores and their products fill two ports, it is the multiply-adds here that cost time (adds and the
  * integer steps go elsewhere on AMD): 6 of them, where exp_polynomial() with scalef takes 10. Zen 5: 4.8 cycles a
  * vector with loads, stores and the sum, against 5.9.
- *
- * m comes out of adding 1.5 * 2^23 as the sum's low bits. Shifted left by 19 they are n in the exponent, but j too, on
- * top of the mantissa: the table holds 2^(j/16) less j * 2^19 in its bits, and one integer addition makes both right.
  */
-#define EXP_MAGIC 0x1.8p23f
-#define EXP_16_LOG2E 0x1.715476p4f
-#define EXP_MINUS_LN2_16 -0x1.62e430p-5f
 #define EXP_C2 0x1.00021ep-1f
 #define EXP_C3 0x1.55559ap-3f
 
 V_INLINE __m512i exp_table(void)
 {
-    enum { J = 1 << 19 };
+    enum { J = 1 << 19 }; /* 1 in j, shifted */
     return _mm512_setr_epi32(0x3f800000, 0x3f85aac3 - J, 0x3f8b95c2 - 2 * J, 0x3f91c3d3 - 3 * J, 0x3f9837f0 - 4 * J,
                              0x3f9ef532 - 5 * J, 0x3fa5fed7 - 6 * J, 0x3fad583f - 7 * J, 0x3fb504f3 - 8 * J,
                              0x3fbd08a4 - 9 * J, 0x3fc5672a - 10 * J, 0x3fce248c - 11 * J, 0x3fd744fd - 12 * J,
                              0x3fe0ccdf - 13 * J, 0x3feac0c7 - 14 * J, 0x3ff5257d - 15 * J);
 }
 
-V_INLINE vec v_exp(vec x)
+V_INLINE vec exp_of_index(vec shifted)
 {
-    const vec magic = v_set1(EXP_MAGIC);
-    const vec shifted = v_fma(x, v_set1(EXP_16_LOG2E), magic);
     const __m512i m = _mm512_castps_si512(shifted);
     const __m512i power = _mm512_add_epi32(_mm512_permutexvar_epi32(m, exp_table()), _mm512_slli_epi32(m, 19));
-    const vec p = _mm512_castsi512_ps(power);
-    const vec f = v_fma(v_sub(shifted, magic), v_set1(EXP_MINUS_LN2_16), x);
-    const vec g = v_fma(v_fma(v_set1(EXP_C3), f, v_set1(EXP_C2)), v_mul(f, f), f);
-    /* "not less" is true for NaN, which is in g and therefore stays. */
+    return _mm512_castsi512_ps(power);
+}
+
+V_INLINE vec exp_or_zero(vec p, vec g, vec x)
+{
+    /* "not less" is true for NaN. */
     const __mmask16 keep = _mm512_cmp_ps_mask(x, v_set1(FLASHC_EXP_MIN), _CMP_NLT_UQ);
     return _mm512_maskz_fmadd_ps(keep, p, g, p);
 }
+
+#include "kernels/f32_exp_table.h"
 
 V_INLINE __mmask16 is_neg_inf(vec x)
 {

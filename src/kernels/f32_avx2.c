@@ -30,41 +30,36 @@ V_INLINE vec v_max(vec a, vec b) { return _mm256_max_ps(a, b); } /* b if either 
 V_INLINE vec v_min(vec a, vec b) { return _mm256_min_ps(a, b); }
 V_INLINE vec v_div(vec a, vec b) { return _mm256_div_ps(a, b); }
 
-#include "kernels/f32_exp.h"
-
 /*
- * exp(x) = 2^n 2^(j/8) e^f for x <= 0, with 8 n + j = m = round(8 x log2e) and f = x - m ln2/8, as avx512.h has it with
- * a table of 16.
- *
- *   e^f - 1 = f + c2 f^2 + c3 f^3 on [-ln2/16, ln2/16], minimax with the error below weighing five times the one
- *   above: -1.06 u to 0.21 u relative, u = 2^-24. The table is rounded (0.54 u), the last FMA rounds, and ln2/8 in one
- *   f32 is too large by 0.046 u per unit of |x|, which makes e^f too large: hence the weights. (Equal ones, 0.43 u,
- *   left flashc.h's bound at x = -78.) Largest error of all x: 0.987 of the bound.
+ * exp by a table of 8; see f32_exp_table.h. e^f - 1 is minimax with the error below weighing five times the one above:
+ * -1.06 u to 0.21 u relative, u = 2^-24. The table is off by 0.54 u, and ln2/8 in one f32 is too large by 0.046 u per
+ * unit of |x|, which makes e^f too large: hence the weights. (Equal ones, 0.43 u, left flashc.h's bound at x = -78.)
+ * Largest error of all x: 0.987 of the bound.
  */
-#define EXP_8_LOG2E 0x1.715476p3f
-#define EXP_MINUS_LN2_8 -0x1.62e430p-4f
 #define EXP_C2 0x1.0005dep-1f
 #define EXP_C3 0x1.554bf8p-3f
 
 V_INLINE __m256i exp_table(void)
 {
-    enum { J = 1 << 20 };
+    enum { J = 1 << 20 }; /* 1 in j, shifted */
     return _mm256_setr_epi32(0x3f800000, 0x3f8b95c2 - J, 0x3f9837f0 - 2 * J, 0x3fa5fed7 - 3 * J, 0x3fb504f3 - 4 * J,
                              0x3fc5672a - 5 * J, 0x3fd744fd - 6 * J, 0x3feac0c7 - 7 * J);
 }
 
-V_INLINE vec v_exp(vec x)
+V_INLINE vec exp_of_index(vec shifted)
 {
-    const vec magic = v_set1(FLASHC_EXP_MAGIC);
-    const vec shifted = v_fma(x, v_set1(EXP_8_LOG2E), magic);
     const __m256i m = _mm256_castps_si256(shifted);
-    const vec p = _mm256_castsi256_ps(
+    return _mm256_castsi256_ps(
         _mm256_add_epi32(_mm256_permutevar8x32_epi32(exp_table(), m), _mm256_slli_epi32(m, 20)));
-    const vec f = v_fma(v_sub(shifted, magic), v_set1(EXP_MINUS_LN2_8), x);
-    const vec g = v_fma(v_fma(v_set1(EXP_C3), f, v_set1(EXP_C2)), v_mul(f, f), f);
-    /* "not less" is true for NaN, which is in g and therefore stays. */
+}
+
+V_INLINE vec exp_or_zero(vec p, vec g, vec x)
+{
+    /* "not less" is true for NaN. */
     return _mm256_and_ps(v_fma(p, g, p), _mm256_cmp_ps(x, v_set1(FLASHC_EXP_MIN), _CMP_NLT_UQ));
 }
+
+#include "kernels/f32_exp_table.h"
 
 V_INLINE vec is_neg_inf(vec x)
 {

@@ -1,5 +1,6 @@
 /*
- * What the instruction sets share of exp; included after vec, v_set1 and v_fma are defined.
+ * exp by a polynomial, and constants of every exp; included after vec, v_set1 and v_fma are defined. (Where a register
+ * can be a table f32_exp_table.h is shorter.)
  *
  * exp(x) = 2^n e^f, n = round(x log2e), f = x - n ln2, for x <= 0:
  *
