@@ -15,7 +15,7 @@ static bool reads_in_place(const flashc_tensor *tensor, const flashc_operand *op
 
 bool flashc_cache_in_place(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_cols)
 {
-    return (!rows->table.pages || operand->by_row) && reads_in_place(&rows->tensor, operand, n_cols);
+    return (flashc_cache_page_rows(rows) == 0 || operand->by_row) && reads_in_place(&rows->tensor, operand, n_cols);
 }
 
 int64_t flashc_cache_copy_floats(const flashc_operand *operand, int64_t n_rows, int64_t n_cols)
@@ -26,7 +26,8 @@ int64_t flashc_cache_copy_floats(const flashc_operand *operand, int64_t n_rows, 
 int64_t flashc_cache_gathered_bytes(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_rows,
                                     int64_t n_cols)
 {
-    return rows->table.pages && operand->pack ? n_rows * flashc_row_bytes(rows->tensor.dtype, n_cols) : 0;
+    const bool gathers = flashc_cache_page_rows(rows) > 0 && operand->pack;
+    return gathers ? n_rows * flashc_row_bytes(rows->tensor.dtype, n_cols) : 0;
 }
 
 int64_t flashc_cache_row_pointers(const flashc_operand *operand, int64_t n_rows)
@@ -68,30 +69,10 @@ static flashc_tile gather(const flashc_cache_rows *rows, const flashc_tile_rows 
     return (flashc_tile){.data = gathered, .dtype = dtype, .row_stride = elements, .col_stride = 1};
 }
 
-/* Goes along rows of a sequence: where the next one lies. */
-typedef struct row_walk {
-    int64_t entry, row; /* of the table; in that page */
-} row_walk;
-
-/* Rows that lie in one page: its number, or without pages that of the sequence, and their first row there. */
-typedef struct row_run {
-    int64_t element, row, n;
-} row_run;
-
-static row_walk walk_from(const flashc_block_table *t, int64_t row)
+/* Where a part's first row is, in K or V or in their scales. */
+static const char *part_at(const flashc_tensor *tensor, flashc_cache_part part, int64_t head)
 {
-    const int64_t entry = t->pages ? row / t->page_size : 0;
-    return (row_walk){entry, t->pages ? row - entry * t->page_size : row};
-}
-
-/* The next rows of n that remain: as many as lie in one page. */
-static row_run next_run(const flashc_block_table *t, int64_t sequence, int64_t n, row_walk *walk)
-{
-    if (!t->pages)
-        return (row_run){sequence, walk->row, n};
-    const int64_t row = walk->row;
-    walk->row = 0;
-    return (row_run){flashc_cache_page(t, sequence, walk->entry++), row, flashc_min(t->page_size - row, n)};
+    return flashc_element(tensor, part.first.element, head, part.first.row, 0);
 }
 
 /* Where each of the tile's first n rows, or of those that follow, is. */
@@ -99,11 +80,11 @@ static void point_at(const flashc_cache_rows *rows, const flashc_vector_ops *vec
                      int64_t n, const void **row)
 {
     const int64_t stride = rows->tensor.stride[2] * (int64_t)flashc_element_size(rows->tensor.dtype);
-    row_walk walk = walk_from(&rows->table, tile->first);
+    flashc_cache_walk walk = flashc_cache_walk_from(rows, tile->sequence, tile->first);
     for (int64_t done = 0; done < n;) {
-        const row_run run = next_run(&rows->table, tile->sequence, n - done, &walk);
-        vector->point(row + done, flashc_element(&rows->tensor, run.element, tile->head, run.row, 0), stride, run.n);
-        done += run.n;
+        const flashc_cache_part part = flashc_cache_next_part(&walk, n - done);
+        vector->point(row + done, part_at(&rows->tensor, part, tile->head), stride, part.n);
+        done += part.n;
     }
 }
 
@@ -118,7 +99,7 @@ enum { TOUCH_ROW_BYTES = 256 };
 
 int64_t flashc_cache_starts(const flashc_cache_rows *rows, const flashc_operand *operand)
 {
-    return operand->by_row && rows->table.pages ? MAX_STARTS + 1 : 0;
+    return operand->by_row && flashc_cache_page_rows(rows) > 0 ? MAX_STARTS + 1 : 0;
 }
 
 static const char *next_memory_page(const char *at)
@@ -134,22 +115,23 @@ static const flashc_start *find_starts(const flashc_cache_rows *rows, const flas
 {
     const flashc_tensor *tensor = &rows->tensor;
     const bool contiguous = tensor->stride[2] * (int64_t)flashc_element_size(tensor->dtype) == row_bytes;
-    if (!rows->table.pages || !contiguous || row_bytes == 0 || rows->table.page_size < 2 * START_BYTES / row_bytes)
+    const int64_t page_rows = flashc_cache_page_rows(rows);
+    if (page_rows == 0 || !contiguous || row_bytes == 0 || page_rows < 2 * START_BYTES / row_bytes)
         return NULL;
     const int64_t ahead = flashc_min(STARTS_AHEAD / row_bytes, tile->n);
     const int64_t n_rows = flashc_min(tile->n, tile->n + tile->next - ahead);
-    row_walk walk = walk_from(&rows->table, tile->first + ahead);
+    flashc_cache_walk walk = flashc_cache_walk_from(rows, tile->sequence, tile->first + ahead);
     int64_t n = 0;
     for (int64_t done = 0; done < n_rows;) {
-        const row_run run = next_run(&rows->table, tile->sequence, n_rows - done, &walk);
-        const char *first = flashc_element(tensor, run.element, tile->head, run.row, 0);
-        const char *end = first + run.n * row_bytes, *at = run.row == 0 ? first : next_memory_page(first - 1);
+        const flashc_cache_part part = flashc_cache_next_part(&walk, n_rows - done);
+        const char *first = part_at(tensor, part, tile->head), *end = first + part.n * row_bytes;
+        const char *at = part.first.row == 0 ? first : next_memory_page(first - 1);
         for (; at < end && n < MAX_STARTS; at = next_memory_page(at)) {
             if (at == first || row_bytes <= TOUCH_ROW_BYTES)
                 __builtin_prefetch(at, 0, 3);
             start[n++] = (flashc_start){done + (at - first) / row_bytes, at, flashc_min(START_BYTES, end - at)};
         }
-        done += run.n;
+        done += part.n;
     }
     start[n].row = INT64_MAX;
     return start;
@@ -217,16 +199,16 @@ const float *flashc_cache_load_scales(const flashc_cache_rows *rows, const flash
     if (!rows->scale.data)
         return NULL;
     const int64_t stride = rows->scale.stride[2];
-    row_walk walk = walk_from(&rows->table, tile->first);
+    flashc_cache_walk walk = flashc_cache_walk_from(rows, tile->sequence, tile->first);
     for (int64_t done = 0; done < tile->n;) {
-        const row_run run = next_run(&rows->table, tile->sequence, tile->n - done, &walk);
-        const float *from = (const void *)flashc_element(&rows->scale, run.element, tile->head, run.row, 0);
+        const flashc_cache_part part = flashc_cache_next_part(&walk, tile->n - done);
+        const float *from = (const void *)part_at(&rows->scale, part, tile->head);
         if (stride == 1)
-            memcpy(scratch->scale + done, from, (size_t)run.n * sizeof *from);
+            memcpy(scratch->scale + done, from, (size_t)part.n * sizeof *from);
         else
-            for (int64_t i = 0; i < run.n; i++)
+            for (int64_t i = 0; i < part.n; i++)
                 scratch->scale[done + i] = from[i * stride];
-        done += run.n;
+        done += part.n;
     }
     for (int64_t i = tile->n; i % FLASHC_COLUMN_MULTIPLE != 0; i++)
         scratch->scale[i] = 0.0f;

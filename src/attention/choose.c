@@ -1,5 +1,6 @@
 #include "attention/choose.h"
 
+#include "attention/mask.h"
 #include "cpu.h"
 
 #include <inttypes.h>
@@ -49,8 +50,7 @@ static void choose_best(const flashc_problem *p, int64_t rows, const flashc_kern
         .n_rows = rows,
         .head_dim = p->head_dim,
         .head_dim_v = p->head_dim_v,
-        .masked = p->causal || p->window_left >= 0 || p->window_right >= 0 || p->block_mask.data || p->mask.data ||
-                  p->bias.data,
+        .masked = flashc_mask_is_given(p) || p->bias.data,
         .k_dtype = p->k.tensor.dtype,
         .v_dtype = p->v.tensor.dtype,
         .allows_bf16 = allows_bf16(p),

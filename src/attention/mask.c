@@ -5,6 +5,11 @@
 #include <math.h>
 #include <string.h>
 
+bool flashc_mask_is_given(const flashc_problem *p)
+{
+    return p->causal || p->window_left >= 0 || p->window_right >= 0 || p->block_mask.data || p->mask.data;
+}
+
 static int64_t add_saturated(int64_t a, int64_t b)
 {
     int64_t sum;

@@ -9,6 +9,9 @@
 
 #include "attention/block.h"
 
+/* Is there anything but lengths that hides keys? */
+bool flashc_mask_is_given(const flashc_problem *p);
+
 /* The keys that a query may see by position, within begin_key .. n_keys. Neither end falls from a query to the next. */
 flashc_key_range flashc_mask_keys(const flashc_problem *p, const flashc_sequence *s, int64_t query);
 

@@ -38,6 +38,45 @@ static inline flashc_cache_place flashc_cache_find(const flashc_cache_rows *rows
     return (flashc_cache_place){flashc_cache_page(t, sequence, entry), row - entry * t->page_size};
 }
 
+/* Rows of a page; 0 if there are no pages. */
+static inline int64_t flashc_cache_page_rows(const flashc_cache_rows *rows)
+{
+    return rows->table.pages ? rows->table.page_size : 0;
+}
+
+/* Goes along the rows of a sequence, page by page: without a division for each. */
+typedef struct flashc_cache_walk {
+    const flashc_block_table *table;
+    int64_t sequence, entry, row; /* entry of the table; row of that page */
+} flashc_cache_walk;
+
+static inline flashc_cache_walk flashc_cache_walk_from(const flashc_cache_rows *rows, int64_t sequence, int64_t row)
+{
+    const flashc_block_table *t = &rows->table;
+    const int64_t entry = t->pages ? row / t->page_size : 0;
+    return (flashc_cache_walk){t, sequence, entry, t->pages ? row - entry * t->page_size : row};
+}
+
+/* Rows that lie in one page, or in the one array: the first, and how many. */
+typedef struct flashc_cache_part {
+    flashc_cache_place first;
+    int64_t n;
+} flashc_cache_part;
+
+/* The next rows, of n that are wanted: as many as lie in one page. */
+static inline flashc_cache_part flashc_cache_next_part(flashc_cache_walk *walk, int64_t n)
+{
+    const flashc_block_table *t = walk->table;
+    const int64_t row = walk->row;
+    if (!t->pages) {
+        walk->row += n;
+        return (flashc_cache_part){{walk->sequence, row}, n};
+    }
+    walk->row = 0;
+    return (flashc_cache_part){{flashc_cache_page(t, walk->sequence, walk->entry++), row},
+                               flashc_min(t->page_size - row, n)};
+}
+
 /* Column 0 of a row. */
 static inline char *flashc_cache_row(const flashc_cache_rows *rows, int64_t sequence, int64_t head, int64_t row)
 {
