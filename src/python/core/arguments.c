@@ -49,6 +49,8 @@ int flashc_py_axis_of(int rank, int i, int bshd)
 int flashc_py_set_scale(const flashc_py_view *scale, const flashc_py_view *rows, int bshd, flashc_tensor *out)
 {
     char found[256], expected[256];
+    if (!scale->name)
+        return 0;
     if (flashc_py_view_expect_dtype(scale, FLASHC_F32) != 0)
         return -1;
     bool fits = scale->ndim == rows->ndim - 1;

@@ -19,8 +19,8 @@ PyObject *flashc_py_finish(flashc_py_view *views, int n, int checked, flashc_sta
 /* Of an array of rank 2 to 4, in the layout: which of batch, head, row, column its axis i is. */
 int flashc_py_axis_of(int rank, int i, int bshd);
 
-/* k_scale and v_scale: float32 of the shape of `rows` without its last axis, sizes of 1 repeating. Returns 0, or -1
- * with an exception. */
+/* A scale, if it was acquired: float32 of the shape of `rows` without its last axis, sizes of 1 repeating. Returns 0,
+ * or -1 with an exception. */
 int flashc_py_set_scale(const flashc_py_view *scale, const flashc_py_view *rows, int bshd, flashc_tensor *out);
 
 /* Scales beside rows, each of them perhaps not acquired. */

@@ -117,9 +117,10 @@ static int build(flashc_py_call *c, PyObject *const *args, bool plan_only, int64
 
 void flashc_py_call_scales(const flashc_py_call *c, flashc_py_scales scales[N_CALL_SCALES])
 {
-    const flashc_py_view *k = &c->feature[K_SCALE - FIRST_FEATURE_ARRAY];
-    scales[0] = (flashc_py_scales){"k_scale", "k_scale", k, &c->view[K], c->bshd};
-    scales[1] = (flashc_py_scales){"v_scale", "v_scale", k + 1, &c->view[V], c->bshd};
+    scales[0] =
+        (flashc_py_scales){"k_scale", "k_scale", flashc_py_call_feature(c, K_SCALE), &c->view[K], c->bshd};
+    scales[1] =
+        (flashc_py_scales){"v_scale", "v_scale", flashc_py_call_feature(c, V_SCALE), &c->view[V], c->bshd};
 }
 
 int flashc_py_call_build(flashc_py_call *c, PyObject *const *args, bool plan_only)

@@ -50,6 +50,12 @@ int flashc_py_call_set_tensors(flashc_py_call *call, PyObject *const *args, int 
 /* A view of rank 2 to 4, and its sizes, on the axes batch, heads, rows, columns. */
 flashc_tensor flashc_py_call_tensor(const flashc_py_view *view, int bshd, int64_t size[4]);
 
+/* The array of a feature (ALIBI_SLOPES to V_SCALE); without a name where none was given. */
+static inline const flashc_py_view *flashc_py_call_feature(const flashc_py_call *call, int feature)
+{
+    return &call->feature[feature - FIRST_FEATURE_ARRAY];
+}
+
 /* k_scale and v_scale of a call. */
 enum { N_CALL_SCALES = 2 };
 void flashc_py_call_scales(const flashc_py_call *call, flashc_py_scales scales[N_CALL_SCALES]);

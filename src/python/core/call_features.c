@@ -218,11 +218,11 @@ int flashc_py_call_set_features(flashc_py_call *c, PyObject *features)
     }
     p->window_left = pair[0];
     p->window_right = pair[1];
-    const flashc_py_view *k_scale = &c->feature[3], *v_scale = &c->feature[4];
-    if ((k_scale->name && flashc_py_set_scale(k_scale, &c->view[K], c->bshd, &p->k_scale) != 0) ||
-        (v_scale->name && flashc_py_set_scale(v_scale, &c->view[V], c->bshd, &p->v_scale) != 0))
+    if (flashc_py_set_scale(flashc_py_call_feature(c, K_SCALE), &c->view[K], c->bshd, &p->k_scale) != 0 ||
+        flashc_py_set_scale(flashc_py_call_feature(c, V_SCALE), &c->view[V], c->bshd, &p->v_scale) != 0)
         return -1;
-    const flashc_py_view *slopes = &c->feature[0], *sinks = &c->feature[1], *block_mask = &c->feature[2];
+    const flashc_py_view *slopes = flashc_py_call_feature(c, ALIBI_SLOPES), *sinks = flashc_py_call_feature(c, SINKS);
+    const flashc_py_view *block_mask = flashc_py_call_feature(c, BLOCK_MASK);
     if ((slopes->name && set_per_head(c, slopes, true, &p->alibi_slopes) != 0) ||
         (sinks->name && set_per_head(c, sinks, false, &p->sinks) != 0) ||
         (block_mask->name && set_block_mask(c, block_mask, PyTuple_GetItem(features, BLOCK_MASK_TILE)) != 0))

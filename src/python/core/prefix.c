@@ -44,13 +44,10 @@ static int set_prefix(const flashc_py_call *c, const flashc_py_view *views, flas
     if (set_rows(c, &views[PREFIX_K], c->params.head_dim, &prefix->seqlen, &prefix->k) != 0 ||
         set_rows(c, &views[PREFIX_V], c->params.head_dim_v, &prefix->seqlen, &prefix->v) != 0)
         return -1;
-    if (flashc_py_check_scales(scales, N_CALL_SCALES) != 0)
+    if (flashc_py_check_scales(scales, N_CALL_SCALES) != 0 ||
+        flashc_py_set_scale(&views[PREFIX_K_SCALE], &views[PREFIX_K], c->bshd, &prefix->k_scale) != 0)
         return -1;
-    const flashc_py_view *k_scale = &views[PREFIX_K_SCALE], *v_scale = &views[PREFIX_V_SCALE];
-    return (k_scale->name && flashc_py_set_scale(k_scale, &views[PREFIX_K], c->bshd, &prefix->k_scale) != 0) ||
-                   (v_scale->name && flashc_py_set_scale(v_scale, &views[PREFIX_V], c->bshd, &prefix->v_scale) != 0)
-               ? -1
-               : 0;
+    return flashc_py_set_scale(&views[PREFIX_V_SCALE], &views[PREFIX_V], c->bshd, &prefix->v_scale);
 }
 
 static void release_views(flashc_py_view views[N_PREFIX])

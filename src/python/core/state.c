@@ -3,7 +3,9 @@
  * seqlens_k may be None. */
 #include "python/core/call.h"
 
-enum { ROW_MAX_ARRAY, ROW_SUM_ARRAY, ACC_ARRAY, STATE_ARRAYS, SEQLENS_K_ITEM = 7, STATE_ITEMS };
+/* The tuple's items in order; the first of them are arrays. */
+enum { ROW_MAX_ITEM, ROW_SUM_ITEM, ACC_ITEM, PIECE_N_ITEM, N_NODES_ITEM, NEXT_KEY_ITEM, SEQLEN_K_ITEM, SEQLENS_K_ITEM,
+       STATE_ITEMS, STATE_ARRAYS = PIECE_N_ITEM };
 
 typedef struct {
     flashc_attention_state state;
@@ -30,19 +32,19 @@ static int acquire(state_argument *s, PyObject *tuple)
         if (flashc_py_view_acquire_output(&s->view[i], PyTuple_GetItem(tuple, i), name[i]) != 0 ||
             flashc_py_view_expect_dtype(&s->view[i], FLASHC_F32) != 0 || flashc_py_view_as_flat(&s->view[i], &n) != 0)
             return -1;
-    const flashc_py_view *acc = &s->view[ACC_ARRAY];
+    const flashc_py_view *acc = &s->view[ACC_ITEM];
     if (acc->ndim != 3) {
         PyErr_Format(PyExc_ValueError, "acc: expected 3 axes, found %d", acc->ndim);
         return -1;
     }
-    for (int i = 0; i < ACC_ARRAY; i++)
+    for (int i = 0; i < ACC_ITEM; i++)
         if (flashc_py_view_expect_shape_of(&s->view[i], acc, 1) != 0)
             return -1;
     s->state.levels = acc->shape[0];
     s->state.rows = acc->shape[1];
     s->state.head_dim_v = acc->shape[2];
-    s->state.row_max = s->view[ROW_MAX_ARRAY].data;
-    s->state.row_sum = s->view[ROW_SUM_ARRAY].data;
+    s->state.row_max = s->view[ROW_MAX_ITEM].data;
+    s->state.row_sum = s->view[ROW_SUM_ITEM].data;
     s->state.acc = acc->data;
     const struct {
         const char *name;
@@ -51,8 +53,8 @@ static int acquire(state_argument *s, PyObject *tuple)
                 {"n_nodes", &s->state.n_nodes},
                 {"next_key", &s->state.next_key},
                 {"seqlen_k", &s->state.seqlen_k}};
-    for (int i = 0; i < 4; i++) {
-        PyObject *given = PyTuple_GetItem(tuple, STATE_ARRAYS + i);
+    for (int i = 0; i <= SEQLEN_K_ITEM - PIECE_N_ITEM; i++) {
+        PyObject *given = PyTuple_GetItem(tuple, PIECE_N_ITEM + i);
         *ints[i].value = PyLong_AsLongLong(given);
         if (PyErr_Occurred())
             return flashc_py_wrong_argument(ints[i].name, "an int", given);
