@@ -2,54 +2,59 @@
 #include "cli/cli.h"
 #include "cli/job.h"
 
-typedef struct named_array {
+#include <stddef.h>
+
+/* The arrays of a call whose shapes are shown, in this order: their names in text and in JSON. */
+static const struct {
     const char *label, *key;
-    const flashc_cli_array *array;
-} named_array;
+    size_t offset; /* in flashc_cli_job */
+} arrays[] = {
+    {"Q", "q", offsetof(flashc_cli_job, q)},
+    {"K", "k", offsetof(flashc_cli_job, k)},
+    {"V", "v", offsetof(flashc_cli_job, v)},
+    {"K scale", "k_scale", offsetof(flashc_cli_job, k_scale)},
+    {"V scale", "v_scale", offsetof(flashc_cli_job, v_scale)},
+    {"K prefix", "prefix_k", offsetof(flashc_cli_job, prefix.k)},
+    {"its scale", "prefix_k_scale", offsetof(flashc_cli_job, prefix.k_scale)},
+    {"V prefix", "prefix_v", offsetof(flashc_cli_job, prefix.v)},
+    {"its scale", "prefix_v_scale", offsetof(flashc_cli_job, prefix.v_scale)},
+    {"mask", "mask", offsetof(flashc_cli_job, mask)},
+    {"bias", "bias", offsetof(flashc_cli_job, bias)},
+    {"alibi", "alibi", offsetof(flashc_cli_job, scores.alibi)},
+    {"sinks", "sinks", offsetof(flashc_cli_job, scores.sinks)},
+    {"block mask", "block_mask", offsetof(flashc_cli_job, scores.block_mask)},
+    {"O", "o", offsetof(flashc_cli_job, o)},
+};
+enum { NUM_ARRAYS = sizeof arrays / sizeof arrays[0] };
 
-enum { NUM_ARRAYS = 15 };
-
-static void list_arrays(const flashc_cli_job *job, named_array list[NUM_ARRAYS])
+/* NULL if the call has none. */
+static const flashc_cli_array *array_of(const flashc_cli_job *job, int i)
 {
-    const named_array all[NUM_ARRAYS] = {{"Q", "q", &job->q},          {"K", "k", &job->k},
-                                         {"V", "v", &job->v},          {"K scale", "k_scale", &job->k_scale},
-                                         {"V scale", "v_scale", &job->v_scale},
-                                         {"K prefix", "prefix_k", &job->prefix.k},
-                                         {"its scale", "prefix_k_scale", &job->prefix.k_scale},
-                                         {"V prefix", "prefix_v", &job->prefix.v},
-                                         {"its scale", "prefix_v_scale", &job->prefix.v_scale},
-                                         {"mask", "mask", &job->mask},
-                                         {"bias", "bias", &job->bias}, {"alibi", "alibi", &job->scores.alibi},
-                                         {"sinks", "sinks", &job->scores.sinks},
-                                         {"block mask", "block_mask", &job->scores.block_mask},
-                                         {"O", "o", &job->o}};
-    for (int i = 0; i < NUM_ARRAYS; i++)
-        list[i] = all[i];
+    const flashc_cli_array *array = (const void *)((const char *)job + arrays[i].offset);
+    return array->data ? array : NULL;
 }
 
 void flashc_cli_job_print_shapes(const flashc_cli_job *job, FILE *out)
 {
-    named_array list[NUM_ARRAYS];
     char text[FLASHC_CLI_SHAPE_TEXT];
-    list_arrays(job, list);
-    for (int i = 0; i < NUM_ARRAYS; i++)
-        if (list[i].array->data)
-            fprintf(out, "%-10s %s %s\n", list[i].label,
-                    flashc_cli_shape_text(list[i].array->rank, list[i].array->shape, text),
-                    flashc_dtype_name(list[i].array->dtype));
+    for (int i = 0; i < NUM_ARRAYS; i++) {
+        const flashc_cli_array *array = array_of(job, i);
+        if (array)
+            fprintf(out, "%-10s %s %s\n", arrays[i].label, flashc_cli_shape_text(array->rank, array->shape, text),
+                    flashc_dtype_name(array->dtype));
+    }
     flashc_cli_score_mod_print(&job->score_mod, out);
 }
 
 void flashc_cli_job_json_shapes(const flashc_cli_job *job, flashc_cli_json *json)
 {
-    named_array list[NUM_ARRAYS];
-    list_arrays(job, list);
     for (int i = 0; i < NUM_ARRAYS; i++) {
-        if (!list[i].array->data)
+        const flashc_cli_array *array = array_of(job, i);
+        if (!array)
             continue;
-        flashc_cli_json_object(json, list[i].key);
-        flashc_cli_json_ints(json, "shape", list[i].array->rank, list[i].array->shape);
-        flashc_cli_json_string(json, "dtype", flashc_dtype_name(list[i].array->dtype));
+        flashc_cli_json_object(json, arrays[i].key);
+        flashc_cli_json_ints(json, "shape", array->rank, array->shape);
+        flashc_cli_json_string(json, "dtype", flashc_dtype_name(array->dtype));
         flashc_cli_json_end(json, '}');
     }
     flashc_cli_score_mod_json(&job->score_mod, json);
