@@ -14,8 +14,8 @@
 /* Replaces NaN and infinity in a copy of a V tile by 0; returns whether there were any. */
 bool flashc_careful_clear(float *copy, int64_t n_keys, int64_t n_cols, int64_t ld);
 
-/* Adds the elements of v that this left out to the rows of the tile that see them. state: of those rows. copy, copy_ld:
- * what it left. hidden: as noted before the tile's softmax. */
+/* Adds the elements of v that flashc_careful_clear() replaced by 0 to the acc of those rows that see them. state: of
+ * the tile's rows. copy, copy_ld: the tile of v after clearing. hidden: as noted before the tile's softmax. */
 void flashc_careful_add(const flashc_softmax_state *state, const flashc_cache_rows *v, const flashc_score_tile *tile,
                         const float *copy, int64_t copy_ld, const uint8_t *hidden);
 

@@ -181,8 +181,8 @@ void flashc_mask_add(const flashc_problem *p, const flashc_tensor *t, const flas
     tile->vector->add_rows(tile->scores, tile->ld, rows, tile->block->n_rows, tile->n_keys);
 }
 
-/* Of keys skip .. + n_keys of the tile, counted from its first: for row r those before first[r] and from last[r] on,
- * counted from skip. */
+/* Hides keys among the tile's keys skip .. skip + n_keys - 1: from row r those before skip + first[r], and from skip +
+ * last[r] on. */
 static void hide_keys(const flashc_score_tile *tile, int64_t skip, int64_t n_keys, const int32_t *first,
                       const int32_t *last)
 {

@@ -5,12 +5,12 @@
 
 #include "common.h"
 
-/* What of a chunk of keys is taken to a state at once: begin .. end - 1, to which the state comes with so many nodes.
- * Either one thread takes all of them (n_runs 0), piece by piece, or they are runs, which are nodes of the tree: so
- * many, of run_keys each, begin being a multiple of that. */
+/* A pass: the keys of a chunk that go to a state when the plan is executed once. Either one thread takes all of them
+ * for its rows, piece by piece, or several share them, each one run of whole pieces, which is a node of the tree. */
 typedef struct flashc_chunk_pass {
-    int64_t begin, end, nodes;
-    int64_t run_keys, n_runs;
+    int64_t begin, end;       /* keys begin .. end - 1; with runs, begin is a multiple of run_keys */
+    int64_t nodes;            /* that the state has before */
+    int64_t run_keys, n_runs; /* n_runs 0: one thread takes all */
 } flashc_chunk_pass;
 
 /* Keys of a piece; more than there can be if they are not cut. */
@@ -23,14 +23,14 @@ typedef struct flashc_stream_step {
     bool completes; /* the piece: its node meets those before it */
 } flashc_stream_step;
 
-/* The step from key begin on of a chunk that ends at `end`, with so many nodes before it. */
+/* The step from key begin on, of a chunk that ends at `end`, to a state that has so many nodes. */
 flashc_stream_step flashc_stream_next(const flashc_attention_state *state, int64_t begin, int64_t end, int64_t nodes);
 
-/* What execute leaves in every row of so many nodes when it takes the keys begin .. end - 1. */
+/* How many nodes every row has, of so many before, when the keys begin .. end - 1 have been taken. */
 int64_t flashc_stream_nodes_after(const flashc_attention_state *state, int64_t begin, int64_t end, int64_t nodes);
 
-/* Sets *pass to what of a chunk's keys, up to `end`, comes after the pass that it was. With most_runs > 1 it is cut
- * into at most so many runs of equal length where whole pieces are left; the bits are those of piece after piece. */
+/* Sets *pass, a pass over a chunk whose keys end at `end`, to the one that follows it. With most_runs > 1 and whole
+ * pieces left that is one of runs of equal length, at most so many; the bits are those of piece after piece. */
 void flashc_stream_next_pass(const flashc_attention_state *state, int64_t most_runs, int64_t end,
                              flashc_chunk_pass *pass);
 

@@ -49,7 +49,7 @@ typedef struct flashc_plan {
     int64_t run_pieces;      /* pieces of a run */
     int64_t runs;            /* per row item, at most: those that its keys reach into */
     int64_t num_items;       /* row_items * runs * batch * K/V heads */
-    flashc_chunk_pass pass;  /* of a chunk to a state, see passes.h; there runs is the most that a pass has */
+    flashc_chunk_pass pass;  /* where keys go to a state: those that are taken now; runs is then the most of any pass */
     int num_threads;
     flashc_scratch_layout scratch;
     int64_t block_floats, partial_floats; /* a partial state of one row block, and of all of an item */

@@ -16,7 +16,7 @@ enum { ROWS_TOGETHER = 32 };
 /* The struct as it was in the first release: nothing shorter can have been compiled. */
 enum { FIRST_STRUCT_SIZE = sizeof(flashc_append_params) };
 
-/* From where the rows of k, v or q go where, and what becomes of them on the way. */
+/* Where the rows of k, v or q come from, where they go, and what becomes of them on the way. */
 typedef struct transfer {
     const flashc_tensor *from;
     flashc_cache_rows to;

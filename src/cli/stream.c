@@ -75,7 +75,7 @@ static int plan_sequence(const stream *s, const flashc_attention_params *call, i
     return FLASHC_CLI_OK;
 }
 
-/* The queries of sequence b in files; before: in what is before it. */
+/* Where the queries of sequence b stand in the states that are written; before: in those of the keys before. */
 static flashc_cli_states_part part_of(const stream *s, int64_t b, int before)
 {
     const flashc_attention_params *p = &s->whole;

@@ -20,8 +20,9 @@ int64_t flashc_cli_stream_add(int64_t a, int64_t b);
 /* The call on sequence b alone, but for its K and V. */
 flashc_attention_params flashc_cli_stream_sequence(const flashc_attention_params *whole, int64_t b);
 
-/* The call of all queries, as those of one sequence, on a prefix. They lie as flashc_attention_shared_prefix() wants; o
- * has the shape of its result, but not the strides that the rows of all sequences have. */
+/* The call of all queries, as those of one sequence, on a prefix. flashc_attention_shared_prefix() makes the same of
+ * its arguments, inside the library; flashc-run has flashc.h alone. The queries lie as that function wants; o has the
+ * shape of its result, but not the strides that the rows of all sequences have. */
 flashc_attention_params flashc_cli_stream_prefix(const flashc_attention_params *whole,
                                                  const flashc_shared_prefix *prefix);
 

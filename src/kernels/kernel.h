@@ -33,8 +33,9 @@
 /* Columns of tiles that lie rows along: no vector takes more. */
 #define FLASHC_COLUMN_MULTIPLE 32
 
-/* Rows beyond those of a tile whose addresses are told too: those that will be asked for next, then, or if there are
- * none, the last again. They may be prefetched; and up to the next multiple of FLASHC_COLUMN_MULTIPLE multiplied. */
+/* An operand by_row is told the addresses of this many rows beyond its tile: of the rows that will be asked for next,
+ * or, where there are none, of the last row again. All may be prefetched. Those that fill the tile's rows up to a
+ * multiple of FLASHC_COLUMN_MULTIPLE may even be multiplied: their products are not used. */
 #define FLASHC_ROWS_AHEAD 96
 
 /* Rows of some tensor that are not evenly spaced (the heads of a group are stacked): one pointer a row. */
@@ -60,7 +61,7 @@ typedef struct flashc_upcoming {
     int64_t n_rows, row_stride, row_bytes; /* bytes */
 } flashc_upcoming;
 
-/* Lists of them a tile may carry; the first is needed first. */
+/* How many such lists a tile carries; the first is needed first. */
 enum { FLASHC_UPCOMING = 2 };
 
 /* Bytes that may be prefetched when row number `row` of a tile is multiplied. */
@@ -76,8 +77,8 @@ typedef struct flashc_kv_tile {
     const void *data;
     flashc_dtype dtype;
     int64_t row_stride;     /* elements */
-    const void *const *row; /* for operands by_row: where each row is, and FLASHC_ROWS_AHEAD of those to come */
-    const float *scale;     /* of each row, see scale_keys; NULL: 1. Not for the products */
+    const void *const *row; /* for operands by_row, instead of data: where each row is, and FLASHC_ROWS_AHEAD more */
+    const float *scale;     /* of each row; NULL: 1. The products do not use it: see scale_keys */
     const flashc_start *start; /* beside row: NULL, or in order of rows, the last with row INT64_MAX */
     flashc_upcoming upcoming[FLASHC_UPCOMING];
 } flashc_kv_tile;

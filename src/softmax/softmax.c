@@ -82,14 +82,12 @@ flashc_status flashc_softmax(int64_t rows, int64_t cols, const void *x, int64_t 
  * subnormal. In f32 the sum's own rounding errors count: cols times half an ulp of values below 1. */
 static double default_tolerance(int64_t cols, flashc_dtype dtype)
 {
-    double tolerance = 1e-6;
-    if (dtype == FLASHC_F16)
-        tolerance += 0x1p-11;
-    if (dtype == FLASHC_BF16)
-        tolerance += 0x1p-8;
-    else
-        tolerance += (double)cols * 0x1p-25;
-    return tolerance;
+    const double slack = 1e-6;
+    switch (dtype) {
+    case FLASHC_BF16: return slack + 0x1p-8;
+    case FLASHC_F16: return slack + 0x1p-11 + (double)cols * 0x1p-25;
+    default: return slack + (double)cols * 0x1p-25;
+    }
 }
 
 static bool row_is_softmax(int64_t cols, const void *y, int64_t first, flashc_dtype dtype, double tolerance)
