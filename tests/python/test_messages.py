@@ -98,6 +98,10 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     (attention(out_dtype="f16", out=np.zeros((2, 4, 5, 6), F)), ValueError, "out_dtype", ("None together with out",)),
     (attention(causal=True), ValueError, "align", ("'top-left'", "'bottom-right'", "found None")),
     (attention(causal=np.zeros(2), align=0), TypeError, "causal", ("expected True or False", "found array([0., 0.])")),
+    *((attention(causal=x, align=0), TypeError, "causal", ("expected True or False", f"found {x!r}"))
+      for x in ("no", None, 2, -1, 0.5)),
+    *((attention(**{name: np.ma.masked_array(x)}), TypeError, name, ("without a mask", "MaskedArray", "filled()"))
+      for name, x in (("q", Q), ("k", K), ("v", V), ("bias", np.zeros((5, 7), F)))),
     (attention(align="left"), ValueError, "align", ("expected 'top-left'", "found 'left'")),
     (attention(align=1.5), TypeError, "align", ("expected", "found 1.5")),
     (attention(align=True), TypeError, "align", ("expected", "found True")),

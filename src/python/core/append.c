@@ -120,7 +120,7 @@ static int take_arguments(call *c, PyObject *const *args, int bshd)
     flashc_append_params *p = &c->params;
     flashc_tensor *const tensors[N_TENSORS] = {&p->k, &p->v,     &p->k_cache,    &p->v_cache,
                                                &p->q, &p->q_out, &p->rotary_cos, &p->rotary_sin};
-    p->rotary_interleaved = PyObject_IsTrue(args[INTERLEAVED]);
+    p->rotary_interleaved = flashc_py_flag(args[INTERLEAVED], "interleaved");
     if (p->rotary_interleaved < 0)
         return -1;
     for (int i = 0; i < N_TENSORS; i++)

@@ -37,6 +37,15 @@ PyObject *flashc_py_finish(flashc_py_view *views, int n, int checked, flashc_sta
     return checked != 0 || status != FLASHC_OK ? NULL : Py_NewRef(Py_None);
 }
 
+int flashc_py_flag(PyObject *object, const char *name)
+{
+    const int is_true = PyObject_RichCompareBool(object, Py_True, Py_EQ);
+    const int is_false = is_true == 0 ? PyObject_RichCompareBool(object, Py_False, Py_EQ) : 0;
+    if (is_true == 1 || is_false == 1)
+        return is_true;
+    return flashc_py_wrong_argument(name, "True or False", object);
+}
+
 int flashc_py_axis_of(int rank, int i, int bshd)
 {
     enum { BATCH, HEADS, ROWS, COLS };

@@ -16,6 +16,10 @@ int flashc_py_acquire_all(flashc_py_view *views, PyObject *const *args, const fl
 /* Releases the views and turns (checked: 0, or -1 with an exception; status) into a result: None or NULL. */
 PyObject *flashc_py_finish(flashc_py_view *views, int n, int checked, flashc_status status);
 
+/* A bool, NumPy's too, or 0 or 1; all else, which Python would also take for true or false, is a mistake: causal="no".
+ * Returns -1 with an exception. */
+int flashc_py_flag(PyObject *object, const char *name);
+
 /* Of an array of rank 2 to 4, in the layout: which of batch, head, row, column its axis i is. */
 int flashc_py_axis_of(int rank, int i, int bshd);
 

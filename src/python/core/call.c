@@ -75,9 +75,9 @@ static int build(flashc_py_call *c, PyObject *const *args, bool plan_only, int64
     flashc_attention_params_init(p, sizeof *p);
     const int bshd = PyObject_IsTrue(args[BSHD]);
     c->bshd = bshd > 0;
-    p->causal = PyObject_IsTrue(args[CAUSAL]);
+    p->causal = flashc_py_flag(args[CAUSAL], "causal");
     if (p->causal < 0)
-        return flashc_py_wrong_argument("causal", "True or False", args[CAUSAL]);
+        return -1;
     if (bshd < 0 || flashc_py_call_take_sequences(c, args[SEQUENCES]) != 0 ||
         flashc_py_call_set_tensors(c, args, bshd, plan_only) != 0 || set_alignment(c, args[ALIGN]) != 0)
         return -1;

@@ -21,6 +21,22 @@ static int refuse_lazy_negation(PyObject *object, const char *name)
     return -1;
 }
 
+/* NumPy's masked arrays: the buffer has what their mask hides too. */
+static int refuse_masked_array(PyObject *object, const char *name)
+{
+    PyObject *type = PyObject_GetAttrString((PyObject *)Py_TYPE(object), "__name__");
+    if (!type)
+        return -1;
+    const bool masked = PyUnicode_CompareWithASCIIString(type, "MaskedArray") == 0;
+    Py_DECREF(type);
+    if (!masked)
+        return 0;
+    PyErr_Format(PyExc_TypeError,
+                 "%s: expected an array without a mask, found numpy.ma.MaskedArray; pass filled(), and the mask as an "
+                 "argument of its own", name);
+    return -1;
+}
+
 static int acquire(flashc_py_view *view, PyObject *object, const char *name, flashc_py_types types)
 {
     view->name = name;
@@ -28,10 +44,10 @@ static int acquire(flashc_py_view *view, PyObject *object, const char *name, fla
     view->read_only = false;
     view->buffer.obj = NULL;
     view->capsule = NULL;
-    int result;
-    if (PyObject_CheckBuffer(object)) {
+    int result = refuse_masked_array(object, name);
+    if (result == 0 && PyObject_CheckBuffer(object)) {
         result = flashc_py_view_from_buffer(view, object);
-    } else {
+    } else if (result == 0) {
         result = flashc_py_view_from_exchange_table(view, object);
         if (result == 0)
             result = flashc_py_view_from_dlpack(view, object);
