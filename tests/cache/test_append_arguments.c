@@ -114,6 +114,10 @@ static void test_tensors(void **state)
     assert_int_equal(flashc_append(&p), FLASHC_ERR_ARGUMENT);
     assert_non_null(strstr(flashc_last_error(), "q_out.data: expected memory of its own, found the address of q ("));
     usual(&p, false);
+    p.q_out.dtype = FLASHC_F16; /* q in place, but for the type: rows would go over those that are still to be read */
+    assert_int_equal(flashc_append(&p), FLASHC_ERR_ARGUMENT);
+    assert_non_null(strstr(flashc_last_error(), "q_out.data: expected memory of its own, found the address of q ("));
+    usual(&p, false);
     p.v_cache.data = p.k_cache.data;
     assert_int_equal(flashc_append(&p), FLASHC_ERR_ARGUMENT);
     assert_non_null(strstr(flashc_last_error(), "found the address of v_cache ("));
@@ -204,6 +208,8 @@ static void test_positions(void **state)
     (void)state;
     static const int64_t rotary_positions[2] = {13, 14};
     MISTAKE(false, p.positions = NULL, "positions: expected one per sequence, found NULL");
+    MISTAKE(false, (p.positions = NULL, p.k.data = p.v.data = p.k_cache.data = p.v_cache.data = NULL),
+            "positions: expected one per sequence, found NULL"); /* q alone is turned by them too */
     MISTAKE(false, positions[1] = -1, "positions[1]: expected 0 to 13 (3 new rows, seqlen_cache has 16), found -1");
     MISTAKE(false, positions[0] = 14, "positions[0]: expected 0 to 13 (3 new rows, seqlen_cache has 16), found 14");
     MISTAKE(false, positions[0] = INT64_MAX,
@@ -229,6 +235,8 @@ static void test_pages(void **state)
             "block_table_v[0][1]: expected a page 0 to 7, found 9");
     MISTAKE(true, (p.block_table_v = p.block_table, p.block_table_v.pages = pages_v[0], pages_v[0][1] = 0),
             "block_table_v[0][1]: expected a page that no other entry has written in this call, found 0");
+    MISTAKE(true, (p.block_table_v = p.block_table, p.block_table_v.page_size = 0),
+            "block_table_v.page_size: expected 1 to 2^48, found 0");
     MISTAKE(true, (p.block_table_v = p.block_table, p.block_table.pages = NULL),
             "block_table.pages: block_table_v needs it too, found NULL");
     /* What no new row reaches may be anything. */

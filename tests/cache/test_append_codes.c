@@ -190,6 +190,34 @@ static void known_rows(void **state)
         assert_int_equal(test_get_bits(&p.k_cache, 0, 0, positions[0], j), finite[j]);
 }
 
+/* Values much wider than keys, whose cache is of f32: only their rows pass through memory of the call's own. */
+static void wide_values_alone_become_codes(void **state)
+{
+    (void)state;
+    enum { WIDE = 1 << 20 }; /* what goes beyond a shorter row leaves the heap */
+    static float key[4] = {1.0f, 2.0f, 3.0f, 4.0f}, value[WIDE], keys[4], scale;
+    static int8_t codes[WIDE];
+    const int64_t position = 0;
+    for (int j = 0; j < WIDE; j++)
+        value[j] = (float)(j % 255 - 127);
+    flashc_append_params p;
+    flashc_append_params_init(&p, sizeof p);
+    p.seqlen_new = p.seqlen_cache = 1;
+    p.head_dim = 4;
+    p.head_dim_v = WIDE;
+    p.k = flashc_tensor_bhsd(key, FLASHC_F32, 1, 1, 4);
+    p.v = flashc_tensor_bhsd(value, FLASHC_F32, 1, 1, WIDE);
+    p.k_cache = flashc_tensor_bhsd(keys, FLASHC_F32, 1, 1, 4);
+    p.v_cache = flashc_tensor_bhsd(codes, FLASHC_I8, 1, 1, WIDE);
+    p.v_cache_scale = flashc_tensor_bhsd(&scale, FLASHC_F32, 1, 1, 1);
+    p.positions = &position;
+    expect_ok(flashc_append(&p));
+    assert_memory_equal(keys, key, sizeof key);
+    assert_true(scale == 1.0f);
+    for (int j = 0; j < WIDE; j++)
+        assert_int_equal(codes[j], j % 255 - 127);
+}
+
 static void refuses(const flashc_append_params *p, const char *message)
 {
     static caches before;
@@ -219,6 +247,11 @@ static void wrong_scales(void **state)
              (void *)k);
     refuses(&p, message);
     p = params_of(&coded, FLASHC_I8);
+    p.k_cache_scale.data = coded.k; /* of the codes that it says how to read */
+    snprintf(message, sizeof message, "k_cache.data: expected memory of its own, found the address of k_cache_scale "
+             "(%p)", (void *)coded.k);
+    refuses(&p, message);
+    p = params_of(&coded, FLASHC_I8);
     p.v = p.v_cache = (flashc_tensor){0};
     snprintf(message, sizeof message, "v_cache_scale.data: expected NULL without v_cache, found %p",
              p.v_cache_scale.data);
@@ -227,6 +260,9 @@ static void wrong_scales(void **state)
     coded.v_scale[(1 * HEADS + 1) * ROWS + 10] = 0.0f;
     refuses(&p, "v_cache_scale[1][1][10]: expected a finite value above 0, found 0");
     coded.v_scale[(1 * HEADS + 1) * ROWS + 10] = 1.0f;
+    coded.k_scale[(1 * HEADS + 1) * ROWS + 11] = -2.0f; /* the last new row */
+    refuses(&p, "k_cache_scale[1][1][11]: expected a finite value above 0, found -2");
+    coded.k_scale[(1 * HEADS + 1) * ROWS + 11] = 1.0f;
     coded.v_scale[0] = NAN; /* not a row of this call */
     expect_ok(flashc_append(&p));
     p.k.dtype = FLASHC_I8;
@@ -281,6 +317,7 @@ int main(void)
         cmocka_unit_test(codes_are_near_what_f32_caches_get),
         cmocka_unit_test(small_rows_are_near_what_f32_caches_get),
         cmocka_unit_test(known_rows),
+        cmocka_unit_test(wide_values_alone_become_codes),
         cmocka_unit_test(wrong_scales),
         cmocka_unit_test(subnormal_scales),
         cmocka_unit_test(no_rows),

@@ -196,3 +196,42 @@ def test_errors(batch):
         caches = {"k_cache": np.zeros((4, HEADS_K, 38, DIM), np.float32), "v_cache": None, **options}
         with pytest.raises(ValueError, match=words):
             flashc.append_kv(padded_k, None, caches.pop("k_cache"), caches.pop("v_cache"), *arguments, **caches)
+
+
+def test_errors_of_append(batch):
+    """Each array that append_kv() is given is held against the others, before anything is written."""
+    rows = np.ones((2, HEADS_K, 3, DIM), np.float32)
+    at = [0, 0]
+
+    def cache(*shape, dtype=np.float32):
+        return np.zeros(shape, dtype)
+
+    def append(words, k_cache=None, v_cache=None, k=rows, v=rows, **options):
+        caches = [cache(2, HEADS_K, 8, DIM) if given is None else given for given in (k_cache, v_cache)]
+        with pytest.raises(ValueError, match=words):
+            flashc.append_kv(k, v, *caches, at, **options)
+        assert not any(given.any() for given in caches)
+
+    append("^v_cache: expected rows 8, found 7", v_cache=cache(2, HEADS_K, 7, DIM))
+    append("^v_cache: expected rows 8, found 9", v_cache=cache(2, HEADS_K, 9, DIM))
+    table = [[0], [1]]
+    append("^v_cache: expected pages 2, found 3", v_cache=cache(3, HEADS_K, 8, DIM), block_table=table)
+    append("^v: expected rows 3, found 2", v=rows[:, :, :2])
+    angles = np.ones((9, 4), np.float32)
+    append("^sin: expected columns 4, found 3", cos=angles, sin=angles[:, :3])
+    append("^sin: expected positions 9, found 8", cos=angles, sin=angles[:8])
+    scales = np.zeros((2, HEADS_K, 8), np.float32)
+    scales.flags.writeable = False
+    append("^v_scale: expected an array that can be written", v_cache=cache(2, HEADS_K, 8, DIM, dtype=np.int8),
+           v_scale=scales)
+    assert not scales.any()
+
+
+def test_values_alone_in_pages():
+    """block_table is then of pages of v_cache."""
+    rows = np.arange(2 * 3 * DIM, dtype=np.float32).reshape(2, 1, 3, DIM) + 1
+    pages = np.zeros((4, 1, 2, DIM), np.float32)
+    flashc.append_kv(None, rows, None, pages, [0, 1], block_table=[[3, 0], [2, 1]])
+    flat = pages[[3, 0, 2, 1], 0].reshape(2, 4, DIM)
+    assert np.array_equal(flat[0, :3], rows[0, 0]) and np.array_equal(flat[1, 1:], rows[1, 0])
+    assert not flat[0, 3].any() and not flat[1, 0].any()
