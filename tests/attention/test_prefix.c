@@ -7,6 +7,7 @@
 #include "support/problem.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -170,6 +171,47 @@ static void errors(void **state)
     expect_argument_error(flashc_attention_shared_prefix(&own, &shared),
                           "window: expected none with a shared prefix, found one");
     own.window_left = -1;
+    problem_free(&p);
+}
+
+static void score_mod(void *user_data, const flashc_score_block *block)
+{
+    (void)user_data, (void)block;
+}
+
+/* Each option that a prefix does not go with. */
+static void refused_options(void **state)
+{
+    (void)state;
+    problem p;
+    flashc_attention_params own;
+    problem_plain(&p, &(problem_shape){2, 2, 1, 1, 40, 16, 16}, FLASHC_F32, 1);
+    const flashc_shared_prefix shared = split(&p.params, 10, &own);
+    static const int64_t lengths[2] = {1, 1};
+    static const float slopes[2] = {0.5f, 0.25f};
+    static uint8_t visible[2] = {1, 1};
+    static float scores[2 * 2 * 30];
+    const flashc_tensor block_mask = {visible, FLASHC_BOOL, {0, 0, 0, 0}};
+    for (int i = 0; i < 9; i++) {
+        static const char *const names[] = {"seqlens_q", "leftpad_k", "mask", "block_mask", "bias", "alibi_slopes",
+                                            "score_mod", "scores", "key_mass"};
+        flashc_attention_params wrong = own;
+        char message[96];
+        switch (i) {
+        case 0: wrong.seqlens_q = lengths; break;
+        case 1: wrong.leftpad_k = lengths; break;
+        case 2: wrong.mask = block_mask; break;
+        case 3: wrong.block_mask = block_mask, wrong.block_mask_m = wrong.block_mask_n = 64; break;
+        case 4: wrong.bias = (flashc_tensor){scores, FLASHC_F32, {0, 0, 0, 0}}; break;
+        case 5: wrong.alibi_slopes = slopes, wrong.alignment = FLASHC_ALIGN_TOP_LEFT; break;
+        case 6: wrong.score_mod = score_mod; break;
+        case 7: wrong.scores = flashc_tensor_bhsd(scores, FLASHC_F32, 2, 1, 30); break;
+        default: wrong.key_mass = (flashc_tensor){scores, FLASHC_F32, {60, 30, 1, 0}}; break;
+        }
+        expect_ok(flashc_attention_fwd(&wrong));
+        snprintf(message, sizeof message, "%s: expected none with a shared prefix, found one", names[i]);
+        expect_argument_error(flashc_attention_shared_prefix(&wrong, &shared), message);
+    }
     problem_free(&p);
 }
 
@@ -340,6 +382,7 @@ int main(void)
         cmocka_unit_test(equals_a_prefix_of_ones_own),
         cmocka_unit_test(explanations),
         cmocka_unit_test(errors),
+        cmocka_unit_test(refused_options),
         cmocka_unit_test(errors_of_sequences),
         cmocka_unit_test(far_offsets),
         cmocka_unit_test(no_prefix),
