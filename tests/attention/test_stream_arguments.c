@@ -105,6 +105,10 @@ static void errors_of_positions(void **unused)
     s.state.seqlens_k = beyond;
     expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
                           "state->seqlens_k[1]: expected 0 to state->seqlen_k = 100, found 101");
+    s.state.seqlens_k = negative;
+    chunk.seqlens_k = (int64_t[]){0, 0}; /* no keys, so that none are too many */
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->seqlens_k[1]: expected 0 to state->seqlen_k = 100, found -1");
     s.state.seqlens_k = some;
     chunk.seqlens_k = beyond;
     expect_argument_error(flashc_attention_accumulate(&s.state, &chunk), "seqlens_k[1]: expected 0 to 100, found 101");

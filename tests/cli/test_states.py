@@ -2,7 +2,7 @@
 import math
 import os
 
-from support import CliTest, main
+from support import CliTest, main, transpose
 
 BATCH, HEADS, HEADS_K, QUERIES, KEYS, DIM = 2, 4, 2, 9, 1400, 8
 QKV = ('-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy')
@@ -162,6 +162,20 @@ class StatesTest(CliTest):
             self.ok('merge', '-o', 'o.npy', '--lse', 'lse.npy', *args, *parts)
             self.check(found, (self.read('o.npy')[2], self.read('lse.npy')[2]))
 
+    def test_merge_in_the_layout_bshd(self):
+        """Of any rank: O is what attention writes in that layout."""
+        self.cut(600)
+        for shape, shape_k in (([BATCH, QUERIES, HEADS, DIM], [BATCH, KEYS, HEADS_K, DIM]),
+                               ([QUERIES, HEADS, DIM], [KEYS, HEADS_K, DIM]), ([QUERIES, DIM], [KEYS, DIM])):
+            self.write_normal('q.npy', shape)
+            self.write_normal('k.npy', shape_k)
+            self.write_normal('v.npy', shape_k)
+            expected = self.outputs(*QKV, '--layout', 'bshd')
+            self.ok('attention', *QKV, '--layout', 'bshd', '--stream-kv', 512, '--save-state', 's', '--quiet')
+            self.ok('merge', '--states', 's', '-o', 'm.npy', '--lse', 'ml.npy', '--layout', 'bshd', '--quiet')
+            self.assertEqual(self.read('m.npy')[1], tuple(shape))
+            self.check((self.read('m.npy')[2], self.read('ml.npy')[2]), expected)
+
     def save(self, name, part, *args):
         self.ok('attention', '-q', 'q.npy', '-k', f'k{part}.npy', '-v', f'v{part}.npy', '--stream-kv', 256,
                 '--save-state', name, '--quiet', *args)
@@ -182,6 +196,19 @@ class StatesTest(CliTest):
             self.ok('merge', '--states', 'a', 'b', '--save-state', 'a', '--quiet')
             self.check(self.outputs('-q', 'q.npy', '-k', 'k2.npy', '-v', 'v2.npy', '--stream-kv', 90,
                                     '--resume-state', 'a', *args), expected)
+
+    def test_pieces_of_a_merged_state(self):
+        """Keys that come later are cut as the first of the states says."""
+        self.cut(600)
+        self.save('a', 0, '--total-keys', KEYS, *KERNEL)
+        self.save('b', 1, '--first-key', 600, *KERNEL)
+        _, shape, keys = self.read('b.keys.npy')
+        pieces = self.read('a.keys.npy')[2][2]
+        self.assertGreater(pieces, 0)
+        self.write('b.keys.npy', shape, [n if i % 3 < 2 else 2 * pieces for i, n in enumerate(keys)], '<i8')
+        for names, expected in ((('a', 'b'), pieces), (('b', 'a'), 2 * pieces)):
+            self.ok('merge', '--states', *names, '--save-state', 'm', '--quiet')
+            self.assertEqual(self.read('m.keys.npy')[2], [KEYS, 1, expected] * BATCH)
 
     def test_merge_of_one(self):
         """What attention makes of the state, in both layouts and other types."""
@@ -261,6 +288,11 @@ class StatesTest(CliTest):
         self.write_normal('q2.npy', [BATCH, HEADS, QUERIES + 1, DIM])
         self.fails(1, ['s.rows.npy has shape', f'expected [{shape[0]}, 2, 4, 10, 10] for the queries of q2.npy'],
                    *call[:2], 'q2.npy', *call[3:], 's')
+
+        order = [*range(len(shape))][::-1]
+        self.write('t.rows.npy', shape, transpose(shape, rows, order)[1], fortran=True)
+        self.write('t.keys.npy', [BATCH, 3], keys, '<i8')
+        self.fails(1, ['t.rows.npy: expected C order, found Fortran order'], *call, 't')
 
         def write(name, rows_shape=shape, rows_values=rows, descr='<f4', keys_values=keys, keys_descr='<i8'):
             self.write(f'{name}.rows.npy', rows_shape, rows_values, descr)
