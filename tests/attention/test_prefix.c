@@ -376,6 +376,26 @@ static void no_prefix(void **state)
     problem_free(&p);
 }
 
+/* The caller's workspace is nobody's: no call said how large it would have to be. */
+static void workspace_is_not_used(void **state)
+{
+    (void)state;
+    problem p;
+    flashc_attention_params own;
+    _Alignas(64) unsigned char workspace[64];
+    problem_plain(&p, &(problem_shape){2, 2, 1, 1, 40, 16, 16}, FLASHC_F32, 1);
+    const flashc_shared_prefix shared = split(&p.params, 10, &own);
+    memset(workspace, 0x55, sizeof workspace);
+    own.workspace = workspace;
+    for (int i = 0; i < 2; i++) { /* too small for any call, and said to be large enough for this one */
+        own.workspace_size = i == 0 ? sizeof workspace : SIZE_MAX / 2;
+        expect_ok(flashc_attention_shared_prefix(&own, &shared));
+        for (size_t byte = 0; byte < sizeof workspace; byte++)
+            assert_int_equal(workspace[byte], 0x55);
+    }
+    problem_free(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -386,6 +406,7 @@ int main(void)
         cmocka_unit_test(errors_of_sequences),
         cmocka_unit_test(far_offsets),
         cmocka_unit_test(no_prefix),
+        cmocka_unit_test(workspace_is_not_used),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

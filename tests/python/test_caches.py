@@ -164,6 +164,7 @@ def test_errors(batch):
     attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": STARTS * 1.0})
     attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": "many"})
     attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": [1.5]})
+    attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": [False, 5, 5, 42, 45]})
     for lengths in ("seqlens_q", "seqlens_k"):
         attention(f"^{lengths}: expected None beside cu_{lengths}, .* found both", **packed, **{lengths: LENGTHS})
     attention(r"k: expected 4 axes \(a batch\), found 3", cu_seqlens_q=STARTS)

@@ -67,6 +67,8 @@ def test_block_mask() -> None:
     whole = np.repeat(np.repeat(bits, 16, axis=2), 13, axis=3)[:, :, :40, :50]
     check(flashc.attention(Q, K, V, mask=whole), block_mask=bits, block_mask_tile=(16, 13))
     check(flashc.attention(Q, K, V, mask=whole[1, :1]), block_mask=bits[1, 0], block_mask_tile=(16, 13))
+    check(flashc.attention(Q, K, V, mask=whole[:, :1]), block_mask=bits[:, :1], block_mask_tile=(16, 13))
+    check(flashc.attention(Q, K, V, mask=whole[1:]), block_mask=bits[1:], block_mask_tile=(16, 13))
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
@@ -114,6 +116,7 @@ REFUSED = [
     (dict(window=(3, 0)), ValueError, "align: window needs 'top-left'"),
     (dict(window=3, align=0), TypeError, "window: expected a tuple of two ints, found 3"),
     (dict(window=(1.5, 0), align=0), TypeError, "window: expected a tuple of two ints"),
+    (dict(window=(True, 0), align=0), TypeError, "window: expected a tuple of two ints, found (True, 0)"),
     (dict(window=(-2, 0), align=0), ValueError, "window: expected numbers of keys, -1 or None for all, found (-2, 0)"),
     (dict(alibi_slopes=np.ones(4, F)), ValueError, "align: alibi_slopes needs"),
     (dict(alibi_slopes=np.ones(3, F), align=0), ValueError,
