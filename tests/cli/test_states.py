@@ -57,6 +57,8 @@ class StatesTest(CliTest):
         expected = self.outputs(*QKV, *KERNEL)
         parts = self.cut(PIECE, 2 * PIECE)
         self.assertEqual(self.resume(parts, *KERNEL, '--total-keys', KEYS), expected)
+        _, shape, _ = self.read('s.rows.npy')
+        self.assertEqual(shape, (1, BATCH, HEADS, QUERIES, DIM + 2))  # two whole pieces are one partial result
         self.assertEqual(self.resume(parts, *KERNEL, '--total-keys', KEYS, '--threads', 3, rows=10000), expected)
 
     def test_parts_of_any_length(self):
@@ -196,6 +198,19 @@ class StatesTest(CliTest):
             self.ok('merge', '--states', 'a', 'b', '--save-state', 'a', '--quiet')
             self.check(self.outputs('-q', 'q.npy', '-k', 'k2.npy', '-v', 'v2.npy', '--stream-kv', 90,
                                     '--resume-state', 'a', *args), expected)
+
+    def test_merge_with_a_state_of_no_keys(self):
+        """It changes nothing, whichever comes first."""
+        no_keys = ('-q', 'q.npy', '-k', 'none.npy', '-v', 'none.npy', '--stream-kv', 9)
+        self.write('none.npy', [BATCH, HEADS_K, 0, DIM], [])
+        self.ok('attention', *no_keys, '--save-state', 'none', '--quiet')
+        self.ok('attention', *QKV, '--stream-kv', 512, '--save-state', 'all', '--quiet')
+        expected = self.outputs(*QKV)
+        for names in (('all', 'none'), ('none', 'all'), ('none', 'all', 'none')):
+            self.ok('merge', '--states', *names, '-o', 'm.npy', '--lse', 'ml.npy', '--save-state', 'm', '--quiet')
+            self.assertEqual(self.read('m.keys.npy')[2][:2], [KEYS, 1])
+            self.check((self.read('m.npy')[2], self.read('ml.npy')[2]), expected)
+            self.check(self.outputs(*no_keys, '--resume-state', 'm'), expected)
 
     def test_pieces_of_a_merged_state(self):
         """Keys that come later are cut as the first of the states says."""
