@@ -3,7 +3,7 @@ import json
 import math
 import os
 
-from support import EMULATOR, CliTest, attention, count_of, main, npy_bytes, transpose
+from support import EMULATOR, CliTest, attention, count_of, float_to_bf16, main, npy_bytes, transpose
 
 
 class CompareTest(CliTest):
@@ -40,9 +40,30 @@ class CompareTest(CliTest):
         self.assertIn('o.npy', os.listdir(self.folder))
         self.assertEqual(self.compare('--rtol', '0', '--atol', '0.51').returncode, 0)
         self.assertEqual(self.compare('--rtol', '0', '--atol', '0.49').returncode, 1)
+        # 0 is a tolerance that is given.
+        for args, rtol, atol in ((('--rtol', 0), 0, 1e-6), (('--atol', 0), 1e-5, 0)):
+            compare = json.loads(self.compare(*args, '--json').stdout)['compare']
+            self.assertEqual((compare['rtol'], compare['atol']), (rtol, atol))
         quiet = self.compare('--quiet')
         self.assertEqual((quiet.returncode, quiet.stdout), (1, b''))
         self.assertIn(b'1 of 72', quiet.stderr)
+
+    def test_raw_reference(self):
+        """Two raw bytes an element are of --dtype, as in inputs."""
+        for name, shape in zip('qkv', self.SHAPES):
+            self.write(f'{name}.npy', shape, [float_to_bf16(x) for x in self.normal(shape)], '<V2')
+        inputs = ('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '--dtype', 'bf16')
+        self.ok(*inputs, '-o', 'ref.npy')
+        self.assertEqual(self.read('ref.npy')[0], '<V2')
+        self.ok(*inputs, '--compare', 'ref.npy', '--rtol', 0, '--atol', 0)
+        self.assertEqual(self.ok_json(*inputs, '--compare', 'ref.npy')['compare']['rtol'], 1.6e-2)
+
+    def test_axes_in_another_order(self):
+        """As many elements, and as many axes, are not the same shape."""
+        shape, values = transpose([3, 4, 6], self.o, [1, 0, 2])
+        self.write('ref.npy', shape, values)
+        self.fails(1, ['ref.npy has shape [4, 3, 6], O has shape [3, 4, 6]'], 'attention', '-q', 'q.npy', '-k', 'k.npy',
+                   '-v', 'v.npy', '--compare', 'ref.npy')
 
     def test_default_tolerance_is_that_of_f32(self):
         self.write('ref.npy', [3, 4, 6], [x + 4e-6 + 2e-5 * abs(x) for x in self.o])
@@ -71,6 +92,25 @@ class CompareTest(CliTest):
         self.assertEqual((compare['equal'], compare['mismatches'], compare['worst_index']), (False, 1, [2, 3, 4]))
         self.assertEqual((compare['rtol'], compare['atol'], compare['file']), (1e-5, 1e-6, 'ref.npy'))
         self.assertAlmostEqual(compare['max_abs_error'], 1, delta=1e-5)
+
+
+    def test_json_of_any_name_and_number(self):
+        """JSON is UTF-8, which names of files need not be; a number is read back as it was."""
+        valid = ['plain', 'quote " and \\', 'two\nlines', 'tab\t and \x01\x1f\x7f', 'é', '\u0800\ud7ff\ue000\uffff',
+                 '\U00010000\U0010ffff', '€uro', 'à']
+        wrong = [b'\xff', b'\x80', b'\xc0\xaf', b'\xc1\xbf', b'\xc3', b'\xe0\x80\x80', b'\xe0\x9f\xbf', b'\xe2\x82',
+                 b'\xed\xa0\x80', b'\xed\xbf\xbf', b'\xf0\x80\x80\x80', b'\xf0\x8f\xbf\xbf', b'\xf0\x9f\x98',
+                 b'\xf4\x90\x80\x80', b'\xf5\x80\x80\x80']
+        cases = [(name.encode(), name) for name in valid] + [(name, '\ufffd' * len(name)) for name in wrong]
+        for raw, shown in cases:
+            with self.subTest(name=raw):
+                with open(os.path.join(os.fsencode(self.folder), raw), 'wb') as file:
+                    file.write(npy_bytes([3, 4, 6], self.o))
+                result = self.run_cli('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '--compare',
+                                      os.fsdecode(raw), '--rtol', 0.1 + 0.2, '--json')
+                self.assertEqual(result.returncode, 0, result.stderr)
+                compare = json.loads(result.stdout.decode())['compare']
+                self.assertEqual((compare['file'], compare['rtol']), (shown, 0.1 + 0.2))
 
 
 class ExplainTest(CliTest):
