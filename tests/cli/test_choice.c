@@ -1,9 +1,11 @@
 /* The verdict behind `explain --probe`, which is pure: when do timings speak against the kernel that was chosen? */
+#include "cli/bench.h"
 #include "cli/choice.h"
 
 #include "support/cmocka.h"
 
 #include <math.h>
+#include <string.h>
 
 enum { ROUNDS = 12 };
 
@@ -66,6 +68,33 @@ static void few_rounds(void **state)
     assert_true(fabs(flashc_choice_judge(2, chosen, rival).speed - 2.0) < 1e-12);
 }
 
+/* Of numbers in any order; the spread is that of a sample. */
+static void statistics(void **state)
+{
+    (void)state;
+    static const struct {
+        int n;
+        double values[4];
+        double mean, median, stddev, cv, min, max;
+    } cases[] = {{4, {3, 10, 1, 2}, 4, 2.5, 4.08248290463863, 1.0206207261596576, 1, 10},
+                 {3, {5, -1, 2}, 2, 2, 3, 1.5, -1, 5},
+                 {1, {7}, 7, 7, 0, 0, 7, 7},
+                 {2, {-1, 1}, 0, 0, 1.4142135623730951, 0, -1, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const double expected[] = {cases[i].mean, cases[i].median, cases[i].stddev,
+                                   cases[i].cv,   cases[i].min,    cases[i].max};
+        static const flashc_bench_statistic which[] = {FLASHC_BENCH_MEAN, FLASHC_BENCH_MEDIAN, FLASHC_BENCH_STDDEV,
+                                                       FLASHC_BENCH_CV,   FLASHC_BENCH_MIN,    FLASHC_BENCH_MAX};
+        for (int s = 0; s < 6; s++) {
+            double values[4];
+            memcpy(values, cases[i].values, sizeof values);
+            const double found = flashc_bench_statistic_of(cases[i].n, values, which[s]);
+            if (!(fabs(found - expected[s]) <= 1e-12))
+                fail_msg("statistic %d of case %zu: expected %g, found %g", s, i, expected[s], found);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -73,6 +102,7 @@ int main(void)
         cmocka_unit_test(disturbed_rounds_do_not_decide),
         cmocka_unit_test(rounds_that_differ_too_much_say_nothing),
         cmocka_unit_test(few_rounds),
+        cmocka_unit_test(statistics),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -99,6 +99,9 @@ static void nothing_to_do(void **state)
 static void memory_alone(void **state)
 {
     (void)state;
+    const flashc_makespan_item late = {.seconds = 2.0, .bytes = 8.0};
+    const flashc_makespan_memory waits = {.bandwidth = (double)INFINITY, .queue = 1.0, .wait = 0.25};
+    assert_near(simulate(1, &late, 1, 0.0, &waits).seconds, 4.0); /* each byte waits, however many may come at once */
     const flashc_makespan_item items[2] = {{.seconds = 2.0, .bytes = 30.0}, {.seconds = 2.0, .bytes = 30.0}};
     const flashc_makespan_memory memory = {.bandwidth = 20.0, .wait = 0.01, .queue = 0.7};
     const flashc_makespan m = simulate(2, items, 1, 0.0, &memory);
@@ -149,6 +152,10 @@ static void limits(void **state)
     assert_string_equal(flashc_makespan_limit(&m), "the longest item");
     m = simulate(4, b, 4, 0.1, &no_limit);
     assert_string_equal(flashc_makespan_limit(&m), "the longest item");
+    m = (flashc_makespan){.seconds = 10.0, .start = 2.0, .idle = 3.0, .longest = 7.5, .computing = 2.5, .waiting = 2.5};
+    assert_string_equal(flashc_makespan_limit(&m), "the longest item"); /* of the 8 seconds that threads work */
+    m.longest = 7.0;
+    assert_string_equal(flashc_makespan_limit(&m), "too few items");
     m = simulate(4, c, 4, 0.1, &slow);
     assert_string_equal(flashc_makespan_limit(&m), "memory");
 }
