@@ -130,11 +130,39 @@ static void errors_of_positions(void **unused)
     problem_free(&p);
 }
 
+/* The padding that a chunk has counts from the first key of all, its pages from its own first row. */
+static void pages_behind_padding(void **unused)
+{
+    (void)unused;
+    problem p;
+    const problem_shape shape = {1, 1, 1, 3, 32, 8, 8};
+    problem_plain(&p, &shape, FLASHC_F32, 1);
+    const int64_t padding = 20;
+    p.params.leftpad_k = &padding;
+    test_stream s = test_stream_begin(&p.params);
+    flashc_attention_params chunk = p.params;
+    int32_t pages[] = {-1, -1, 0, 1};
+    chunk.seqlen_k = 16;
+    chunk.block_table =
+        (flashc_block_table){.pages = pages, .stride = {4, 1}, .max_pages = 4, .num_pages = 2, .page_size = 4};
+    chunk.k.stride[0] = chunk.v.stride[0] = 4 * 8;
+    s.state.next_key = 12; /* rows 0 to 7 of the chunk are padding */
+    expect_ok(flashc_attention_accumulate(&s.state, &chunk));
+    s.state.next_key = 12;
+    s.state.n_nodes = 0;
+    pages[2] = 2;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "block_table[0][2]: expected a page 0 to 1, found 2");
+    test_stream_free(&s);
+    problem_free(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(errors),
         cmocka_unit_test(errors_of_positions),
+        cmocka_unit_test(pages_behind_padding),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -239,8 +239,14 @@ static void test_pages(void **state)
             "block_table_v.page_size: expected 1 to 2^48, found 0");
     MISTAKE(true, (p.block_table_v = p.block_table, p.block_table.pages = NULL),
             "block_table.pages: block_table_v needs it too, found NULL");
-    /* What no new row reaches may be anything. */
     flashc_append_params p;
+    char message[128];
+    usual(&p, true);
+    p.block_table.pages = (const int32_t *)(const void *)((const char *)pages + 1);
+    snprintf(message, sizeof message, "block_table.pages: expected an address aligned to 4 bytes, found %p",
+             (const void *)p.block_table.pages);
+    expect_argument_error(flashc_append(&p), message);
+    /* What no new row reaches may be anything. */
     usual(&p, true);
     pages[0][2] = pages[1][3] = -5;
     pages[1][2] = 0;

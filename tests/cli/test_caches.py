@@ -85,6 +85,10 @@ class CachesTest(CliTest):
         self.fails(2, ['--cu-seqlens-k, not both', '--seqlens-k says'], 'attention', '-q', 'q.npy', '-k', 'nk.npy',
                    '-v', 'nv.npy', '-o', 'x.npy', '--cu-seqlens-q', 'starts.npy',
                    '--cu-seqlens-k', 'starts.npy', '--block-table', 'table.npy')
+        self.write('short.npy', [3, 1], [0] * 3, '<i4')
+        self.fails(1, ['short.npy has 3 rows: expected 4, one for each sequence'], 'attention', '-q', 'q.npy', '-k',
+                   'nk.npy', '-v', 'nv.npy', '--cu-seqlens-q', 'starts.npy', '--seqlens-k', 'lengths.npy',
+                   '--block-table', 'short.npy', '-o', 'x.npy')
         self.fails(1, ['block_table[0][2]', 'found -1'], 'attention', '-q', 'q.npy', '-k', 'nk.npy', '-v', 'nv.npy',
                    '-o', 'x.npy', '--cu-seqlens-q', 'starts.npy', '--block-table', 'table.npy')
 

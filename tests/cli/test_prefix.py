@@ -130,6 +130,22 @@ class PrefixTest(CliTest):
         self.fails(1, ['pk.npy', 'i8', '--prefix-k-scale FILE is missing'], 'attention', *FILES, '-o', 'x.npy',
                    '--k-scale', 'k_scale.npy', '--v-scale', 'v_scale.npy')
 
+    def test_8_bit_floats(self):
+        """Bytes, of prefix and own keys, that --cache-dtype names."""
+        for name in 'kv':
+            own = [BATCH, HEADS_K, OWN, DIM]
+            codes = {file: [self.random.randrange(0x80) & 0x77 for _ in range(rows * DIM)]
+                     for file, rows in ((f'p{name}', HEADS_K * PREFIX), (name, BATCH * HEADS_K * OWN))}
+            self.write(f'p{name}.npy', [HEADS_K, PREFIX, DIM], codes[f'p{name}'], '|u1')
+            self.write(f'{name}.npy', own, codes[name], '|u1')
+            self.write(f'whole_{name}.npy', *behind(own, codes[f'p{name}'], codes[name]), '|u1')
+        args = ('--cache-dtype', 'f8_e4m3', '--scale', 0.001)
+        self.expect(*args)
+        for file, tolerance in (('o', 1e-3), ('lse', 4e-6)):  # values are of order 100
+            self.ok('attention', *FILES, *args, '-o', 'o.npy', '--lse', 'lse.npy', '--quiet')
+            whole = self.read('whole.npy' if file == 'o' else 'whole_lse.npy')[2]
+            self.assert_close(self.read(f'{file}.npy')[2], whole, tolerance)
+
     def test_reports(self):
         text = self.ok('attention', *FILES, '-o', 'o.npy', '--threads', 1)
         self.assertRegex(text, r'(?m)^K prefix   \[2, 70, 8\] f32$')
@@ -201,6 +217,10 @@ class PrefixTest(CliTest):
             self.fails(1, words, 'attention', *FILES[:6], '-o', 'x.npy', '--prefix-k', name, '--prefix-v', 'pv.npy')
         self.fails(1, ['rows.npy: expected 70 rows, as the prefix of K has, found 71'], 'attention', *FILES[:6], '-o',
                    'x.npy', '--prefix-k', 'pk.npy', '--prefix-v', 'rows.npy')
+        for name, words in (('columns.npy', '8 columns, as V has, found 9'),
+                            ('heads.npy', '2 heads, as V has, found 3')):
+            self.fails(1, [f'{name}: expected {words}'], 'attention', *FILES[:6], '-o', 'x.npy', '--prefix-k', 'pk.npy',
+                       '--prefix-v', name)
 
 
 if __name__ == '__main__':

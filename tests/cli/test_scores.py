@@ -111,10 +111,14 @@ class ScoresTest(CliTest):
         self.fails(1, ['three.npy', '4 heads', '[3]'], *files, '--alibi', 'three.npy', '--align', 'top-left')
         self.fails(1, ['three.npy', '4 heads', '[3]'], *files, '--sinks', 'three.npy')
         self.fails(1, ['sinks[1]', 'nan'], *files, '--sinks', 'nan.npy')
+        self.write('each.npy', [SHAPE_Q[0], 4], [0.0] * (4 * SHAPE_Q[0]))
+        self.fails(1, ['each.npy', '4 heads, found shape'], *files, '--sinks', 'each.npy')
         self.fails(2, ['--block-mask', 'together'], *files, '--block-mask', 'blocks.npy')
         self.fails(2, ['--block-mask-tile', "'0'"], *files, '--block-mask', 'blocks.npy', '--block-mask-tile', '0,4')
-        self.fails(1, ['blocks.npy', '[3, 4]', '[2, 4, 3, 3]'], *files, '--block-mask', 'blocks.npy',
-                   '--block-mask-tile', '4,5')
+        for shape in ([3, 4], [1, 3], [3, 1]):  # tiles are not repeated, as heads are
+            self.write('blocks.npy', shape, [1] * (shape[0] * shape[1]), '|b1')
+            self.fails(1, ['blocks.npy', str(shape), '[2, 4, 3, 3]'], *files, '--block-mask', 'blocks.npy',
+                       '--block-mask-tile', '4,5')
 
     def test_reports(self):
         self.write('sinks.npy', [4], [0.0] * 4)

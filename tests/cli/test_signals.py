@@ -142,6 +142,19 @@ class SignalTest(CliTest):
         os.close(control)
         return text, first
 
+    def test_no_arrays_on_a_terminal(self):
+        try:
+            control, terminal = pty.openpty()
+        except OSError as error:
+            self.skipTest(f'no pseudo-terminal can be opened: {error}')
+        self.write('row.npy', [1, 4], [0.0] * 4)
+        result = subprocess.run([*COMMAND, 'softmax', '-x', 'row.npy', '-o', '-'], cwd=self.folder, stdout=terminal,
+                                stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn(b'standard output: is a terminal', result.stderr)
+        os.close(terminal)
+        os.close(control)
+
     def test_progress_bar_on_a_terminal(self):
         text, first = self.bar_on_terminal()
         self.assertRegex(text, rb'\r\[#*\.+\] +\d+ %')

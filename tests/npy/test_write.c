@@ -82,15 +82,19 @@ static void permissions_are_the_umasks_or_the_old_ones(void **state)
     assert_int_equal(chmod("old.npy", 0666), 0);
     put("secret.npy", "old");
     assert_int_equal(chmod("secret.npy", 0600), 0);
+    put("run.npy", "old"); /* with bits that no new file has */
+    assert_int_equal(chmod("run.npy", 0751), 0);
     umask(0);
     assert_true(write_values("secret.npy"));
     umask(027);
     assert_true(write_values("old.npy"));
+    assert_true(write_values("run.npy"));
     umask(old);
     assert_int_equal(mode_of("new.npy"), 0640);
     assert_int_equal(mode_of("old.npy"), 0666);
     assert_int_equal(mode_of("secret.npy"), 0600);
-    assert_int_equal(entries(), 3);
+    assert_int_equal(mode_of("run.npy"), 0751);
+    assert_int_equal(entries(), 4);
 }
 
 static void replaces_through_symbolic_links(void **state)
