@@ -92,6 +92,32 @@ class CachesTest(CliTest):
         self.fails(1, ['block_table[0][2]', 'found -1'], 'attention', '-q', 'q.npy', '-k', 'nk.npy', '-v', 'nv.npy',
                    '-o', 'x.npy', '--cu-seqlens-q', 'starts.npy', '--block-table', 'table.npy')
 
+    def test_pages_of_two_sizes(self):
+        """K in 8 pages of 4 rows, V in 13 of 2, each with its table."""
+        self.make_padded()
+        for name, rows, table in (
+                ('k', 4, [[7, 2, -1], [-1, -1, -1], [0, 5, 3], [6, 99, 99]]),
+                ('v', 2, [[11, 3, 7, -1, -1], [-1] * 5, [0, 9, 2, 5, 12], [4, 1, -1, -1, -1]])):
+            pages = max(n for line in table for n in line if n < 99) + 1
+            self.write(f'table_{name}.npy', [4, len(table[0])], sum(table, []), '<i4')
+            self.write(f'{name}_pages.npy', [pages, HEADS, rows, DIM], [1e30] * (pages * HEADS * rows * DIM))
+        self.write('zeros.npy', [4], [0] * 4, '<i4')
+        tables = ('--block-table', 'table_k.npy', '--block-table-v', 'table_v.npy')
+        self.ok('append', '-k', 'k.npy', '-v', 'v.npy', '--cache-k', 'k_pages.npy', '--cache-v', 'v_pages.npy',
+                '--output-k', 'nk.npy', '--output-v', 'nv.npy', '--positions', 'zeros.npy', '--cu-seqlens',
+                'starts.npy', *tables)
+        self.ok('attention', '-q', 'q.npy', '-k', 'nk.npy', '-v', 'nv.npy', '--cu-seqlens-q', 'starts.npy', *tables,
+                '--seqlens-k', 'lengths.npy', '--causal', '--align', 'bottom-right', '--compare', 'expected.npy',
+                *EQUAL)
+
+    def test_block_mask_of_packed_sequences(self):
+        """It has tiles for the longest, whichever that is."""
+        self.make_padded()
+        self.write('blocks.npy', [3, 3], [1] * 9, '|b1')
+        self.ok('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '--cu-seqlens-q', 'starts.npy',
+                '--cu-seqlens-k', 'starts.npy', '--causal', '--align', 'bottom-right', '--block-mask', 'blocks.npy',
+                '--block-mask-tile', '4,4', '--compare', 'expected.npy')
+
     def test_rotation(self):
         """Half-split and interleaved, of K into a bf16 cache and of Q."""
         k = self.write_normal('k.npy', [1, HEADS, 3, DIM])

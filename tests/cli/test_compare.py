@@ -94,6 +94,18 @@ class CompareTest(CliTest):
         self.assertAlmostEqual(compare['max_abs_error'], 1, delta=1e-5)
 
 
+    def test_worst_is_by_the_tolerance(self):
+        """A large difference that it allows is not the worst one."""
+        allowed = next(i for i, x in enumerate(self.o) if x > 0)
+        wrong = max(i for i, x in enumerate(self.o) if abs(x) > 0.01)
+        values = list(self.o)
+        values[allowed], values[wrong] = 100, 0
+        self.write('ref.npy', [3, 4, 6], values)
+        compare = json.loads(self.compare('--rtol', 1, '--atol', 0, '--json').stdout)['compare']
+        index = lambda i: [i // 24, i // 6 % 4, i % 6]
+        self.assertEqual((compare['mismatches'], compare['worst_index'], compare['max_abs_index']),
+                         (1, index(wrong), index(allowed)))
+
     def test_json_of_any_name_and_number(self):
         """JSON is UTF-8, which names of files need not be; a number is read back as it was."""
         valid = ['plain', 'quote " and \\', 'two\nlines', 'tab\t and \x01\x1f\x7f', 'é', '\u0800\ud7ff\ue000\uffff',
