@@ -18,14 +18,15 @@ static void add_block(const flashc_problem *p, const flashc_plan *plan, const fl
                       flashc_key_range keys, flashc_item_work *work)
 {
     const int64_t lanes = flashc_round_up(block->n_rows, plan->kernel->vector->row_multiple);
-    const int64_t end = flashc_min(keys.end, block->keys.end);
-    for (int64_t key = keys.begin; key < end; key += plan->block.block_n) {
-        const int64_t n_keys = flashc_min(plan->block.block_n, end - key);
-        if (block->keys.begin >= key + n_keys)
-            continue;
-        work->tiles++;
-        work->edge_tiles += key < block->full.begin || key + n_keys > block->full.end;
-        work->scores += (double)(lanes * n_keys);
+    const int64_t n = plan->block.block_n, end = flashc_min(keys.end, block->keys.end);
+    if (end > flashc_max(keys.begin, block->keys.begin)) { /* tiles begin at keys.begin, and every n keys */
+        const int64_t first = flashc_max(0, block->keys.begin - keys.begin) / n;
+        const int64_t last = flashc_ceil_div(end - keys.begin, n);
+        const int64_t first_full = flashc_max(first, flashc_ceil_div(flashc_max(0, block->full.begin - keys.begin), n));
+        const int64_t last_full = block->full.end >= end ? last : flashc_max(0, block->full.end - keys.begin) / n;
+        work->tiles += last - first;
+        work->edge_tiles += last - first - flashc_max(0, last_full - first_full);
+        work->scores += (double)lanes * (double)(end - keys.begin - first * n);
     }
     work->rows += block->n_rows;
     work->flops += 2.0 * (double)(p->head_dim + p->head_dim_v) * visible_pairs(p, block, keys);

@@ -157,6 +157,14 @@ static void tiles_by_hand(void **state)
     assert_int_equal(tiles, HEADS * 3 * 4);
     free(items);
 
+    /* Tiles are not counted one by one: of so many keys that would take hours. */
+    problem many = p;
+    many.params.seqlen_k = INT64_C(1) << 45;
+    many.params.k.stride[2] = many.params.v.stride[2] = 0;
+    items = items_of(&many, &count);
+    assert_int_equal(items[0].tiles, 3 * ((many.params.seqlen_k - 1) / n + 1));
+    free(items);
+
     /* Query 0 sees the keys of one tile and one more, the last query all keys: that tile is whole for every block, the
      * next one begins to be hidden in the first block. */
     problem_add_causal(&p, n);

@@ -35,6 +35,11 @@ def is_sanitized():
         return b'__asan_init' in file.read()
 
 
+def is_emulated():
+    """Whether kernels run in other instructions than their own (scripts/test_avx512): they are slow then."""
+    return 'FLASHC_TEST_EMULATED' in os.environ
+
+
 def count_of(shape):
     return math.prod(shape)
 

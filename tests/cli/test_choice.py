@@ -46,6 +46,8 @@ class ChoiceTest(support.CliTest):
             self.skipTest('no vector instructions whose speed is known')
         if support.is_sanitized():
             self.skipTest('sanitizers slow kernels by their own factors: f32_avx2 may come after f32_generic')
+        if support.is_emulated():
+            self.skipTest('emulated kernels may come after f32_generic')
         _, warning = self.probe(*GENERIC)
         self.assertRegex(warning, r'^flashc-run: warning: \w+ was [\d.]+ times as fast as f32_generic \(--kernel ')
         text = self.run_cli('explain', '--probe', *GENERIC, *SHAPE).stdout.decode()
