@@ -48,6 +48,15 @@ class CompareTest(CliTest):
         self.assertEqual((quiet.returncode, quiet.stdout), (1, b''))
         self.assertIn(b'1 of 72', quiet.stderr)
 
+    def test_default_tolerance(self):
+        """Goes by the coarsest of Q, O and the reference, each of them alone."""
+        inputs = ('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '--compare', 'ref.npy')
+        for dtype, out, reference in (('f16', 'f32', '<f4'), ('f32', 'f16', '<f4'), ('f32', 'f32', '<f2')):
+            with self.subTest(q=dtype, o=out, reference=reference):
+                self.write('ref.npy', [3, 4, 6], self.o, reference)
+                compare = self.ok_json(*inputs, '--dtype', dtype, '--out-dtype', out)['compare']
+                self.assertEqual((compare['rtol'], compare['atol']), (2e-3, 1e-3))
+
     def test_raw_reference(self):
         """Two raw bytes an element are of --dtype, as in inputs."""
         for name, shape in zip('qkv', self.SHAPES):

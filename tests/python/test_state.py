@@ -250,6 +250,9 @@ def test_errors() -> None:
     for wrong in ([40, 40], [41]):
         with pytest.raises(ValueError, match="seqlens_k"):
             flashc.AttentionState(q, seqlen_k=40, seqlens_k=wrong).accumulate(k, v)
+    two = np.stack((q, q))
+    with pytest.raises(ValueError, match=r"^seqlens_k: expected .* found 1"):
+        flashc.AttentionState(two, seqlen_k=40, seqlens_k=[40]).accumulate(np.stack((k, k)), np.stack((v, v)))
     with pytest.raises(ValueError, match=r"leftpad_k\[0\]: expected 0 to 80, found 81"):
         flashc.AttentionState(q, seqlen_k=80, leftpad_k=[81]).accumulate(k, v)
     state = flashc.AttentionState(q, seqlen_k=40)
