@@ -164,6 +164,10 @@ static void errors(void **state)
     expect_argument_error(flashc_attention_shared_prefix(&heads, &shared),
                           "batch, seqlen_q: expected at most 2^48 queries with a shared prefix, found 1099511627776 * "
                           "1099511627776");
+    heads.batch = INT64_C(1) << 9; /* too many also where their product is a number of 64 bits */
+    expect_argument_error(flashc_attention_shared_prefix(&heads, &shared),
+                          "batch, seqlen_q: expected at most 2^48 queries with a shared prefix, found 512 * "
+                          "1099511627776");
     wrong.struct_size = 0;
     assert_int_equal(flashc_attention_shared_prefix(&own, &wrong), FLASHC_ERR_ARGUMENT);
     expect_argument_error(flashc_attention_shared_prefix(NULL, &shared), "params: expected a pointer, found NULL");
