@@ -9,6 +9,12 @@ die() {
     exit 1
 }
 
+# What the tests of a script need cannot be had here.
+not_run() {
+    printf '%s: NOT RUN: %s\n' "${0##*/}" "$*" >&2
+    exit 77
+}
+
 # Sets MESON to the first meson of version 1.0 or later: PATH may hold others (from pip, say) before Debian's.
 find_meson() {
     local candidate version

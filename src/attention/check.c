@@ -134,8 +134,8 @@ static flashc_status check_tensors(const flashc_attention_params *p, bool output
          FLASHC_TYPES_F32},
         {"o", &p->o, {elements, p->num_heads, p->seqlen_q, p->head_dim_v}, FLASHC_OUTPUT, FLASHC_TYPES_FLOAT},
     };
-    const size_t count = sizeof arguments / sizeof arguments[0];
-    for (size_t i = 0; i < count; i++) {
+    enum { K = 1, V = 2, COUNT = sizeof arguments / sizeof arguments[0] };
+    for (int i = 0; i < COUNT; i++) {
         const flashc_tensor_argument *a = &arguments[i];
         const flashc_tensor *t = a->tensor;
         const bool optional = t != &p->q && t != &p->k && t != &p->v && t != &p->o;
@@ -144,23 +144,14 @@ static flashc_status check_tensors(const flashc_attention_params *p, bool output
         flashc_status status = flashc_tensor_check(a);
         if (status != FLASHC_OK)
             return status;
-        for (size_t j = 0; j < i && a->direction == FLASHC_OUTPUT; j++) {
+        for (int j = 0; j < i && a->direction == FLASHC_OUTPUT; j++) {
             status = flashc_tensor_check_apart(a, &arguments[j]);
             if (status != FLASHC_OK)
                 return status;
         }
     }
-    return FLASHC_OK;
-}
-
-/* k_scale and v_scale: are they given where the types want them, and only there? */
-static flashc_status check_scales_given(const flashc_attention_params *p)
-{
-    const flashc_block_table *table_v = flashc_cache_table_v(&p->block_table, &p->block_table_v);
-    const flashc_tensor_argument k = rows_argument("k", &p->k, &p->block_table, p, p->head_dim, FLASHC_TYPES_CACHE);
-    const flashc_tensor_argument v = rows_argument("v", &p->v, table_v, p, p->head_dim_v, FLASHC_TYPES_CACHE);
-    const flashc_status status = flashc_cache_check_scale_given("k_scale", &p->k_scale, &k);
-    return status == FLASHC_OK ? flashc_cache_check_scale_given("v_scale", &p->v_scale, &v) : status;
+    const flashc_status status = flashc_cache_check_scale_given("k_scale", &p->k_scale, &arguments[K]);
+    return status == FLASHC_OK ? flashc_cache_check_scale_given("v_scale", &p->v_scale, &arguments[V]) : status;
 }
 
 flashc_status flashc_check_attention(const flashc_attention_params *params, const flashc_attention_state *state,
@@ -173,7 +164,5 @@ flashc_status flashc_check_attention(const flashc_attention_params *params, cons
         status = check_options(params);
     if (status == FLASHC_OK)
         status = check_stages(params);
-    if (status == FLASHC_OK)
-        status = check_tensors(params, outputs, state ? state->next_key : 0);
-    return status == FLASHC_OK ? check_scales_given(params) : status;
+    return status == FLASHC_OK ? check_tensors(params, outputs, state ? state->next_key : 0) : status;
 }

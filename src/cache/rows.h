@@ -29,15 +29,6 @@ typedef struct flashc_cache_place {
     int64_t element, row;
 } flashc_cache_place;
 
-static inline flashc_cache_place flashc_cache_find(const flashc_cache_rows *rows, int64_t sequence, int64_t row)
-{
-    const flashc_block_table *t = &rows->table;
-    if (!t->pages)
-        return (flashc_cache_place){sequence, row};
-    const int64_t entry = row / t->page_size;
-    return (flashc_cache_place){flashc_cache_page(t, sequence, entry), row - entry * t->page_size};
-}
-
 /* Rows of a page; 0 if there are no pages. */
 static inline int64_t flashc_cache_page_rows(const flashc_cache_rows *rows)
 {
@@ -75,6 +66,13 @@ static inline flashc_cache_part flashc_cache_next_part(flashc_cache_walk *walk, 
     walk->row = 0;
     return (flashc_cache_part){{flashc_cache_page(t, walk->sequence, walk->entry++), row},
                                flashc_min(t->page_size - row, n)};
+}
+
+/* Where one row lies. */
+static inline flashc_cache_place flashc_cache_find(const flashc_cache_rows *rows, int64_t sequence, int64_t row)
+{
+    flashc_cache_walk walk = flashc_cache_walk_from(rows, sequence, row);
+    return flashc_cache_next_part(&walk, 1).first;
 }
 
 /* Column 0 of a row. */

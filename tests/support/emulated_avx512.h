@@ -30,34 +30,19 @@ typedef uint16_t emulated_positive_halves __attribute__((vector_size(32)));
 #define EMULATED static inline __attribute__((always_inline))
 #define EMULATED_LARGE static __attribute__((noinline, unused))
 
-EMULATED __m512 emulated_cvtepi32_ps(__m512i x)
-{
-    return (__m512)__builtin_convertvector((emulated_words)x, emulated_floats);
-}
+/* Number by number from one vector type to another. */
+#define EMULATED_CONVERSION(name, result, argument, from, to)                                                          \
+    EMULATED result emulated_##name(argument x) { return (result)__builtin_convertvector((from)x, to); }
+
+EMULATED_CONVERSION(cvtepi32_ps, __m512, __m512i, emulated_words, emulated_floats)
+EMULATED_CONVERSION(cvtepi8_epi32, __m512i, __m128i, emulated_signed_bytes, emulated_words)
+EMULATED_CONVERSION(cvtepu8_epi32, __m512i, __m128i, emulated_bytes, emulated_words)
+EMULATED_CONVERSION(cvtepu16_epi32, __m512i, __m256i, emulated_positive_halves, emulated_words)
+EMULATED_CONVERSION(cvtepi32_epi16, __m256i, __m512i, emulated_words, emulated_halves)
 #define _mm512_cvtepi32_ps emulated_cvtepi32_ps
-
-EMULATED __m512i emulated_cvtepi8_epi32(__m128i x)
-{
-    return (__m512i)__builtin_convertvector((emulated_signed_bytes)x, emulated_words);
-}
 #define _mm512_cvtepi8_epi32 emulated_cvtepi8_epi32
-
-EMULATED __m512i emulated_cvtepu8_epi32(__m128i x)
-{
-    return (__m512i)__builtin_convertvector((emulated_bytes)x, emulated_words);
-}
 #define _mm512_cvtepu8_epi32 emulated_cvtepu8_epi32
-
-EMULATED __m512i emulated_cvtepu16_epi32(__m256i x)
-{
-    return (__m512i)__builtin_convertvector((emulated_positive_halves)x, emulated_words);
-}
 #define _mm512_cvtepu16_epi32 emulated_cvtepu16_epi32
-
-EMULATED __m256i emulated_cvtepi32_epi16(__m512i x)
-{
-    return (__m256i)__builtin_convertvector((emulated_words)x, emulated_halves);
-}
 #define _mm512_cvtepi32_epi16 emulated_cvtepi32_epi16
 
 EMULATED __m512i emulated_zextsi256_si512(__m256i x)

@@ -24,13 +24,20 @@ static int refuse_lazy_negation(PyObject *object, const char *name)
 /* NumPy's masked arrays: the buffer has what their mask hides too. */
 static int refuse_masked_array(PyObject *object, const char *name)
 {
-    PyObject *type = PyObject_GetAttrString((PyObject *)Py_TYPE(object), "__name__");
-    if (!type)
-        return -1;
-    const bool masked = PyUnicode_CompareWithASCIIString(type, "MaskedArray") == 0;
-    Py_DECREF(type);
-    if (!masked)
+    static PyObject *unmasked; /* the last type that was found to be another: nearly all arrays are of one */
+    PyObject *type = (PyObject *)Py_TYPE(object), *before = unmasked;
+    if (type == unmasked)
         return 0;
+    PyObject *type_name = PyObject_GetAttrString(type, "__name__");
+    if (!type_name)
+        return -1;
+    const bool masked = PyUnicode_CompareWithASCIIString(type_name, "MaskedArray") == 0;
+    Py_DECREF(type_name);
+    if (!masked) {
+        unmasked = Py_NewRef(type);
+        Py_XDECREF(before);
+        return 0;
+    }
     PyErr_Format(PyExc_TypeError,
                  "%s: expected an array without a mask, found numpy.ma.MaskedArray; pass filled(), and the mask as an "
                  "argument of its own", name);
@@ -44,10 +51,12 @@ static int acquire(flashc_py_view *view, PyObject *object, const char *name, fla
     view->read_only = false;
     view->buffer.obj = NULL;
     view->capsule = NULL;
-    int result = refuse_masked_array(object, name);
-    if (result == 0 && PyObject_CheckBuffer(object)) {
-        result = flashc_py_view_from_buffer(view, object);
-    } else if (result == 0) {
+    int result;
+    if (PyObject_CheckBuffer(object)) {
+        result = refuse_masked_array(object, name);
+        if (result == 0)
+            result = flashc_py_view_from_buffer(view, object);
+    } else {
         result = flashc_py_view_from_exchange_table(view, object);
         if (result == 0)
             result = flashc_py_view_from_dlpack(view, object);
