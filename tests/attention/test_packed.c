@@ -76,9 +76,40 @@ static void packed_and_paged(const char *kernel)
         fail_msg("%s: %lld packed and %lld paged problems", kernel, (long long)packed, (long long)paged);
 }
 
+/* The keys of the longest sequence are cut, whichever it is: those of the first say nothing of the others'. */
+static void longest_is_not_the_first(const char *kernel)
+{
+    static const form_kind kinds[] = {{.packed_k = true}, {.packed_q = true, .packed_k = true}};
+    const int64_t keys = 5 * kernel_piece(kernel, 16, 16) + 9;
+    problem p = problem_on(kernel, (problem_shape){3, 2, 1, 2, keys, 16, 16}, FLASHC_F32, 71);
+    int64_t *lengths = problem_add_array(&p, ARRAY_SEQLENS_K, keys);
+    lengths[0] = 5;
+    lengths[2] = 700;
+    p.params.num_threads = 3;
+    for (int n = 0; n < 2; n++) {
+        test_form f;
+        test_rng rng = {72};
+        char message[256];
+        form_make(&f, &p.params, &kinds[n], &rng);
+        problem_snapshot(&p);
+        expect_ok(flashc_attention_fwd(&f.params));
+        if (!form_collect(&f, &p.params, message, sizeof message))
+            fail_msg("%s", message);
+        check_exact(&p);
+        flashc_explanation plan = {.struct_size = sizeof plan};
+        expect_ok(flashc_explain(&f.params, &plan));
+        assert_true(plan.flops == plan_of(&p).flops && plan.piece_n == plan_of(&p).piece_n);
+        form_free(&f);
+    }
+    problem_free(&p);
+}
+
 int main(void)
 {
-    static kernel_check check = {packed_and_paged};
-    const struct CMUnitTest tests[] = {{"same_bits_padded_packed_and_paged", test_on_kernels, NULL, NULL, &check}};
+    static kernel_check random = {packed_and_paged}, longest = {longest_is_not_the_first};
+    const struct CMUnitTest tests[] = {
+        {"same_bits_padded_packed_and_paged", test_on_kernels, NULL, NULL, &random},
+        {"the_longest_sequence_is_not_the_first", test_on_kernels, NULL, NULL, &longest},
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
