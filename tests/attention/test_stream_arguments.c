@@ -41,6 +41,9 @@ static void errors(void **unused)
     s.state.row_stride[1] = 4;
     expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
                           "state->row_stride: expected rows 0 to 5, found strides 6, 4, 1");
+    s.state.row_stride[1] = -3;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "state->row_stride: expected rows 0 to 5, found strides 6, -3, 1");
     s.state.row_stride[1] = 2;
     expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
                           "state->rows.stride[1]: the output overlaps itself: found a stride of 2, expected more than "
@@ -157,12 +160,81 @@ static void pages_behind_padding(void **unused)
     problem_free(&p);
 }
 
+/* States of the same rows in the same order merge, as far as the keys of both fit into the levels of the first. */
+static void errors_of_merges(void **unused)
+{
+    (void)unused;
+    problem p;
+    const problem_shape shape = {1, 2, 1, 3, 5000, 8, 8};
+    problem_plain(&p, &shape, FLASHC_F32, 1);
+    test_stream into = test_stream_begin(&p.params), from = test_stream_begin(&p.params);
+    from.state.row_stride[1] = 1, from.state.row_stride[2] = 2; /* head by head, query by query */
+    expect_argument_error(flashc_attention_state_merge(&into.state, &from.state),
+                          "from: expected the rows, row_stride and head_dim_v of into (6 rows of 8), found others (6 "
+                          "rows of 8)");
+    from.state.row_stride[1] = 3, from.state.row_stride[2] = 1;
+    from.state.rows = 5;
+    expect_argument_error(flashc_attention_state_merge(&into.state, &from.state),
+                          "from: expected the rows, row_stride and head_dim_v of into (6 rows of 8), found others (5 "
+                          "rows of 8)");
+    from.state.rows = 6;
+    from.state.head_dim_v = 7;
+    expect_argument_error(flashc_attention_state_merge(&into.state, &from.state),
+                          "from: expected the rows, row_stride and head_dim_v of into (6 rows of 8), found others (6 "
+                          "rows of 7)");
+    from.state.head_dim_v = 8;
+    const int64_t most = 15 * into.state.piece_n; /* of 4 levels */
+    char message[128];
+    from.state.levels = 5;
+    from.state.next_key = most + 1;
+    snprintf(message, sizeof message,
+             "from->next_key: expected at most the %d keys of into's levels, found %d", (int)most, (int)most + 1);
+    expect_argument_error(flashc_attention_state_merge(&into.state, &from.state), message);
+    assert_true(into.state.n_nodes == 0 && into.state.next_key == 0);
+    from.state.levels = 4;
+    from.state.next_key = most;
+    expect_ok(flashc_attention_state_merge(&into.state, &from.state));
+    assert_true(into.state.n_nodes == 0 && into.state.next_key == most);
+    test_stream_free(&from);
+    test_stream_free(&into);
+    problem_free(&p);
+}
+
+/* As many levels as the keys need: n of them hold 2^n - 1 pieces. Without columns of V there is no acc. */
+static void sizes_of_states(void **unused)
+{
+    (void)unused;
+    problem p;
+    const problem_shape shape = {1, 1, 1, 1, 5000, 8, 0};
+    problem_plain(&p, &shape, FLASHC_F32, 1);
+    const int64_t piece = plan_of(&p).piece_n;
+    flashc_attention_state s;
+    for (int64_t levels = 2; levels < 8; levels++)
+        for (int more = 0; more < 2; more++) {
+            flashc_attention_params params = p.params;
+            params.seqlen_k = (((int64_t)1 << levels) - 1) * piece + more;
+            expect_ok(flashc_attention_state_init(&s, sizeof s, &params));
+            assert_true(s.piece_n == piece && s.levels == levels + more);
+        }
+    float row_max[8], row_sum[8];
+    expect_ok(flashc_attention_state_init(&s, sizeof s, &p.params));
+    s.row_max = row_max;
+    s.row_sum = row_sum;
+    expect_ok(flashc_attention_state_clear(&s));
+    expect_ok(flashc_attention_accumulate(&s, &p.params));
+    expect_ok(flashc_attention_finish(&s, &p.params));
+    check_exact(&p);
+    problem_free(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(errors),
         cmocka_unit_test(errors_of_positions),
         cmocka_unit_test(pages_behind_padding),
+        cmocka_unit_test(errors_of_merges),
+        cmocka_unit_test(sizes_of_states),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
 #include "support/cmocka.h"
 #include "support/expect.h"
 #include "support/kernels.h"
+#include "support/stream.h"
 
 #include <math.h>
 #include <string.h>
@@ -159,6 +160,45 @@ static void test_one_scale_a_head(void **state)
     problem_free(&p);
 }
 
+/* The scales of all keys of a call are looked at, and no others: whole heads or the first keys of each, side by side or
+ * apart; of a chunk its own. */
+static void test_which_scales_are_looked_at(void **state)
+{
+    (void)state;
+    problem p;
+    problem_plain(&p, &shape, FLASHC_I8, 1);
+    flashc_tensor *scale = &p.params.k_scale;
+    int64_t *seqlens_k = problem_add_array(&p, ARRAY_SEQLENS_K, 30);
+    test_set(scale, 1, 1, 29, 0, (double)NAN);
+    refuses(&p, "k_scale[1][1][29]: expected a finite value, 0 or more, found nan");
+    seqlens_k[1] = 29;
+    run_and_check(&p);
+
+    float apart[2 * 2 * 2 * 40];
+    for (int i = 0; i < 2 * 2 * 2 * 40; i++)
+        apart[i] = i % 2 == 0 ? 0.5f : NAN;
+    p.params.seqlens_k = NULL;
+    *scale = (flashc_tensor){.data = apart, .dtype = FLASHC_F32, .stride = {160, 40, 2, 0}};
+    p.zero_mean = false;
+    run_and_check(&p);
+    for (int i = 1; i < 2 * 2 * 2 * 40; i += 2)
+        apart[i] = 0.5f;
+    test_set(scale, 1, 1, 39, 0, -1.0);
+    refuses(&p, "k_scale[1][1][39]: expected a finite value, 0 or more, found -1");
+    test_set(scale, 1, 1, 39, 0, 1.0);
+
+    test_stream s = test_stream_begin(&p.params);
+    problem_snapshot(&p);
+    test_stream_chunk(&s, &p.params, 0, 20);
+    test_set(scale, 0, 0, 19, 0, (double)NAN); /* those keys have been taken */
+    test_stream_chunk(&s, &p.params, 20, 20);
+    test_set(scale, 0, 0, 19, 0, 0.5);
+    expect_ok(flashc_attention_finish(&s.state, &p.params));
+    check_exact(&p);
+    test_stream_free(&s);
+    problem_free(&p);
+}
+
 /* A bad scale in a page is named by page and row; rows of a page beyond the sequence may hold anything. */
 static void test_scales_in_pages(void **state)
 {
@@ -216,6 +256,7 @@ int main(void)
         cmocka_unit_test(test_scales_missing_or_too_many),
         cmocka_unit_test(test_bad_scales),
         cmocka_unit_test(test_one_scale_a_head),
+        cmocka_unit_test(test_which_scales_are_looked_at),
         cmocka_unit_test(test_scales_in_pages),
         cmocka_unit_test(test_blocks),
     };

@@ -96,6 +96,28 @@ static void test_softmax_step_special_values(void **state)
     assert_float_equal(row_sum[6], 2.0f * expf(-2.0f) + 1.0f, (8 * U));
 }
 
+/* The largest score is found wherever it stands. */
+static void test_softmax_step_finds_the_max(void **state)
+{
+    (void)state;
+    enum { MOST = 23 };
+    const int64_t ld = leading(MOST);
+    float *scores = floats(tile_size(MOST)), row_max[TILE_ROWS], row_sum[TILE_ROWS], correction[TILE_ROWS];
+    for (int n = 0; n < MOST * MOST; n++) {
+        const int keys = 1 + n / MOST, largest = n % MOST;
+        for (size_t i = 0; i < tile_size(MOST); i++)
+            scores[i] = -1.0f;
+        for (int row = 0; row < TILE_ROWS; row++) {
+            scores[at(ld, row, largest)] = (float)(row + 2);
+            row_max[row] = 1.0f, row_sum[row] = 0.0f;
+        }
+        kernel->vector->softmax(scores, ld, keys, TILE_ROWS, row_max, row_sum, correction);
+        for (int row = 0; row < TILE_ROWS; row++)
+            assert_true(row_max[row] == (largest < keys ? (float)(row + 2) : 1.0f));
+    }
+    free(scores);
+}
+
 static void test_hide(void **state)
 {
     (void)state;
@@ -247,24 +269,25 @@ static void test_add_rows(void **state)
                     check_add_rows(dtypes[d], n_rows, keys[k], 1 + variant / 2 * 2, variant % 2 == 1);
 }
 
-static void test_all_finite_sees_valid_lanes_only(void **state)
+/* One element after the other, among the valid ones or beyond them. */
+static void test_all_finite_sees_valid_elements_only(void **state)
 {
     (void)state;
-    enum { ROWS = TILE_ROWS, COLS = 5 };
-    const int64_t ld = leading(COLS);
-    float acc[ROWS * FLASHC_COLUMN_MULTIPLE] = {0};
+    enum { ROWS = TILE_ROWS, MOST = 21 };
+    const int64_t ld = leading(MOST);
+    float *acc = floats(tile_size(MOST));
     const float bad[] = {NAN, INFINITY, -INFINITY};
-    for (int n_rows = 1; n_rows <= ROWS; n_rows++)
-        for (int b = 0; b < 3; b++)
-            for (int lane = 0; lane < ROWS; lane++) {
-                acc[at(ld, lane, 3)] = bad[b];
-                assert_int_equal(kernel->vector->all_finite(acc, ld, n_rows, COLS), lane >= n_rows);
-                acc[at(ld, lane, 3)] = 3e38f;
+    for (size_t i = 0; i < tile_size(MOST); i++)
+        acc[i] = 3e38f;
+    for (int n_rows = 1; n_rows <= ROWS; n_rows += n_rows < 9 ? 1 : 13)
+        for (int n_cols = 1; n_cols <= MOST; n_cols++)
+            for (int i = 0; i < ROWS * MOST; i++) {
+                const int lane = i % ROWS, col = i / ROWS;
+                acc[at(ld, lane, col)] = bad[i % 3];
+                assert_int_equal(kernel->vector->all_finite(acc, ld, n_rows, n_cols), lane >= n_rows || col >= n_cols);
+                acc[at(ld, lane, col)] = 3e38f;
             }
-    if (kernel->vector->rows_along) {
-        acc[at(ld, 0, COLS)] = NAN; /* beyond the columns */
-        assert_true(kernel->vector->all_finite(acc, ld, 1, COLS));
-    }
+    free(acc);
 }
 
 int main(void)
@@ -273,11 +296,12 @@ int main(void)
         cmocka_unit_test(test_scale_keys),
         cmocka_unit_test(test_exp_error_and_underflow),
         cmocka_unit_test(test_softmax_step_special_values),
+        cmocka_unit_test(test_softmax_step_finds_the_max),
         cmocka_unit_test(test_hide),
         cmocka_unit_test(test_softcap),
         cmocka_unit_test(test_alibi),
         cmocka_unit_test(test_add_rows),
-        cmocka_unit_test(test_all_finite_sees_valid_lanes_only),
+        cmocka_unit_test(test_all_finite_sees_valid_elements_only),
     };
     return RUN_ON_EACH_KERNEL(tests) != 0;
 }
