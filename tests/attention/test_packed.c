@@ -76,7 +76,8 @@ static void packed_and_paged(const char *kernel)
         fail_msg("%s: %lld packed and %lld paged problems", kernel, (long long)packed, (long long)paged);
 }
 
-/* The keys of the longest sequence are cut, whichever it is: those of the first say nothing of the others'. */
+/* The keys of the longest sequence are cut, whichever it is: those of the first say nothing of the others'. What is not
+ * finite in V is where the sequence has it. */
 static void longest_is_not_the_first(const char *kernel)
 {
     static const form_kind kinds[] = {{.packed_k = true}, {.packed_q = true, .packed_k = true}};
@@ -85,6 +86,8 @@ static void longest_is_not_the_first(const char *kernel)
     int64_t *lengths = problem_add_array(&p, ARRAY_SEQLENS_K, keys);
     lengths[0] = 5;
     lengths[2] = 700;
+    test_set(&p.params.v, 1, 0, keys - 1, 3, (double)INFINITY);
+    test_set(&p.params.v, 2, 0, 699, 5, (double)NAN);
     p.params.num_threads = 3;
     for (int n = 0; n < 2; n++) {
         test_form f;

@@ -2,8 +2,10 @@
  * grouped heads, broadcast, the range of logits, output types, empty sizes. On every kernel. */
 #include "support/bound.h"
 #include "support/cmocka.h"
+#include "support/expect.h"
 #include "support/kernels.h"
 #include "support/oracle.h"
+#include "support/stream.h"
 
 #include <math.h>
 #include <string.h>
@@ -273,6 +275,30 @@ static void output_types(const char *kernel)
     }
 }
 
+/* The smallest number of f32, negative, a third of which is none: the zero is +0 in one call and from a state. */
+static void zeros_of_underflow(const char *kernel)
+{
+    problem p = problem_on(kernel, (problem_shape){1, 2, 1, 9, 3, 8, 13}, FLASHC_F32, 3);
+    set_all(&p, TENSOR_Q, 0.0);
+    set_all(&p, TENSOR_V, 0.0);
+    for (int64_t c = 0; c < 13; c++)
+        test_set(&p.params.v, 0, 0, 1, c, -0x1p-149);
+    for (int chunked = 0; chunked < 2; chunked++) {
+        problem_snapshot(&p);
+        if (chunked) {
+            test_stream s = test_stream_begin(&p.params);
+            test_stream_chunk(&s, &p.params, 0, 3);
+            expect_ok(flashc_attention_finish(&s.state, &p.params));
+            test_stream_free(&s);
+        } else {
+            run_problem(&p);
+        }
+        for (int64_t n = 0; n < 2 * p.params.seqlen_q * 13; n++)
+            assert_int_equal(test_get_bits(&p.params.o, 0, n % 2, n / 26, n / 2 % 13), 0);
+    }
+    problem_free(&p);
+}
+
 /* Any size but head_dim may be 0. No keys: O = 0, LSE = -inf (the oracle says so too). */
 static void empty_sizes(const char *kernel)
 {
@@ -295,7 +321,8 @@ static void empty_sizes(const char *kernel)
 int main(void)
 {
     static kernel_check checks[] = {{special_values}, {hidden_bias},  {positions},    {grouped_and_broadcast},
-                                    {far_logits},     {smallest_exp}, {output_types}, {empty_sizes}};
+                                    {far_logits},     {smallest_exp}, {output_types}, {empty_sizes},
+                                    {zeros_of_underflow}};
     const struct CMUnitTest tests[] = {
         {"nan_and_infinity_reach_their_row_or_column", test_on_kernels, NULL, NULL, &checks[0]},
         {"bias_of_hidden_keys_is_not_used", test_on_kernels, NULL, NULL, &checks[1]},
@@ -305,6 +332,7 @@ int main(void)
         {"exp_is_zero_below_its_limit", test_on_kernels, NULL, NULL, &checks[5]},
         {"output_types_round_to_nearest", test_on_kernels, NULL, NULL, &checks[6]},
         {"sizes_of_zero", test_on_kernels, NULL, NULL, &checks[7]},
+        {"zeros_are_positive", test_on_kernels, NULL, NULL, &checks[8]},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
