@@ -76,12 +76,36 @@ static void long_sums_of_16_bit_numbers(const char *kernel)
     }
 }
 
+static void set_all(const flashc_tensor *t, int64_t rows, int64_t columns, double value)
+{
+    for (int64_t n = 0; n < rows * columns; n++)
+        test_set(t, 0, 0, n / columns, n % columns, value);
+}
+
+/* All products of q . k are the same number, so that the roundings of a sum of theirs may all go one way; and rows longer
+ * than a tile of many of them can be. */
+static void long_rows(const char *kernel)
+{
+    static const int64_t head_dims[] = {192, 512, 1000, 40000};
+    for (int n = 0; n < 4; n++) {
+        problem p = problem_on(kernel, (problem_shape){1, 1, 1, 2, 3, head_dims[n], 8}, FLASHC_F32, 23);
+        if (n < 3) {
+            set_all(&p.params.q, p.params.seqlen_q, head_dims[n], 0.7);
+            set_all(&p.params.k, 3, head_dims[n], 1.1);
+            p.zero_mean = false;
+        }
+        run_and_check(&p);
+        problem_free(&p);
+    }
+}
+
 int main(void)
 {
-    static kernel_check checks[] = {{near_the_rounded_exact_result}, {long_sums_of_16_bit_numbers}};
+    static kernel_check checks[] = {{near_the_rounded_exact_result}, {long_sums_of_16_bit_numbers}, {long_rows}};
     const struct CMUnitTest tests[] = {
         {"near_the_rounded_exact_result", test_on_kernels, NULL, NULL, &checks[0]},
         {"long_sums_of_16_bit_numbers", test_on_kernels, NULL, NULL, &checks[1]},
+        {"long_rows", test_on_kernels, NULL, NULL, &checks[2]},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
