@@ -82,8 +82,8 @@ static void set_all(const flashc_tensor *t, int64_t rows, int64_t columns, doubl
         test_set(t, 0, 0, n / columns, n % columns, value);
 }
 
-/* All products of q . k are the same number, so that the roundings of a sum of theirs may all go one way; and rows longer
- * than a tile of many of them can be. */
+/* All products of q . k are the same number, so that the roundings of a sum of theirs may all go one way; and rows
+ * longer than a tile of many of them can be. */
 static void long_rows(const char *kernel)
 {
     static const int64_t head_dims[] = {192, 512, 1000, 40000};

@@ -1,5 +1,5 @@
-/* One visible key, wherever it stands in a tile and however the others, which are NaN, are hidden: O is its row of V and
- * LSE its score, exactly. On every kernel. */
+/* One visible key, wherever it stands in a tile and however the others, which are NaN, are hidden: O is its row of V
+ * and LSE its score, exactly. On every kernel. */
 #include "support/cmocka.h"
 #include "support/expect.h"
 #include "support/kernels.h"

@@ -6,8 +6,8 @@
 
 #include <math.h>
 
-/* All keys are one row, so that scores are 0 and values 3. Of the bounds, 8 u and 16 u are left: sums of fewer than 2^22
- * ones and threes are exact. */
+/* All keys are one row, so that scores are 0 and values 3. Of the bounds, 8 u and 16 u are left: sums of fewer than
+ * 2^22 ones and threes are exact. */
 static void check_one_row(const char *kernel, int64_t seqlen_k, int threads)
 {
     static float data[2] = {0.0f, 3.0f};
