@@ -184,6 +184,13 @@ class CachesTest(CliTest):
                    '--seqlens', 'four.npy')
         self.fails(1, ['flashc-run: cu_seqlens[1]: expected seqlen = 3, found 2'], 'append', '-k', 'packed.npy',
                    '--cache-k', 'cache.npy', '--output-k', 'new.npy', *at, '--cu-seqlens', 'starts.npy')
+        self.write('empty.npy', [0], [], '<i8')
+        none = ['empty.npy: expected a number for each sequence and one more, found none']
+        self.fails(1, none, 'append', '-k', 'packed.npy', '--cache-k', 'cache.npy', '--output-k', 'new.npy', *at,
+                   '--cu-seqlens', 'empty.npy')
+        for option in ('--cu-seqlens-q', '--cu-seqlens-k'):
+            self.fails(1, none, 'attention', '-q', 'packed.npy', '-k', 'packed.npy', '-v', 'packed.npy', '-o', 'o.npy',
+                       option, 'empty.npy')
         self.fails(1, ['table.npy', 'rank 1', 'rank 2'], 'append', *k, '--positions', 'table.npy')
         for name, rows in (('cos', 5), ('sin', 16), ('short', 1)):
             self.write(f'{name}.npy', [rows, 2], [0.0] * 2 * rows)
