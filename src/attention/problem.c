@@ -22,6 +22,27 @@ void flashc_attention_params_init(flashc_attention_params *params, size_t struct
     flashc_params_fill(params, struct_size, &defaults, sizeof defaults);
 }
 
+/* Of an axis of one element any stride is valid. That of rows is also used for where the next one would be, and so must
+ * not be one that leads out of all memory. */
+static void tame_single_row(flashc_tensor *t, int64_t rows)
+{
+    if (rows <= 1 && flashc_magnitude(t->stride[2]) > FLASHC_SIZE_LIMIT)
+        t->stride[2] = 0;
+}
+
+static void tame_single_rows(flashc_problem *problem, const flashc_attention_params *p)
+{
+    flashc_tensor *const of_queries[] = {&problem->q, &problem->o, &problem->mask, &problem->bias};
+    for (size_t i = 0; i < sizeof of_queries / sizeof of_queries[0]; i++)
+        tame_single_row(of_queries[i], p->seqlen_q);
+    flashc_cache_rows *const caches[] = {&problem->k, &problem->v};
+    for (size_t i = 0; i < sizeof caches / sizeof caches[0]; i++) {
+        const int64_t rows = caches[i]->table.pages ? caches[i]->table.page_size : p->seqlen_k;
+        tame_single_row(&caches[i]->tensor, rows);
+        tame_single_row(&caches[i]->scale, rows);
+    }
+}
+
 /* Fills the problem from checked params; state and outputs as in init(). */
 static void resolve(flashc_problem *problem, const flashc_attention_params *p, const flashc_attention_state *state,
                     bool outputs)
@@ -78,6 +99,7 @@ static void resolve(flashc_problem *problem, const flashc_attention_params *p, c
         .progress_user_data = p->progress_user_data,
         .state = state,
     };
+    tame_single_rows(problem, p);
     if (p->k.dtype == FLASHC_Q8_0) /* where a row is one block it may be anything */
         problem->k.tensor.stride[3] = 1;
     if (p->v.dtype == FLASHC_Q8_0)
