@@ -99,7 +99,7 @@ static bool row_is_softmax(int64_t cols, const void *y, int64_t first, flashc_dt
             return false;
         sum += p;
     }
-    return fabs(sum - 1.0) <= tolerance; /* false for a sum that is NaN */
+    return cols > 0 && fabs(sum - 1.0) <= tolerance; /* false for a sum that is NaN */
 }
 
 flashc_status flashc_is_softmax(int64_t rows, int64_t cols, const void *y, int64_t y_row_stride, flashc_dtype dtype,
