@@ -15,8 +15,8 @@ static flashc_tensor stand_in(const flashc_tensor *t)
     return (flashc_tensor){.data = (void *)(uintptr_t)nothing, .dtype = t->dtype, .stride = {0, 0, 0, 1}};
 }
 
-/* Tensors as a plan looks at them: their types, and whether there is a mask or bias, which the choice of a kernel
- * goes by. */
+/* Tensors as a plan looks at them: their types, and whether there is a mask, bias or block mask, which the choice of a
+ * kernel and its tiles goes by. */
 static void forget_data(flashc_attention_params *p)
 {
     const flashc_tensor absent = {.data = NULL}, scale = {.dtype = FLASHC_F32};
@@ -27,6 +27,7 @@ static void forget_data(flashc_attention_params *p)
     p->v_scale = p->v.dtype == FLASHC_I8 ? stand_in(&scale) : absent;
     p->mask = p->mask.data ? stand_in(&p->mask) : absent;
     p->bias = p->bias.data ? stand_in(&p->bias) : absent;
+    p->block_mask = p->block_mask.data ? stand_in(&p->block_mask) : absent;
     p->row_max = p->scores = p->key_mass = absent;
     p->block_table = p->block_table_v = (flashc_block_table){.pages = NULL};
 }
@@ -51,8 +52,8 @@ flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t 
     if (status != FLASHC_OK)
         return status;
     const int64_t queries = p.seqlen_q;
-    *state = (flashc_attention_state){
-        .struct_size = sizeof *state,
+    flashc_attention_state made = {
+        .struct_size = sizeof made,
         .rows = (p.cu_seqlens_q ? 1 : p.batch) * p.num_heads * queries,
         .row_stride = {p.num_heads * queries, queries, 1},
         .head_dim_v = p.head_dim_v,
@@ -61,21 +62,29 @@ flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t 
         .levels = 1,
     };
     /* More rows than that many pieces have are not keys: seqlens_k says so, by which pieces go. */
-    while (state->levels < FLASHC_TREE_LEVELS && flashc_stream_capacity(state) < problem.seqlen_k)
-        state->levels++;
-    return FLASHC_OK;
+    while (made.levels < FLASHC_TREE_LEVELS && flashc_stream_capacity(&made) < problem.seqlen_k)
+        made.levels++;
+    status = flashc_stream_check_memory("state", &made);
+    if (status == FLASHC_OK)
+        *state = made;
+    return status;
 }
 
 flashc_status flashc_attention_state_clear(flashc_attention_state *state)
 {
-    if (state)
-        state->n_nodes = state->next_key = 0;
-    flashc_status status = flashc_stream_check_state("state", state);
-    for (int64_t node = 0; status == FLASHC_OK && node < state->levels; node++) {
+    if (!state || state->struct_size != sizeof *state)
+        return flashc_stream_check_state("state", state); /* says so */
+    flashc_attention_state none = *state; /* the caller's stays as it is where something else is wrong with it */
+    none.n_nodes = none.next_key = 0;
+    const flashc_status status = flashc_stream_check_state("state", &none);
+    if (status != FLASHC_OK)
+        return status;
+    *state = none;
+    for (int64_t node = 0; node < state->levels; node++) {
         const flashc_softmax_state all = flashc_stream_node(state, node);
         flashc_state_init(&all);
     }
-    return status;
+    return FLASHC_OK;
 }
 
 /* A chunk, checked, and its plan. */

@@ -32,6 +32,18 @@ static int64_t most_nodes(const flashc_attention_state *s)
     return nodes;
 }
 
+flashc_status flashc_stream_check_memory(const char *name, const flashc_attention_state *s)
+{
+    int64_t rows, floats;
+    const int64_t width = flashc_max(1, s->head_dim_v); /* of the widest array */
+    if (!__builtin_mul_overflow(s->levels, s->rows, &rows) && !__builtin_mul_overflow(rows, width, &floats) &&
+        floats <= PTRDIFF_MAX / (int64_t)sizeof(float))
+        return FLASHC_OK;
+    return flashc_fail(FLASHC_ERR_ARGUMENT,
+                       "%s: expected arrays that fit in memory, found levels * rows * head_dim_v = %" PRId64
+                       " * %" PRId64 " * %" PRId64, name, s->levels, s->rows, s->head_dim_v);
+}
+
 flashc_status flashc_stream_check_state(const char *name, const flashc_attention_state *s)
 {
     if (!s)
@@ -56,6 +68,9 @@ flashc_status flashc_stream_check_state(const char *name, const flashc_attention
         if (sizes[i].value < sizes[i].low || sizes[i].value > sizes[i].high)
             return flashc_fail(FLASHC_ERR_ARGUMENT, "%s->%s: expected %" PRId64 " to %" PRId64 ", found %" PRId64, name,
                                sizes[i].name, sizes[i].low, sizes[i].high, sizes[i].value);
+    flashc_status status = flashc_stream_check_memory(name, s);
+    if (status != FLASHC_OK)
+        return status;
     if (s->n_nodes > most_nodes(s))
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "%s->n_nodes: expected 0 to %" PRId64

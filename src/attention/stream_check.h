@@ -10,6 +10,9 @@ flashc_status flashc_stream_read_params(flashc_attention_params *ours, const fla
 /* The most keys that the levels hold: each node stands for twice as many pieces as the one after it. */
 int64_t flashc_stream_capacity(const flashc_attention_state *state);
 
+/* Can its arrays be had at all: are they of less than 2^63 bytes? Its sizes are in range. */
+flashc_status flashc_stream_check_memory(const char *name, const flashc_attention_state *state);
+
 /* Are the state's sizes in range, and its arrays there? */
 flashc_status flashc_stream_check_state(const char *name, const flashc_attention_state *state);
 

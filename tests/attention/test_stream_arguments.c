@@ -5,6 +5,7 @@
 #include "support/stream.h"
 
 #include <math.h>
+#include <string.h>
 
 static int cancel(void *user_data, int64_t done, int64_t total)
 {
@@ -25,6 +26,15 @@ static void errors(void **unused)
     expect_argument_error(flashc_attention_state_init(&bad, 8, &p.params), "struct_size: expected 120, found 8");
     expect_ok(flashc_attention_state_init(&none, sizeof none, &p.params));
     expect_argument_error(flashc_attention_accumulate(&none, &chunk), "state->row_max: expected a pointer, found NULL");
+
+    none.next_key = 7;
+    none.n_nodes = 1;
+    expect_argument_error(flashc_attention_state_clear(&none), "state->row_max: expected a pointer, found NULL");
+    assert_true(none.next_key == 7 && none.n_nodes == 1);
+    none.struct_size = 8;
+    expect_argument_error(flashc_attention_state_clear(&none),
+                          "state->struct_size: expected 120 (flashc_attention_state_init sets it), found 8");
+    assert_int_equal(none.next_key, 7);
 
     test_stream s = test_stream_begin(&p.params);
     assert_int_equal(s.state.rows, 6);
@@ -58,6 +68,22 @@ static void errors(void **unused)
     few.seqlens_k = (int64_t[]){5000};
     expect_ok(flashc_attention_state_init(&none, sizeof none, &few));
     assert_true(none.piece_n == s.state.piece_n && none.levels >= 4 && none.seqlen_k == few.seqlen_k);
+    few.block_mask = (flashc_tensor){.data = &few, .dtype = FLASHC_BOOL, .stride = {0, 0, INT64_MAX, INT64_MAX}};
+    few.block_mask_m = few.block_mask_n = 2; /* that there is one is looked at, not where */
+    expect_ok(flashc_attention_state_init(&bad, sizeof bad, &few));
+    few.block_mask.data = NULL;
+    few.seqlen_q = few.head_dim_v = INT64_C(1) << 40;
+    memset(&bad, 0x55, sizeof bad);
+    expect_argument_error(flashc_attention_state_init(&bad, sizeof bad, &few),
+                          "state: expected arrays that fit in memory, found levels * rows * head_dim_v = 1 * "
+                          "2199023255552 * 1099511627776");
+    assert_int_equal(bad.levels, 0x5555555555555555);
+    bad = s.state;
+    bad.head_dim_v = INT64_C(1) << 48;
+    bad.rows = INT64_C(1) << 20;
+    expect_argument_error(flashc_attention_state_clear(&bad),
+                          "state: expected arrays that fit in memory, found levels * rows * head_dim_v = 4 * 1048576 * "
+                          "281474976710656");
     s.state.n_nodes = 5;
     expect_argument_error(flashc_attention_finish(&s.state, &p.params), "state->n_nodes: expected 0 to 4, found 5");
     s.state.n_nodes = 2; /* so many that pieces to come could be more than levels */
