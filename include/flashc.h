@@ -536,7 +536,7 @@ FLASHC_API void flashc_append_params_init(flashc_append_params *params, size_t s
 
 /* Writes the new rows, and q_out. Before anything is written every position and page is checked: rows beyond the
  * cache or the rotary tables, entries that are no page of the tensor, and a page that two entries would have written.
- * Errors: FLASHC_ERR_ARGUMENT, _MEMORY (for a bit per page). */
+ * Errors: FLASHC_ERR_ARGUMENT, _MEMORY (for a bit per page, and a row of f32 that becomes codes). */
 FLASHC_API flashc_status flashc_append(const flashc_append_params *params);
 
 /* ---------------------------------------------------------------------------------------------
@@ -593,7 +593,7 @@ typedef struct flashc_attention_state {
  * looked at, and whether there is a mask, bias or block mask, which the choice of a kernel and its tiles goes by. */
 FLASHC_API flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t struct_size,
                                                      const flashc_attention_params *params);
-/* No keys seen. */
+/* No keys seen, also where a cancelled chunk left the state of no other use. */
 FLASHC_API flashc_status flashc_attention_state_clear(flashc_attention_state *state);
 /* Takes a chunk of seqlen_k keys. o, lse, row_max and sinks are not looked at. Scratch is params->workspace, the
  * caller's, of at least flashc_attention_accumulate_workspace_size() bytes, aligned to 64; NULL: one internal
