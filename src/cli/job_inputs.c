@@ -1,5 +1,6 @@
 #include "cli/job_inputs.h"
 
+#include "cli/arithmetic.h"
 #include "cli/caches.h"
 #include "cli/cli.h"
 #include "cli/layout.h"
@@ -89,7 +90,7 @@ static int set_inputs(flashc_cli_job *job, int bshd)
     p->num_heads = sq[1];
     p->num_heads_k = sk[1];
     p->seqlen_q = sq[2];
-    p->seqlen_k = s->block_table.narrow ? s->block_table.shape[1] * sk[2] : sk[2];
+    p->seqlen_k = s->block_table.narrow ? flashc_cli_multiply(s->block_table.shape[1], sk[2]) : sk[2];
     p->head_dim = sq[3];
     p->head_dim_v = sv[3];
     const int64_t k_pages[2] = {sk[0], sk[2]}, v_pages[2] = {sv[0], sv[2]};
@@ -142,12 +143,12 @@ static int make_inputs(const flashc_cli_attention_args *args, int plan_only, fla
     int64_t shape[3][4];
     for (int i = 0; i < 3; i++) {
         const int paged = i > 0 && page_size;
-        shape[i][0] = paged ? batch * pages_each : batch;
+        shape[i][0] = paged ? flashc_cli_multiply(batch, pages_each) : batch;
         shape[i][head] = i == 0 ? heads : heads_k;
         shape[i][rows] = paged ? page_size : i == 0 ? seqlen_q : seqlen_k;
         shape[i][3] = (i == 2 ? head_dim_v : head_dim) / (i == 0 ? 1 : columns);
         if (args->packed) {
-            shape[i][rows] *= batch;
+            shape[i][rows] = flashc_cli_multiply(shape[i][rows], batch);
             memmove(shape[i], shape[i] + 1, 3 * sizeof shape[i][0]);
         }
     }
@@ -159,13 +160,15 @@ static int make_inputs(const flashc_cli_attention_args *args, int plan_only, fla
         return flashc_cli_usage_error("shapes are packed by --packed and put in pages by --page-size, not by files");
     if (args->seqlens_k && page_size)
         return flashc_cli_usage_error("give --seqlens-k or --page-size, not both");
-    if (flashc_cli_sequences_read(args, &job->sequences) ||
-        (args->packed && flashc_cli_sequences_pack(batch, seqlen_q, seqlen_k, &job->sequences)) ||
-        (page_size && flashc_cli_sequences_page(batch, pages_each, seqlen_k, &job->sequences)))
-        return FLASHC_CLI_FAILED;
+    /* The arrays first: where these can be, products of the sizes are numbers of 64 bits. */
     if (flashc_cli_array_make("q", dtype, rank, shape[0], plan_only, &job->q) ||
         flashc_cli_array_make("k", cache_dtype, rank, shape[1], plan_only, &job->k) ||
-        flashc_cli_array_make("v", cache_dtype, rank, shape[2], plan_only, &job->v) || set_inputs(job, args->bshd))
+        flashc_cli_array_make("v", cache_dtype, rank, shape[2], plan_only, &job->v))
+        return FLASHC_CLI_FAILED;
+    if (flashc_cli_sequences_read(args, &job->sequences) ||
+        (args->packed && flashc_cli_sequences_pack(batch, seqlen_q, seqlen_k, &job->sequences)) ||
+        (page_size && flashc_cli_sequences_page(batch, pages_each, seqlen_k, &job->sequences)) ||
+        set_inputs(job, args->bshd))
         return FLASHC_CLI_FAILED;
     flashc_attention_params *p = &job->params;
     return flashc_cli_scales_make("k_scale", plan_only, &job->k, args->bshd, &job->k_scale, &p->k_scale) ||

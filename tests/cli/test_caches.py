@@ -206,6 +206,21 @@ class CachesTest(CliTest):
             result = self.ok_json('bench', *shape, '--no-limits', '--repeats', 1)
             self.assertIn(option[0][2:].replace('-', '_'), result['benchmarks'][0]['name'])
 
+    def test_shapes_beyond_64_bits(self):
+        many = ('explain', '--batch', 1 << 16, '--seqlen-q', 1, '--seqlen-k', 1 << 48)
+        too_many = 'has more elements than a 64-bit number can count'
+        self.fails(1, [f'k: the shape [8, {(1 << 63) - 1}, 64] {too_many}'], *many, '--packed')
+        self.fails(1, [f'k: the shape [{(1 << 63) - 1}, 8, 1, 64] {too_many}'], *many, '--page-size', 1)
+        for option in ('batch', 'heads', 'heads-k', 'seqlen-q', 'seqlen-k', 'head-dim', 'head-dim-v'):
+            self.fails(2, [f'--{option} expects a number from', f'to {1 << 48}'], 'explain', f'--{option}',
+                       (1 << 48) + 1)
+        # Pages that are none may have any number of rows.
+        self.write('q.npy', [1, 2, 1, 1], [1.0] * 2)
+        self.write('k.npy', [0, 1, 1 << 60, 1], [])
+        self.write('table.npy', [1, 8], [0] * 8, '<i4')
+        self.fails(1, [f'seqlen_k: expected 0 to 2^48, found {(1 << 63) - 1}'], 'attention', '-q', 'q.npy', '-k',
+                   'k.npy', '-v', 'k.npy', '--block-table', 'table.npy', '-o', 'o.npy')
+
 
 if __name__ == '__main__':
     main()
