@@ -1,4 +1,4 @@
-/* The functions of flashc.h's section 4 on Python arrays: checks shapes, calls, nothing else. */
+/* The functions of flashc.h's section 6 on Python arrays: checks shapes, calls, nothing else. */
 #include "python/core/arguments.h"
 
 /* convert(dst, src) */

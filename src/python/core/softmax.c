@@ -1,4 +1,4 @@
-/* The functions of flashc.h's section 3 on Python arrays: checks shapes, calls, nothing else. */
+/* The functions of flashc.h's section 5 on Python arrays: checks shapes, calls, nothing else. */
 #include "python/core/arguments.h"
 
 #include <stdlib.h>
