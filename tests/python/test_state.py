@@ -237,6 +237,24 @@ def test_states_merge() -> None:
     np.testing.assert_allclose(states[0].finish(), flashc.attention(q, k, v, causal=True, align=1400), atol=2e-6)
 
 
+def test_merge_into_a_state_of_no_keys() -> None:
+    """Its next chunk still begins where it was told to, if that is behind the keys of the other state."""
+    q, k, v = arrays((1, 2, 3, 16), (1, 2, 1500, 16), (1, 2, 1500, 16))
+    options: dict[str, Any] = {"causal": True, "align": 1400}
+    other = flashc.AttentionState(q, seqlen_k=1500, **options)
+    other.accumulate(k[:, :, :1100], v[:, :, :1100])
+    for first in (600, 1100, 1200):
+        state = flashc.AttentionState(q, seqlen_k=1500, **options)
+        state.next_key = first
+        state.merge(other)
+        begin = max(first, 1100)
+        assert state.next_key == begin
+        state.accumulate(k[:, :, begin:], v[:, :, begin:])
+        hidden = np.zeros((1, 1500), np.float32)
+        hidden[:, 1100:begin] = -np.inf
+        np.testing.assert_allclose(state.finish(), flashc.attention(q, k, v, bias=hidden, **options), atol=2e-6)
+
+
 def test_errors() -> None:
     q, k, v = arrays((2, 3, 16), (2, 40, 16), (2, 40, 16))
     with pytest.raises(ValueError, match="finish: expected a chunk"):
@@ -251,8 +269,18 @@ def test_errors() -> None:
         with pytest.raises(ValueError, match="seqlens_k"):
             flashc.AttentionState(q, seqlen_k=40, seqlens_k=wrong).accumulate(k, v)
     two = np.stack((q, q))
-    with pytest.raises(ValueError, match=r"^seqlens_k: expected .* found 1"):
-        flashc.AttentionState(two, seqlen_k=40, seqlens_k=[40]).accumulate(np.stack((k, k)), np.stack((v, v)))
+    chunk = np.stack((k, k)), np.stack((v, v))
+    whole = flashc.AttentionState(two, seqlen_k=40)
+    whole.accumulate(*chunk)
+    for merged in (False, True):  # then it has arrays, without being made of a chunk
+        state = flashc.AttentionState(two, seqlen_k=40, seqlens_k=[40])
+        if merged:
+            state.merge(whole)
+        with pytest.raises(ValueError, match=r"^seqlens_k: expected 2 numbers, found 1$"):
+            state.accumulate(*chunk)
+        if merged:
+            with pytest.raises(ValueError, match=r"^seqlens_k: expected 2 numbers, found 1$"):
+                state.finish()
     with pytest.raises(ValueError, match=r"leftpad_k\[0\]: expected 0 to 80, found 81"):
         flashc.AttentionState(q, seqlen_k=80, leftpad_k=[81]).accumulate(k, v)
     state = flashc.AttentionState(q, seqlen_k=40)

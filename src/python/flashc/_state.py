@@ -118,7 +118,10 @@ class AttentionState:
             row_max, row_sum, acc = other._arrays
             self._arrays = row_max.copy(), row_sum.copy(), acc.copy()
             self._no_keys, self._piece_n = other._no_keys, other._piece_n
-            self.n_nodes, self.next_key = other.n_nodes, other.next_key
+            begin, self.n_nodes, self.next_key = self.next_key, other.n_nodes, other.next_key
+            if begin > self.next_key >= 0:  # it was set: of no keys so far, and the next chunk begins there
+                no_keys = (*other._arrays, self._piece_n, 0, begin, *self._in_all)
+                self.n_nodes, self.next_key = _core.attention_state_merge(self._state(), no_keys)
             return
         self.n_nodes, self.next_key = _core.attention_state_merge(self._state(), other._state())
 
