@@ -101,7 +101,12 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     *((attention(causal=x, align=0), TypeError, "causal", ("expected True or False", f"found {x!r}"))
       for x in ("no", None, 2, -1, 0.5)),
     *((attention(**{name: np.ma.masked_array(x)}), TypeError, name, ("without a mask", "MaskedArray", "filled()"))
-      for name, x in (("q", Q), ("k", K), ("v", V), ("bias", np.zeros((5, 7), F)))),
+      for name, x in (("q", Q), ("k", K), ("v", V), ("bias", np.zeros((5, 7), F)), ("cu_seqlens_q", np.array([0, 5])),
+                      ("cu_seqlens_k", np.array([0, 7])), ("block_table", np.array([[0], [1]])))),
+    (lambda: flashc.append_kv(K, V, K.copy(), V.copy(), np.ma.masked_array([0, 0], [1, 0])), TypeError, "positions",
+     ("without a mask", "MaskedArray", "filled()")),
+    (lambda: flashc.trace(np.ma.masked_array([1.0, 2.0], [1, 0])), TypeError, "x",
+     ("without a mask", "MaskedArray", "compressed()")),
     (attention(align="left"), ValueError, "align", ("expected 'top-left'", "found 'left'")),
     (attention(align=1.5), TypeError, "align", ("expected", "found 1.5")),
     (attention(align=True), TypeError, "align", ("expected", "found True")),

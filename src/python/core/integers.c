@@ -30,7 +30,7 @@ static int reserve(flashc_py_integers *out, int64_t rows, int64_t columns)
 static size_t integer_size(const Py_buffer *buffer)
 {
     const char *format = buffer->format ? buffer->format : "B";
-    if (format[0] == '@' || format[0] == '=' || format[0] == '<') /* little-endian machines only run here */
+    if (format[0] == '@' || format[0] == '=' || format[0] == '<') /* this runs on little-endian machines alone */
         format++;
     return format[0] != '\0' && format[1] == '\0' && strchr("ilq", format[0]) &&
                    (buffer->itemsize == 4 || buffer->itemsize == 8)
@@ -112,6 +112,8 @@ int flashc_py_integers_take(PyObject *object, const char *name, int axes, flashc
     Py_buffer buffer;
     if (!PyObject_CheckBuffer(object))
         return take_sequence(object, name, axes, out);
+    if (flashc_py_refuse_masked_array(object, name) != 0)
+        return -1;
     if (PyObject_GetBuffer(object, &buffer, PyBUF_RECORDS_RO) != 0)
         return wrong(PyExc_TypeError, name, axes, object);
     const int result = take_buffer(object, name, axes, &buffer, out);

@@ -60,6 +60,29 @@ int flashc_py_wrong_argument(const char *name, const char *expected, PyObject *f
     return -1;
 }
 
+int flashc_py_refuse_masked_array(PyObject *object, const char *name)
+{
+    static PyObject *unmasked; /* the last type that was found to be another: nearly all arrays are of one */
+    PyObject *type = (PyObject *)Py_TYPE(object);
+    if (type == unmasked)
+        return 0;
+    PyObject *type_name = PyObject_GetAttrString(type, "__name__"); /* may run code, in other threads too */
+    if (!type_name)
+        return -1;
+    const bool masked = PyUnicode_CompareWithASCIIString(type_name, "MaskedArray") == 0;
+    Py_DECREF(type_name);
+    if (!masked) {
+        PyObject *before = unmasked;
+        unmasked = Py_NewRef(type);
+        Py_XDECREF(before);
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError,
+                 "%s: expected an array without a mask, found numpy.ma.MaskedArray; pass filled(), and what the mask "
+                 "hides as flashc's own arguments say it", name);
+    return -1;
+}
+
 int flashc_py_check_count(const char *function, Py_ssize_t count, Py_ssize_t expected)
 {
     if (count == expected)

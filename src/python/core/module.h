@@ -21,6 +21,9 @@ bool flashc_py_raised_otherwise(void);
  * range. An exception that says nothing about the argument stays. Returns -1. */
 int flashc_py_wrong_argument(const char *name, const char *expected, PyObject *found);
 
+/* NumPy's masked arrays: their buffer has what the mask hides too. Raises TypeError and returns -1 for one. */
+int flashc_py_refuse_masked_array(PyObject *object, const char *name);
+
 /* Functions of the module; every one is METH_FASTCALL, called by the package's Python code, which
  * documents them, with all arguments in order (_core.pyi). */
 #define FLASHC_PY_FUNCTION(name) PyObject *name(PyObject *module, PyObject *const *args, Py_ssize_t count)

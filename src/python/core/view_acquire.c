@@ -21,29 +21,6 @@ static int refuse_lazy_negation(PyObject *object, const char *name)
     return -1;
 }
 
-/* NumPy's masked arrays: the buffer has what their mask hides too. */
-static int refuse_masked_array(PyObject *object, const char *name)
-{
-    static PyObject *unmasked; /* the last type that was found to be another: nearly all arrays are of one */
-    PyObject *type = (PyObject *)Py_TYPE(object), *before = unmasked;
-    if (type == unmasked)
-        return 0;
-    PyObject *type_name = PyObject_GetAttrString(type, "__name__");
-    if (!type_name)
-        return -1;
-    const bool masked = PyUnicode_CompareWithASCIIString(type_name, "MaskedArray") == 0;
-    Py_DECREF(type_name);
-    if (!masked) {
-        unmasked = Py_NewRef(type);
-        Py_XDECREF(before);
-        return 0;
-    }
-    PyErr_Format(PyExc_TypeError,
-                 "%s: expected an array without a mask, found numpy.ma.MaskedArray; pass filled(), and the mask as an "
-                 "argument of its own", name);
-    return -1;
-}
-
 static int acquire(flashc_py_view *view, PyObject *object, const char *name, flashc_py_types types)
 {
     view->name = name;
@@ -53,7 +30,7 @@ static int acquire(flashc_py_view *view, PyObject *object, const char *name, fla
     view->capsule = NULL;
     int result;
     if (PyObject_CheckBuffer(object)) {
-        result = refuse_masked_array(object, name);
+        result = flashc_py_refuse_masked_array(object, name);
         if (result == 0)
             result = flashc_py_view_from_buffer(view, object);
     } else {

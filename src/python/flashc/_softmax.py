@@ -119,6 +119,8 @@ def trace(x: Any) -> Any:
     """
     import numpy
 
+    if isinstance(x, numpy.ma.MaskedArray):  # asarray() forgets the mask
+        raise TypeError("x: expected numbers without a mask, found numpy.ma.MaskedArray; pass compressed()")
     try:
         x = numpy.asarray(x).astype(numpy.float64, order="C", casting="same_kind", copy=False)
     except (TypeError, ValueError) as error:
