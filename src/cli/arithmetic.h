@@ -3,6 +3,9 @@
 
 #include <stdint.h>
 
+/* Of anything that is counted, as many as the library takes: sums of a few fit. */
+#define FLASHC_CLI_MOST (INT64_C(1) << 48)
+
 static inline int64_t flashc_cli_min(int64_t a, int64_t b)
 {
     return a < b ? a : b;

@@ -1,14 +1,12 @@
 #include "cli/attention_options.h"
 
+#include "cli/arithmetic.h"
 #include "cli/attention_table.h"
 #include "cli/cli.h"
 
 #include <float.h>
 #include <limits.h>
 #include <string.h>
-
-/* Of anything that is counted, as many as the library takes. */
-static const int64_t MOST = INT64_C(1) << 48;
 
 static int parse_align(const char *text, flashc_cli_attention_args *args)
 {
@@ -22,6 +20,12 @@ static int parse_align(const char *text, flashc_cli_attention_args *args)
     else
         return flashc_cli_usage_error("--align expects top-left, bottom-right or a whole number, found '%s'", text);
     return is_number ? flashc_cli_parse_int("--align", text, INT64_MIN / 4, INT64_MAX / 4, &args->offset) : 0;
+}
+
+/* At least `least`, and no more than the library takes. */
+static int parse_size(const char *option, const char *text, int64_t least, int64_t *size)
+{
+    return flashc_cli_parse_int(option, text, least, FLASHC_CLI_MOST, size);
 }
 
 static int parse_threads(const char *text, int *threads)
@@ -100,8 +104,8 @@ static int take_option(int id, const char *value, void *parsed)
     case FLASHC_OPT_STREAM_KV: return flashc_cli_parse_int("--stream-kv", value, 1, INT64_MAX / 4, &args->stream_kv);
     case FLASHC_OPT_SAVE_STATE: args->save_state = value; return 0;
     case FLASHC_OPT_RESUME_STATE: args->resume_state = value; return 0;
-    case FLASHC_OPT_FIRST_KEY: return flashc_cli_parse_int("--first-key", value, 0, MOST, &args->first_key);
-    case FLASHC_OPT_TOTAL_KEYS: return flashc_cli_parse_int("--total-keys", value, 1, MOST, &args->total_keys);
+    case FLASHC_OPT_FIRST_KEY: return parse_size("--first-key", value, 0, &args->first_key);
+    case FLASHC_OPT_TOTAL_KEYS: return parse_size("--total-keys", value, 1, &args->total_keys);
     case FLASHC_OPT_PREFIX_K: args->prefix_k = value; return 0;
     case FLASHC_OPT_PREFIX_V: args->prefix_v = value; return 0;
     case FLASHC_OPT_PREFIX_K_SCALE: args->prefix_k_scale = value; return 0;
@@ -109,13 +113,13 @@ static int take_option(int id, const char *value, void *parsed)
     case FLASHC_OPT_COMPARE: args->compare = value; return 0;
     case FLASHC_OPT_RTOL: return flashc_cli_parse_double("--rtol", value, 0, DBL_MAX, &args->rtol);
     case FLASHC_OPT_ATOL: return flashc_cli_parse_double("--atol", value, 0, DBL_MAX, &args->atol);
-    case FLASHC_OPT_BATCH: return flashc_cli_parse_int("--batch", value, 0, MOST, &args->batch);
-    case FLASHC_OPT_HEADS: return flashc_cli_parse_int("--heads", value, 1, MOST, &args->heads);
-    case FLASHC_OPT_HEADS_K: return flashc_cli_parse_int("--heads-k", value, 1, MOST, &args->heads_k);
-    case FLASHC_OPT_SEQLEN_Q: return flashc_cli_parse_int("--seqlen-q", value, 0, MOST, &args->seqlen_q);
-    case FLASHC_OPT_SEQLEN_K: return flashc_cli_parse_int("--seqlen-k", value, 0, MOST, &args->seqlen_k);
-    case FLASHC_OPT_HEAD_DIM: return flashc_cli_parse_int("--head-dim", value, 1, MOST, &args->head_dim);
-    case FLASHC_OPT_HEAD_DIM_V: return flashc_cli_parse_int("--head-dim-v", value, 0, MOST, &args->head_dim_v);
+    case FLASHC_OPT_BATCH: return parse_size("--batch", value, 0, &args->batch);
+    case FLASHC_OPT_HEADS: return parse_size("--heads", value, 1, &args->heads);
+    case FLASHC_OPT_HEADS_K: return parse_size("--heads-k", value, 1, &args->heads_k);
+    case FLASHC_OPT_SEQLEN_Q: return parse_size("--seqlen-q", value, 0, &args->seqlen_q);
+    case FLASHC_OPT_SEQLEN_K: return parse_size("--seqlen-k", value, 0, &args->seqlen_k);
+    case FLASHC_OPT_HEAD_DIM: return parse_size("--head-dim", value, 1, &args->head_dim);
+    case FLASHC_OPT_HEAD_DIM_V: return parse_size("--head-dim-v", value, 0, &args->head_dim_v);
     case FLASHC_OPT_PACKED: args->packed = 1; return 0;
     case FLASHC_OPT_PAGE_SIZE: return flashc_cli_parse_int("--page-size", value, 1, INT32_MAX, &args->page_size);
     case FLASHC_OPT_REPEATS: return flashc_cli_parse_int("--repeats", value, 1, INT_MAX, &args->repeats);

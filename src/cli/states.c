@@ -9,9 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a number of keys in a file is less than, so that sums of a few fit: as many as the library takes. */
-static const int64_t MOST_KEYS = INT64_C(1) << 48;
-/* Of partial results: there are no more than a binary counter over so many keys has digits. */
+/* Of partial results: there are no more than a binary counter over FLASHC_CLI_MOST keys has digits. */
 enum { MOST_LEVELS = 48 };
 
 flashc_cli_states_shape flashc_cli_states_shape_of(const flashc_attention_params *p, int rank_q)
@@ -72,7 +70,7 @@ static int check_rows(const flashc_cli_array *rows)
 static int check_keys(const flashc_cli_array *keys, int64_t levels)
 {
     static const char *const names[FLASHC_STATE_COLUMNS] = {"next_key", "n_nodes", "piece_n"};
-    const int64_t most[FLASHC_STATE_COLUMNS] = {MOST_KEYS, levels, MOST_KEYS};
+    const int64_t most[FLASHC_STATE_COLUMNS] = {FLASHC_CLI_MOST, levels, FLASHC_CLI_MOST};
     char text[FLASHC_CLI_SHAPE_TEXT];
     if (keys->rank != 2 || keys->shape[1] != FLASHC_STATE_COLUMNS)
         return flashc_cli_error("%s: expected the shape [sequences, %d], found %s", keys->name, FLASHC_STATE_COLUMNS,
