@@ -96,7 +96,7 @@ static flashc_status plan_chunk(const flashc_attention_state *state, const flash
     if (status != FLASHC_OK)
         return status;
     p.sinks = NULL;
-    p.row_max.data = NULL;
+    p.lse.data = p.row_max.data = NULL;
     status = flashc_stream_check_outputs(&p);
     if (status == FLASHC_OK)
         status = flashc_problem_init_chunk(problem, &p, state);

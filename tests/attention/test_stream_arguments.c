@@ -95,6 +95,13 @@ static void errors(void **unused)
     s.state.n_nodes = 3;
     expect_argument_error(flashc_attention_finish(&s.state, &p.params),
                           "state->n_nodes: expected 0 to 2, which the keys before next_key leave, found 3");
+    chunk.seqlen_k = 10;
+    s.state.n_nodes = 0;
+    s.state.next_key = 0;
+    chunk.scores = flashc_tensor_bhsd(p.params.lse.data, FLASHC_F32, 2, 3, 10); /* lse is not looked at */
+    size_t size;
+    expect_ok(flashc_attention_accumulate_workspace_size(&s.state, &chunk, &size));
+    chunk.scores.data = NULL;
     chunk.seqlen_k = 5000;
     s.state.n_nodes = 0;
     s.state.next_key = 0;
