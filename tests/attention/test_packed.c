@@ -107,12 +107,40 @@ static void longest_is_not_the_first(const char *kernel)
     problem_free(&p);
 }
 
+/* A table's entries are read to the last one that has keys, also by what only foresees: pages in order, as if they were
+ * one array, and a guard page after the table. */
+static void tables_end(const char *kernel)
+{
+    enum { PAGE = 4, DIM = 64 };
+    static const int64_t keys[] = {24, 132, 260, 1104};
+    for (int n = 0; n < 4; n++) {
+        problem p = problem_on(kernel, (problem_shape){2, 1, 1, 100, keys[n], DIM, DIM}, FLASHC_F32, 73);
+        const int64_t pages = keys[n] / PAGE;
+        guarded_buffer table = guarded_alloc((size_t)(2 * pages) * sizeof(int32_t), false);
+        for (int64_t i = 0; i < 2 * pages; i++)
+            ((int32_t *)(void *)table.bytes)[i] = (int32_t)i;
+        run_problem(&p);
+        problem paged = problem_twin(&p);
+        paged.params.num_threads = 1;
+        paged.params.k.stride[0] = paged.params.v.stride[0] = PAGE * DIM;
+        paged.params.block_table = (flashc_block_table){(int32_t *)(void *)table.bytes, {pages, 1}, pages, 2 * pages,
+                                                        PAGE};
+        run_problem(&paged);
+        assert_same_bits(&p, &paged, "one array and its pages");
+        problem_free_twin(&paged);
+        guarded_free(&table);
+        problem_free(&p);
+    }
+}
+
 int main(void)
 {
-    static kernel_check random = {packed_and_paged}, longest = {longest_is_not_the_first};
+    static kernel_check random = {packed_and_paged}, longest = {longest_is_not_the_first},
+                        table = {tables_end};
     const struct CMUnitTest tests[] = {
         {"same_bits_padded_packed_and_paged", test_on_kernels, NULL, NULL, &random},
         {"the_longest_sequence_is_not_the_first", test_on_kernels, NULL, NULL, &longest},
+        {"tables_are_read_to_their_end", test_on_kernels, NULL, NULL, &table},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
