@@ -58,7 +58,7 @@ static int64_t random_length(test_rng *rng, int64_t block, int64_t min_blocks)
 
 static void random_shape(problem *p, test_rng *rng)
 {
-    static const int64_t groups[] = {1, 1, 1, 2, 3, 4, 8}, batches[] = {1, 1, 1, 2, 3};
+    static const int64_t groups[] = {1, 1, 5, 2, 3, 4, 8}, batches[] = {1, 1, 1, 2, 3};
     flashc_attention_params *s = &p->params;
     s->batch = test_rng_chance(rng, 1) ? 0 : random_pick(rng, batches, 5);
     s->num_heads_k = test_rng_int(rng, 1, 3);
