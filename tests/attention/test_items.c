@@ -190,6 +190,38 @@ static void tiles_by_hand(void **state)
     problem_free(&p);
 }
 
+/* Tiles of one item that some row sees in part, counted key by key: windows of any width around a few rows. */
+static void edge_tiles_of_windows(const char *kernel)
+{
+    problem p = problem_on(kernel, (problem_shape){1, 1, 1, 9, 500, 8, 8}, FLASHC_F32, 1);
+    const int64_t queries = p.params.seqlen_q, n = plan_of(&p).block_n;
+    p.params.num_threads = 1;
+    int64_t edges = 0, inner = 0;
+    for (int64_t at = 0; at < 9 * 9 * 5; at++) {
+        const int64_t offset = at % 9 * 61, left = at / 9 % 9 * 47 - 1, right = at / 81 * 70 - 1;
+        problem_add_array(&p, ARRAY_OFFSETS, offset);
+        p.params.alignment = FLASHC_ALIGN_EXPLICIT;
+        p.params.window_left = left;
+        p.params.window_right = right;
+        int64_t count, expected = 0;
+        flashc_item_work *item = items_of(&p, &count);
+        assert_int_equal(count, 1);
+        for (int64_t first = item->first_key; first < item->first_key + item->keys; first += n) {
+            bool hidden = false;
+            for (int64_t j = first; j < first + n && j < item->first_key + item->keys; j++)
+                for (int64_t i = offset; i < offset + queries; i++)
+                    hidden = hidden || (left >= 0 && j < i - left) || (right >= 0 && j > i + right);
+            expected += hidden;
+        }
+        assert_int_equal(item->edge_tiles, expected);
+        edges += expected;
+        inner += item->tiles - expected;
+        free(item);
+    }
+    assert_true(edges > 0 && inner > 0);
+    problem_free(&p);
+}
+
 static void errors(void **state)
 {
     (void)state;
@@ -217,11 +249,13 @@ static void errors(void **state)
 
 int main(void)
 {
-    static kernel_check random_check = {random_problems}, causal_check = {causal_heads}, split_check = {split_keys};
+    static kernel_check random_check = {random_problems}, causal_check = {causal_heads}, split_check = {split_keys},
+                        window_check = {edge_tiles_of_windows};
     const struct CMUnitTest tests[] = {
         {"work_of_random_problems", test_on_kernels, NULL, NULL, &random_check},
         {"causal_heads_have_their_share", test_on_kernels, NULL, NULL, &causal_check},
         {"split_keys_are_loaded_once", test_on_kernels, NULL, NULL, &split_check},
+        {"edge_tiles_of_windows", test_on_kernels, NULL, NULL, &window_check},
         cmocka_unit_test(tiles_by_hand),
         cmocka_unit_test(errors),
     };

@@ -92,7 +92,23 @@ static void special_values(const char *kernel)
     problem_free(&p);
 }
 
-/* States over parts of the keys, each from its own first position on, merge to the whole. */
+/* Rows that are no queries of their sequence are rows without keys, in every output that a state has. */
+static void padded_queries(const char *kernel)
+{
+    problem p = problem_on(kernel, (problem_shape){3, 2, 1, 4, 300, 16, 16}, FLASHC_F32, 10);
+    int64_t *lengths = problem_add_array(&p, ARRAY_SEQLENS_Q, p.params.seqlen_q);
+    lengths[1] = 1;
+    lengths[2] = 0;
+    problem_add_sinks(&p)[0] = 0.5f;
+    problem_add_outputs(&p, FLASHC_SCORES_SCALED, FLASHC_F32);
+    p.params.scores.data = p.params.key_mass.data = NULL;
+    test_rng rng = {11};
+    test_stream_all(&p, 100, &rng);
+    check_exact(&p);
+    problem_free(&p);
+}
+
+/* States over parts of the keys, each from its own first position on, merge to the whole, which has some of its own. */
 static void parts_merge(const char *kernel)
 {
     const int64_t piece = kernel_piece(kernel, 24, 20);
@@ -101,7 +117,9 @@ static void parts_merge(const char *kernel)
     problem_snapshot(&p);
     const int64_t cut[4] = {0, 2 * piece + 17, 3 * piece, p.params.seqlen_k};
     test_stream whole = test_stream_begin(&p.params);
-    for (int n = 0; n < 3; n++) {
+    test_stream_chunk(&whole, &p.params, 0, cut[1]);
+    assert_true(whole.state.n_nodes > 1);
+    for (int n = 1; n < 3; n++) {
         test_stream part = test_stream_begin(&p.params);
         part.state.next_key = cut[n];
         test_stream_chunk(&part, &p.params, cut[n], cut[n + 1] - cut[n]);
@@ -175,11 +193,12 @@ static void shared_prefix(const char *kernel)
 int main(void)
 {
     static kernel_check random = {random_problems}, decode = {decode_over_pieces}, special = {special_values},
-                        merge = {parts_merge}, prefix = {shared_prefix};
+                        merge = {parts_merge}, padding = {padded_queries}, prefix = {shared_prefix};
     const struct CMUnitTest tests[] = {
         {"random_problems_in_chunks", test_on_kernels, NULL, NULL, &random},
         {"decode_over_pieces", test_on_kernels, NULL, NULL, &decode},
         {"nan_and_infinity_in_v", test_on_kernels, NULL, NULL, &special},
+        {"padded_queries", test_on_kernels, NULL, NULL, &padding},
         {"states_of_parts_merge", test_on_kernels, NULL, NULL, &merge},
         {"shared_prefix", test_on_kernels, NULL, NULL, &prefix},
         cmocka_unit_test(pieces_are_those_of_the_call),
