@@ -61,7 +61,8 @@ static flashc_status check_rows_in_all(const flashc_attention_params *p, const f
                            "state->seqlens_k: expected the keys that each sequence will have in all, from which "
                            "FLASHC_ALIGN_BOTTOM_RIGHT counts, beside %s of a chunk, found NULL",
                            p->seqlens_k ? "seqlens_k" : "cu_seqlens_k");
-    for (int64_t b = 0; (aligned || p->leftpad_k) && b < p->batch; b++) {
+    const int64_t differing = state->seqlens_k ? p->batch : flashc_min(1, p->batch);
+    for (int64_t b = 0; (aligned || p->leftpad_k) && b < differing; b++) {
         const int64_t all = flashc_lengths_in_all(state, b);
         if (all < 0 || all > state->seqlen_k)
             return flashc_fail(FLASHC_ERR_ARGUMENT,
@@ -74,7 +75,9 @@ static flashc_status check_rows_in_all(const flashc_attention_params *p, const f
 /* No more of them than that; the chunk's lengths are valid. */
 static flashc_status check_rows_left(const flashc_attention_params *p, const flashc_attention_state *state)
 {
-    for (int64_t b = 0; p->alignment == FLASHC_ALIGN_BOTTOM_RIGHT && b < p->batch; b++) {
+    const bool alike = !state->seqlens_k && !p->seqlens_k && !p->cu_seqlens_k;
+    const int64_t differing = alike ? flashc_min(1, p->batch) : p->batch;
+    for (int64_t b = 0; p->alignment == FLASHC_ALIGN_BOTTOM_RIGHT && b < differing; b++) {
         const int64_t all = flashc_lengths_in_all(state, b);
         const int64_t rows = flashc_lengths_rows(p->seqlens_k, p->cu_seqlens_k, b, p->seqlen_k);
         if (rows > 0 && rows > all - state->next_key)

@@ -7,6 +7,9 @@
 
 #include <inttypes.h>
 
+/* As many pieces of them as there may be are keys. */
+static const int64_t MOST_PIECE_KEYS = FLASHC_SIZE_LIMIT / FLASHC_MAX_PIECES;
+
 flashc_status flashc_stream_read_params(flashc_attention_params *ours, const flashc_attention_params *params)
 {
     flashc_attention_params_init(ours, sizeof *ours);
@@ -52,17 +55,20 @@ flashc_status flashc_stream_check_state(const char *name, const flashc_attention
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "%s->struct_size: expected %zu (flashc_attention_state_init sets it), found %zu", name,
                            sizeof *s, s->struct_size);
+    /* Of others there is no capacity, and they are refused before it is asked for. */
+    const bool fits = s->levels >= 1 && s->levels <= FLASHC_TREE_LEVELS && s->piece_n >= 0 &&
+                      s->piece_n <= MOST_PIECE_KEYS;
     const struct {
         const char *name;
         int64_t value, low, high;
     } sizes[] = {
         {"rows", s->rows, 0, FLASHC_SIZE_LIMIT},
         {"head_dim_v", s->head_dim_v, 0, FLASHC_SIZE_LIMIT},
-        {"piece_n", s->piece_n, 0, FLASHC_SIZE_LIMIT / FLASHC_MAX_PIECES},
+        {"piece_n", s->piece_n, 0, MOST_PIECE_KEYS},
         {"seqlen_k", s->seqlen_k, 0, FLASHC_SIZE_LIMIT},
         {"levels", s->levels, 1, FLASHC_TREE_LEVELS},
         {"n_nodes", s->n_nodes, 0, s->levels},
-        {"next_key", s->next_key, 0, flashc_stream_capacity(s)},
+        {"next_key", s->next_key, 0, fits ? flashc_stream_capacity(s) : 0},
     };
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         if (sizes[i].value < sizes[i].low || sizes[i].value > sizes[i].high)
@@ -102,7 +108,10 @@ flashc_status flashc_stream_check_rows(const flashc_attention_state *s, const fl
     bool fits = true;
     for (int i = 0; i < 3 && s->rows > 0; i++) {
         fits = fits && s->row_stride[i] >= 0 && (size[i] == 1 || s->row_stride[i] < s->rows);
-        last += fits && size[i] > 1 ? (size[i] - 1) * s->row_stride[i] : 0;
+        int64_t extent = 0;
+        if (fits && size[i] > 1)
+            fits = !__builtin_mul_overflow(size[i] - 1, s->row_stride[i], &extent) && extent < s->rows;
+        last += fits ? extent : 0;
         fits = fits && last < s->rows;
     }
     if (!fits)

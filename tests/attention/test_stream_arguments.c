@@ -78,6 +78,31 @@ static void errors(void **unused)
                           "state: expected arrays that fit in memory, found levels * rows * head_dim_v = 1 * "
                           "2199023255552 * 1099511627776");
     assert_int_equal(bad.levels, 0x5555555555555555);
+    few.head_dim_v = 8;
+    expect_ok(flashc_attention_state_init(&bad, sizeof bad, &few));
+    bad.row_max = s.state.row_max;
+    bad.row_sum = s.state.row_sum;
+    bad.acc = s.state.acc;
+    bad.row_stride[2] = INT64_C(1) << 40; /* times so many rows: beyond 64 bits */
+    few.seqlens_k = NULL;
+    few.seqlen_k = 10;
+    size_t bytes;
+    expect_argument_error(flashc_attention_accumulate_workspace_size(&bad, &few, &bytes),
+                          "state->row_stride: expected rows 0 to 2199023255551, found strides 2199023255552, "
+                          "1099511627776, 1099511627776");
+    few.batch = INT64_C(1) << 40; /* of no queries, and all alike: no work, and no walk either */
+    few.seqlen_q = 0;
+    few.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
+    few.k.stride[0] = few.v.stride[0] = 0;
+    expect_ok(flashc_attention_state_init(&bad, sizeof bad, &few));
+    expect_ok(flashc_attention_accumulate_workspace_size(&bad, &few, &bytes));
+    bad = s.state;
+    bad.piece_n = INT64_MIN;
+    expect_argument_error(flashc_attention_state_clear(&bad),
+                          "state->piece_n: expected 0 to 274877906944, found -9223372036854775808");
+    bad = s.state;
+    bad.levels = -1;
+    expect_argument_error(flashc_attention_state_clear(&bad), "state->levels: expected 1 to 11, found -1");
     bad = s.state;
     bad.head_dim_v = INT64_C(1) << 48;
     bad.rows = INT64_C(1) << 20;
