@@ -1,4 +1,6 @@
 """flashc.AttentionState: the bits of one call, save and restore, merge; a shared prefix."""
+import ctypes
+import signal
 from typing import Any
 
 import numpy as np
@@ -168,6 +170,51 @@ def test_progress() -> None:
     assert state.next_key == -1
     with pytest.raises(ValueError, match="next_key"):
         state.accumulate(k, v)
+
+
+def test_ctrl_c_behind_a_short_chunk_leaves_the_state_whole() -> None:
+    """A signal that comes too late for the call to see it: its handler runs in the Python code behind the call, where
+    what the arrays hold must be what the state says."""
+    q, k, v = arrays((1, 4, 16), (1, 128, 16), (1, 128, 16))
+    state = flashc.AttentionState(q, seqlen_k=128)
+    state.accumulate(k[:, :64], v[:, :64])
+    libc = ctypes.CDLL(None)
+
+    def handler(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            # No Python function, which would see the signal itself: raise(1), 1 being the items done, and SIGHUP.
+            state.accumulate(k[:, 64:], v[:, 64:], progress=getattr(libc, "raise"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert state.next_key == 128
+    np.testing.assert_allclose(state.finish(), flashc.attention(q, k, v), atol=2e-6)
+
+
+def test_lengths_and_saved_arrays_of_any_kind() -> None:
+    """Lengths of something with tolist(), as torch's tensors, and a state's arrays as lists, from JSON."""
+    class Tensor:
+        def tolist(self) -> list[int]:
+            return [40, 30]
+
+    q, k, v = arrays((2, 2, 3, 16), (2, 2, 40, 16), (2, 2, 40, 16))
+    options: dict[str, Any] = {"seqlen_k": 40, "causal": True, "align": "bottom-right", "seqlens_k": Tensor()}
+    state, restored = (flashc.AttentionState(q, **options) for _ in range(2))
+    state.accumulate(k, v, seqlens_k=[40, 30])
+    np.testing.assert_allclose(state.finish(), flashc.attention(q, k, v, causal=True, align="bottom-right",
+                                                                seqlens_k=[40, 30]), atol=2e-6)
+    restored.restore(k, v, [x.tolist() for x in state.arrays()], state.n_nodes, state.next_key)
+    assert restored.finish().tobytes() == state.finish().tobytes()
+    for wrong in (None, ["a", "b", "c"], 3):
+        with pytest.raises(TypeError, match="^arrays: expected row_max, row_sum and acc, three arrays of float32"):
+            restored.restore(k, v, wrong, state.n_nodes, state.next_key)
+    for name, numbers in (("n_nodes", ("1", 40)), ("next_key", (1, 40.0))):
+        with pytest.raises(TypeError, match=f"^{name}: expected an int, found "):
+            restored.restore(k, v, state.arrays(), *numbers)
+    assert restored.finish().tobytes() == state.finish().tobytes()
 
 
 def test_arguments_of_a_state_are_named() -> None:

@@ -112,16 +112,25 @@ PyObject *flashc_py_attention_state_init(PyObject *module, PyObject *const *args
                          (long long)s.piece_n);
 }
 
-/* What the state has become; releases it. */
-static PyObject *finish(state_argument *s, bool failed, flashc_status status)
+static int set_attribute(PyObject *owner, const char *name, int64_t value)
 {
-    PyObject *result = NULL;
+    PyObject *number = PyLong_FromLongLong(value);
+    const int result = number ? PyObject_SetAttrString(owner, name, number) : -1;
+    Py_XDECREF(number);
+    return result;
+}
+
+/* Tells the state's owner, if there is one, what it has become; here, not in the package's code, where Ctrl-C could come
+ * between the arrays and the numbers. Releases the state. */
+static PyObject *finish(state_argument *s, bool failed, flashc_status status, PyObject *owner)
+{
     if (!failed && status != FLASHC_OK)
         flashc_py_raise(status);
-    else if (!failed)
-        result = Py_BuildValue("(LL)", (long long)s->state.n_nodes, (long long)s->state.next_key);
+    failed = failed || status != FLASHC_OK ||
+             (owner && (set_attribute(owner, "n_nodes", s->state.n_nodes) != 0 ||
+                        set_attribute(owner, "next_key", s->state.next_key) != 0));
     release(s);
-    return result;
+    return failed ? NULL : Py_NewRef(Py_None);
 }
 
 /* The library goes by strides: a block mask has tiles of seqlen_k keys. */
@@ -151,7 +160,7 @@ static int check_scales(const flashc_py_call *c)
     return flashc_py_check_scales(scales, N_CALL_SCALES);
 }
 
-/* owner: NULL, or the object whose next_key becomes -1 when the state is spoiled. */
+/* owner: NULL, or the object that has the state's n_nodes and next_key, -1 when it is spoiled. */
 static PyObject *run(flashc_py_function *function, PyObject *const *args, PyObject *progress, PyObject *owner)
 {
     flashc_py_call c;
@@ -159,7 +168,7 @@ static PyObject *run(flashc_py_function *function, PyObject *const *args, PyObje
     flashc_status status = FLASHC_OK;
     bool raised = false;
     if (acquire(&s, args[N_EXPLAIN]) != 0)
-        return finish(&s, true, FLASHC_OK);
+        return finish(&s, true, FLASHC_OK, NULL);
     const bool fits = flashc_py_call_build_chunk(&c, args, s.state.seqlen_k) == 0 &&
                       flashc_py_check_progress(progress) == 0 &&
                       flashc_py_integers_expect(&s.seqlens_k, "seqlens_k", c.params.batch) == 0 &&
@@ -170,11 +179,10 @@ static PyObject *run(flashc_py_function *function, PyObject *const *args, PyObje
         raised = flashc_py_call_watched(&c, progress, function, &s.state, &status);
     }
     if (raised && owner) {
-        PyObject *type, *value, *traceback, *spoiled = PyLong_FromLong(-1);
+        PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
-        if (!spoiled || PyObject_SetAttrString(owner, "next_key", spoiled) != 0)
+        if (set_attribute(owner, "next_key", -1) != 0)
             PyErr_Clear();
-        Py_XDECREF(spoiled);
         PyErr_Restore(type, value, traceback);
     }
     const bool failed = !fits || raised || status != FLASHC_OK;
@@ -183,7 +191,7 @@ static PyObject *run(flashc_py_function *function, PyObject *const *args, PyObje
         flashc_py_call_scales(&c, scales);
         flashc_py_raise_of_scales(status, scales, N_CALL_SCALES);
     }
-    PyObject *result = finish(&s, failed, FLASHC_OK);
+    PyObject *result = finish(&s, failed, FLASHC_OK, owner);
     flashc_py_call_release(&c);
     return result;
 }
@@ -216,23 +224,23 @@ PyObject *flashc_py_attention_finish(PyObject *module, PyObject *const *args, Py
     return run(finish_state, args, Py_None, NULL);
 }
 
-/* attention_state_merge(into, from) */
+/* attention_state_merge(into, from, owner of into) */
 PyObject *flashc_py_attention_state_merge(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
-    if (flashc_py_check_count("attention_state_merge", count, 2) != 0)
+    if (flashc_py_check_count("attention_state_merge", count, 3) != 0)
         return NULL;
     state_argument into, from;
     flashc_status status = FLASHC_OK;
     if (acquire(&into, args[0]) != 0)
-        return finish(&into, true, status);
+        return finish(&into, true, status, NULL);
     const bool failed = acquire(&from, args[1]) != 0;
     if (!failed) {
         Py_BEGIN_ALLOW_THREADS
         status = flashc_attention_state_merge(&into.state, &from.state);
         Py_END_ALLOW_THREADS
     }
-    PyObject *result = finish(&into, failed, status);
+    PyObject *result = finish(&into, failed, status, args[2]);
     release(&from);
     return result;
 }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _core
-from ._arrays import kind_of, refuse_gradients
+from ._arrays import integers, kind_of, refuse_gradients
 from ._call import (ScoreMod, features_of, is_bshd, new_lse, new_output, planned_output, sequences_of,
                     stage_of)
 
@@ -32,6 +33,9 @@ class AttentionState:
     seqlens_k: how many keys each batch element will have in all, if not seqlen_k; align "bottom-right" needs it where
     chunks have seqlens_k or cu_seqlens_k.
 
+    q and the other arrays given here are kept, not copied: leave them as they are until the last finish(). One thread
+    at a time per state.
+
     To save a state write `arrays()` and the ints `n_nodes` and `next_key` somewhere; to restore it, give them to
     `restore()` of a state made with the same arguments.
     """
@@ -45,7 +49,7 @@ class AttentionState:
         refuse_gradients(q=q, alibi_slopes=alibi_slopes, sinks=sinks)
         self._bshd = is_bshd(layout)
         self._q, self._kind = kind_of(q, "q")
-        self._in_all = (seqlen_k, seqlens_k)
+        self._in_all = (seqlen_k, integers(seqlens_k))
         self._options = (scale, causal, align, self._bshd, num_threads, kernel, compute)
         self._block_mask = (block_mask, block_mask_tile)
         self._of_scores = (softcap, window, score_mod, alibi_slopes, sinks, seqlens_q, leftpad_k)
@@ -81,14 +85,15 @@ class AttentionState:
         out = planned_output(self._q)
         levels, rows, width, self._piece_n = _core.attention_state_init(
             *self._call(k, v, out, None, self._in_all, **options))
-        self._arrays = (np.full((levels, rows), -np.inf, np.float32), np.zeros((levels, rows), np.float32),
-                        np.zeros((levels, rows, width), np.float32))
+        arrays = (np.full((levels, rows), -np.inf, np.float32), np.zeros((levels, rows), np.float32),
+                  np.zeros((levels, rows, width), np.float32))
         rank = len(self._q.shape) if self._cu_seqlens_q is None else 4
         batch = [self._q.shape[0] if self._cu_seqlens_q is None else len(self._cu_seqlens_q) - 1]
         heads = [] if rank == 2 else [k.shape[-2 if self._bshd else -3]]
         axes = [0, *heads] if self._bshd else [*heads, 0]
         self._no_keys = tuple(np.zeros([*(batch if rank == 4 else []), *axes, dim], np.float32)
                               for dim in (self._q.shape[-1], width))
+        self._arrays = arrays  # the last: Ctrl-C leaves a state that has begun, or one that has not
 
     def accumulate(self, k: Any, v: Any, *, mask: Any = None, bias: Any = None, k_scale: Any = None,
                    v_scale: Any = None, seqlens_k: Any = None, cu_seqlens_k: Any = None, block_table: Any = None,
@@ -106,7 +111,7 @@ class AttentionState:
         out = planned_output(self._q)
         arguments = self._call(k, v, out, None, (self._state(), progress, self), mask=mask, bias=bias, scores=scores,
                                scores_stage=stage_of(scores, scores_stage), **lies)
-        self.n_nodes, self.next_key = _core.attention_accumulate(*arguments)
+        _core.attention_accumulate(*arguments)
 
     def merge(self, other: AttentionState) -> None:
         """Takes what another state, of the same queries and other keys, has seen."""
@@ -116,14 +121,14 @@ class AttentionState:
             return
         if self._arrays is None:
             row_max, row_sum, acc = other._arrays
-            self._arrays = row_max.copy(), row_sum.copy(), acc.copy()
-            self._no_keys, self._piece_n = other._no_keys, other._piece_n
-            begin, self.n_nodes, self.next_key = self.next_key, other.n_nodes, other.next_key
+            copies, begin = (row_max.copy(), row_sum.copy(), acc.copy()), self.next_key
+            self._no_keys, self._piece_n, self._arrays, self.n_nodes, self.next_key = (
+                other._no_keys, other._piece_n, copies, other.n_nodes, other.next_key)
             if begin > self.next_key >= 0:  # it was set: of no keys so far, and the next chunk begins there
                 no_keys = (*other._arrays, self._piece_n, 0, begin, *self._in_all)
-                self.n_nodes, self.next_key = _core.attention_state_merge(self._state(), no_keys)
+                _core.attention_state_merge(self._state(), no_keys, self)
             return
-        self.n_nodes, self.next_key = _core.attention_state_merge(self._state(), other._state())
+        _core.attention_state_merge(self._state(), other._state(), self)
 
     def finish(self, *, out: Any = None, out_dtype: Any = None, return_lse: bool = False, row_max: Any = None) -> Any:
         """o, or (o, lse), over the keys seen so far, as attention() returns them, and row_max filled. More may
@@ -148,11 +153,28 @@ class AttentionState:
         bias if chunks have one."""
         self._begin(kind_of(k, "k")[0], kind_of(v, "v")[0], mask=mask, bias=bias)
         assert self._arrays is not None
-        if len(arrays) != 3:
-            raise ValueError(f"arrays: expected row_max, row_sum and acc, found {len(arrays)} arrays")
-        for mine, saved in zip(self._arrays, arrays):  # all, before the first is taken
+        taken, n_nodes, next_key = _float32(arrays), _index(n_nodes, "n_nodes"), _index(next_key, "next_key")
+        if len(taken) != 3:
+            raise ValueError(f"arrays: expected row_max, row_sum and acc, found {len(taken)} arrays")
+        for mine, saved in zip(self._arrays, taken):
             if mine.shape != saved.shape:
                 raise ValueError(f"arrays: expected shape {list(mine.shape)}, found {list(saved.shape)}")
-        for mine, saved in zip(self._arrays, arrays):
-            mine[:] = saved
-        self.n_nodes, self.next_key = n_nodes, next_key
+        self._arrays, self.n_nodes, self.next_key = (taken[0], taken[1], taken[2]), n_nodes, next_key
+
+
+def _float32(arrays: Any) -> list[np.ndarray]:
+    """Copies of a saved state's arrays."""
+    import numpy as np
+
+    try:
+        return [np.array(saved, np.float32, order="C") for saved in arrays]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"arrays: expected row_max, row_sum and acc, three arrays of float32, found "
+                        f"{type(arrays)}: {error}") from None
+
+
+def _index(value: Any, argument: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{argument}: expected an int, found {value!r}") from None
