@@ -78,7 +78,10 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     (attention(v=V[:1]), ValueError, "v", ("expected batch 2", "found 1")),
     (attention(v=V[:, :1]), ValueError, "v", ("expected number of heads 2 as in k", "found 1")),
     (attention(v=V[:, :, :3]), ValueError, "v", ("expected number of keys 7", "found 3")),
-    (attention(q=Q[:, :3]), ValueError, "num_heads", ("3", "2")),
+    (attention(q=Q[:, :3]), ValueError, "k",
+     ("number of heads (axis -3 in layout 'bhsd') that divides the 3 of q [2, 3, 5, 8]", "found 2 in [2, 2, 7, 8]")),
+    (attention(layout="bshd"), ValueError, "k",
+     ("number of heads (axis -2 in layout 'bshd') that divides the 5 of q [2, 4, 5, 8]", "found 7 in [2, 2, 7, 8]")),
     (attention(q=Q[..., :0], k=K[..., :0]), ValueError, "head_dim", ("expected 1", "found 0")),
     (attention(out=np.zeros((2, 4, 5, 8), F)), ValueError, "out", ("expected head_dim 6 as in v", "found 8")),
     (attention(out=np.zeros((2, 4, 4, 6), F)), ValueError, "out", ("expected number of queries 5", "found 4")),
@@ -89,6 +92,15 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     (attention(bias=np.zeros((4, 2, 5, 7), F)), ValueError, "bias",
      ("broadcasts to [2, 4, 5, 7]", "found [4, 2, 5, 7]")),
     (attention(bias=np.zeros((5, 0), F)), ValueError, "bias", ("broadcasts to", "found [5, 0]")),
+    # of one type, or of caches
+    *((attention(**{name: np.zeros(4, t), **others}), TypeError, name, (f"expected elements of type {one}, found",))
+      for name, one, others in (("sinks", "float32", {}), ("alibi_slopes", "float32", {"align": 0}),
+                                ("k_scale", "float32", {}), ("key_mass", "float32", {}), ("row_max", "float32", {}),
+                                ("block_mask", "bool", {"block_mask_tile": (4, 4)}))
+      for t in (float, int)),
+    (attention(k=K.astype(float)), TypeError, "k", ("bfloat16, int8, float8_e4m3fn", "uint8 (q8_0), found float64")),
+    (attention(q=K, block_table=np.zeros((2, 1), np.uint32)), TypeError, "block_table",
+     ("int32 or int64 numbers on 2 axes, for each sequence a row", "dtype=uint32")),
     # the other arguments
     (attention(layout="sbhd"), ValueError, "layout", ("'bhsd' or 'bshd'", "found 'sbhd'")),
     (attention(layout=[]), ValueError, "layout", ("found []",)),
@@ -208,6 +220,12 @@ def test_message(row: int) -> None:
     for part in parts:
         assert part in text[at:], (part, text)
         at = text.index(part, at)
+
+
+def test_long_lists_are_cut_short() -> None:
+    with pytest.raises(TypeError, match=r"^block_table: .* found \[\[0, ") as caught:
+        flashc.attention(Q, K, V, block_table=[[0, "x"] * 9999])
+    assert len(str(caught.value)) < 400
 
 
 def test_outputs_stay_as_they_were_after_an_error() -> None:

@@ -45,6 +45,21 @@ static int check_size(const flashc_py_call *c, int tensor, const char *what, int
     return -1;
 }
 
+/* Arrays of the other layout are seen here: the heads of one are the rows of the other. */
+static int check_groups(const flashc_py_call *c, int64_t heads, int64_t heads_k)
+{
+    char shape[256], q_shape[256];
+    if (heads_k < 1 || heads % heads_k == 0) /* the library refuses what is less than 1 */
+        return 0;
+    PyErr_Format(PyExc_ValueError,
+                 "k: expected a number of heads (axis %d in layout '%s') that divides the %lld of q %s, found %lld in "
+                 "%s",
+                 c->bshd ? -2 : -3, c->bshd ? "bshd" : "bhsd", (long long)heads,
+                 flashc_py_shape_text(q_shape, sizeof q_shape, c->view[Q].shape, c->view[Q].ndim), (long long)heads_k,
+                 flashc_py_shape_text(shape, sizeof shape, c->view[K].shape, c->view[K].ndim));
+    return -1;
+}
+
 /* why: said after the number that is expected. */
 static int check_rank(const flashc_py_call *c, int tensor, int expected, const char *why)
 {
@@ -173,7 +188,7 @@ int flashc_py_call_set_tensors(flashc_py_call *c, PyObject *const *args, int bsh
     if (__builtin_mul_overflow(pages, k[ROWS], &p->seqlen_k))
         p->seqlen_k = INT64_MAX; /* of pages that only claim to be so large: refused as seqlen_k */
     if ((padded_k && !packed_q && check_size(c, K, "batch", k[BATCH], q[BATCH], Q)) ||
-        check_size(c, K, "head_dim", k[COLS], q[COLS], Q) ||
+        check_size(c, K, "head_dim", k[COLS], q[COLS], Q) || check_groups(c, q[HEADS], k[HEADS]) ||
         (!own_v && check_size(c, V, padded_k ? "batch" : "pages", v[BATCH], k[BATCH], K)) ||
         check_size(c, V, "number of heads", v[HEADS], k[HEADS], K) ||
         (!own_v && check_size(c, V, "number of keys", v[ROWS], k[ROWS], K)) ||

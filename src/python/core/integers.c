@@ -8,8 +8,8 @@ static int wrong(PyObject *type, const char *name, int axes, PyObject *found)
     if (flashc_py_raised_otherwise())
         return -1;
     PyErr_Clear();
-    PyErr_Format(type, "%s: expected int32 or int64 numbers on %d %s, found %R", name, axes,
-                 axes == 1 ? "axis" : "axes of even length", found);
+    PyErr_Format(type, "%s: expected int32 or int64 numbers on %s, found %.200R", name,
+                 axes == 1 ? "1 axis" : "2 axes, for each sequence a row of the same length", found);
     return -1;
 }
 

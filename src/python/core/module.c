@@ -56,7 +56,8 @@ int flashc_py_wrong_argument(const char *name, const char *expected, PyObject *f
         return -1;
     const bool out_of_range = PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError);
     PyErr_Clear();
-    PyErr_Format(out_of_range ? PyExc_ValueError : PyExc_TypeError, "%s: expected %s, found %R", name, expected, found);
+    PyErr_Format(out_of_range ? PyExc_ValueError : PyExc_TypeError, "%s: expected %s, found %.200R", name, expected,
+                 found);
     return -1;
 }
 

@@ -120,8 +120,8 @@ static int set_attribute(PyObject *owner, const char *name, int64_t value)
     return result;
 }
 
-/* Tells the state's owner, if there is one, what it has become; here, not in the package's code, where Ctrl-C could come
- * between the arrays and the numbers. Releases the state. */
+/* Tells the state's owner, if there is one, what it has become: here, not in the package's code, where Ctrl-C could
+ * come between the arrays and the numbers. Releases the state. */
 static PyObject *finish(state_argument *s, bool failed, flashc_status status, PyObject *owner)
 {
     if (!failed && status != FLASHC_OK)

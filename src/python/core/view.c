@@ -13,15 +13,29 @@ char *flashc_py_shape_text(char *text, size_t size, const int64_t *shape, int nd
     return text;
 }
 
+/* The types that an argument may have, for messages: of some it is one, whatever the view was asked for. */
+static const char *types_of(const flashc_py_view *view)
+{
+    static const char *const of_float32[] = {"alibi_slopes",   "sinks",   "k_scale", "v_scale", "prefix_k_scale",
+                                             "prefix_v_scale", "o_parts", "lse_parts", "key_mass", "row_max"};
+    if (strcmp(view->name, "mask") == 0)
+        return "bool (values to be added are a bias)";
+    if (strcmp(view->name, "block_mask") == 0)
+        return "bool";
+    for (size_t i = 0; i < sizeof of_float32 / sizeof of_float32[0]; i++)
+        if (strcmp(view->name, of_float32[i]) == 0)
+            return "float32";
+    return view->types == FLASHC_PY_CACHES ? "float32, float16, bfloat16, int8, float8_e4m3fn, float8_e5m2 or uint8 "
+                                             "(q8_0)"
+           : view->types == FLASHC_PY_FLOAT8 ? "float32, float16, bfloat16, float8_e4m3fn or float8_e5m2"
+                                             : "float32, float16 or bfloat16";
+}
+
 /* TypeError "q: expected ..., found float64": the object's own dtype where it has one, else what its protocol told,
  * else its class. */
 int flashc_py_view_wrong_type(const flashc_py_view *view, PyObject *object, const char *found)
 {
-    const char *name = view->name;
-    const char *expected = strcmp(name, "mask") == 0 ? "bool (values to be added are a bias)"
-                           : view->types == FLASHC_PY_FLOAT8
-                               ? "float32, float16, bfloat16, float8_e4m3fn or float8_e5m2"
-                               : "float32, float16 or bfloat16";
+    const char *name = view->name, *expected = types_of(view);
     PyErr_Clear();
     PyObject *dtype = PyObject_GetAttrString(object, "dtype");
     if (dtype) {
@@ -144,7 +158,7 @@ int flashc_py_view_expect_float(const flashc_py_view *view)
 {
     if (view->dtype != FLASHC_BOOL)
         return 0;
-    PyErr_Format(PyExc_TypeError, "%s: expected elements of type float32, float16 or bfloat16, found bool", view->name);
+    PyErr_Format(PyExc_TypeError, "%s: expected elements of type %s, found bool", view->name, types_of(view));
     return -1;
 }
 

@@ -93,7 +93,8 @@ def attention(
     score_mod:
         score_mod(score, b, h, q_idx, kv_idx), as FlexAttention's but on blocks: score is a NumPy float32 array
         [queries, keys], q_idx [queries, 1] and kv_idx [1, keys] are the indices; it returns the scores to take instead,
-        -inf to hide. Called in the worker threads, one at a time; slow, and for trying things out.
+        -inf to hide. Called in the worker threads, where calls may overlap, and more than once for the same scores;
+        slow, and for trying things out.
     cu_seqlens_q, cu_seqlens_k:
         Packed sequences, [heads, total, dim]: sequence b has the rows cu_seqlens[b] to cu_seqlens[b + 1] - 1, of q and
         the output, of k and v. mask and bias have a row for each row of q and a column for each row of k. These and the
@@ -127,7 +128,8 @@ def attention(
         A name from flashc.kernels(); None is the best that fits.
     compute:
         What the products are made in: "f32", or "bf16" to allow kernels that round q, k, v and the softmax weights to
-        it. None is "bf16" where q, k and v all are bfloat16, and "f32" otherwise. explain() tells what runs.
+        it. None is "bf16" where q, k and v all are bfloat16 and that is faster, and "f32" otherwise. explain() tells
+        what runs.
     progress:
         progress(done, total) in work items, called now and then on this thread, the last time when all are done; what
         it raises cancels the call.
@@ -147,7 +149,8 @@ def attention(
     bshd = is_bshd(layout)
     check_one_type(out, out_dtype)
     q, kind = kind_of(q, "q")
-    refuse_gradients(q=q, k=k, v=v, bias=bias, alibi_slopes=alibi_slopes, sinks=sinks, out=out)
+    refuse_gradients(q=q, k=k, v=v, bias=bias, alibi_slopes=alibi_slopes, sinks=sinks, k_scale=k_scale, v_scale=v_scale,
+                     out=out, scores=scores, key_mass=key_mass, row_max=row_max)
     o = new_output(q, v, kind, out_dtype) if out is None else out
     needs_lse = return_lse or key_mass is not None or scores is not None
     lse = new_lse(q, kind, bshd) if needs_lse else None

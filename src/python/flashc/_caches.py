@@ -64,7 +64,8 @@ def append_kv(
     checked before anything is written; see `flashc` for the exceptions.
     """
     bshd = is_bshd(layout)
-    refuse_gradients(k=k, v=v, k_cache=k_cache, v_cache=v_cache, q=q, q_out=q_out, k_scale=k_scale, v_scale=v_scale)
+    refuse_gradients(k=k, v=v, k_cache=k_cache, v_cache=v_cache, q=q, q_out=q_out, cos=cos, sin=sin, k_scale=k_scale,
+                     v_scale=v_scale)
     kind = None
     if q is not None and q_out is None:
         q, kind = kind_of(q, "q")

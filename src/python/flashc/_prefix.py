@@ -65,7 +65,8 @@ def shared_prefix_attention(
     bshd = is_bshd(layout)
     check_one_type(out, out_dtype)
     q, kind = kind_of(q, "q")
-    refuse_gradients(q=q, prefix_k=prefix_k, prefix_v=prefix_v, k=k, v=v, sinks=sinks, out=out)
+    refuse_gradients(q=q, prefix_k=prefix_k, prefix_v=prefix_v, k=k, v=v, sinks=sinks, k_scale=k_scale, v_scale=v_scale,
+                     prefix_k_scale=prefix_k_scale, prefix_v_scale=prefix_v_scale, out=out, row_max=row_max)
     o = new_output(q, v, kind, out_dtype) if out is None else out
     lse = new_lse(q, kind, bshd) if return_lse else None
     in_line = q if bshd or len(q.shape) != 4 else _rows_in_line(q, kind)

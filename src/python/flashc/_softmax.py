@@ -91,6 +91,7 @@ class SoftmaxState:
 
     def update(self, scores: Any, v: Any = None) -> None:
         """Takes n more keys: scores [rows, n] float32, natural units, -inf hides; v [n, head_dim_v] float32."""
+        refuse_gradients(scores=scores, v=v)
         if v is None and self.acc.shape[1] != 0:
             raise ValueError(f"v: expected [n, {self.acc.shape[1]}], found None")
         _core.state_update(*self._arrays(), scores, v)

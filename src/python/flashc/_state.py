@@ -103,7 +103,7 @@ class AttentionState:
         for the chunk's keys alone: seqlens_k says how many of the chunk's keys each batch element has, and scores are
         filled with those of its keys (at any stage but "weights", which need all keys). What progress(done, total)
         raises, as Ctrl-C, spoils the state."""
-        refuse_gradients(k=k, v=v, bias=bias)
+        refuse_gradients(k=k, v=v, bias=bias, k_scale=k_scale, v_scale=v_scale, scores=scores)
         k, v = kind_of(k, "k")[0], kind_of(v, "v")[0]
         lies = {"k_scale": k_scale, "v_scale": v_scale, "seqlens_k": seqlens_k, "cu_seqlens_k": cu_seqlens_k,
                 "block_table": block_table, "block_table_v": block_table_v}
@@ -135,6 +135,7 @@ class AttentionState:
         follow."""
         if self._arrays is None:
             raise ValueError("finish: expected a chunk of keys before, found none")
+        refuse_gradients(out=out, row_max=row_max)
         k, v = self._no_keys
         o = new_output(self._q, v, self._kind, out_dtype) if out is None else out
         lse = new_lse(self._q, self._kind, self._bshd) if return_lse else None

@@ -51,6 +51,10 @@ def attention(
     Returns [B, Hq, L, Ev] of query's type, in the memory order of torch.nn.functional.scaled_dot_product_attention.
     Errors are those of flashc.attention() and of flashc.torch.
     """
+    if window is not None and not (isinstance(window, tuple) and len(window) == 2):
+        raise TypeError(f"window: expected a tuple of two ints, found {window!r}")
+    if hasattr(align, "tolist"):  # a tensor or an array
+        align = align.tolist()
     pads = None if leftpad is None else list(leftpad)
     positions: list[int] | None
     if align == "top-left":

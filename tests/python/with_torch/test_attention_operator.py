@@ -86,6 +86,7 @@ def test_autocast():
      "align: expected 'top-left', 'bottom-right' or the position of query 0, found None"),
     (ValueError, dict(align="middle"), "align: expected .* found 'middle'"),
     (ValueError, dict(is_causal=True, align=[1, 2, 3]), "align: .*"),
+    (TypeError, dict(window=3, align=0), "window: expected a tuple of two ints, found 3"),
     (ValueError, dict(softcap=-1.0), "softcap: expected"),
     (ValueError, dict(sinks=torch.zeros(3)), "sinks: expected"),
     (ValueError, dict(leftpad=[0, 38], is_causal=True, align=3), "leftpad_k"),
@@ -94,6 +95,13 @@ def test_autocast():
 def test_errors(error, options, words):
     with pytest.raises(error, match=words):
         attention(*tensors(), **options)
+
+
+def test_positions_may_be_tensors():
+    query, key, value = tensors()
+    for align, number in ((torch.tensor([30, 2]), [30, 2]), (torch.tensor(7), 7)):
+        expected = attention(query, key, value, is_causal=True, align=number)
+        assert torch.equal(attention(query, key, value, is_causal=True, align=align), expected)
 
 
 def test_refused():

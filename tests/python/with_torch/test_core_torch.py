@@ -118,6 +118,32 @@ def test_forward_only(argument: str, q_kind: str) -> None:
     assert flashc.explain(**arguments).num_items == 1
 
 
+def test_forward_only_of_what_else_has_values() -> None:
+    """Scales, tables, scores and outputs: a gradient would be lost without a word."""
+    def needing(*shape: int) -> torch.Tensor:
+        return torch.ones(shape, requires_grad=True)
+
+    x, scale, codes = torch.ones(1, 4, 8), torch.ones(1, 4), torch.ones(1, 4, 8, dtype=torch.int8)
+    state = flashc.AttentionState(x, seqlen_k=8)
+    state.accumulate(x, x)
+    calls = {
+        "k_scale": lambda: flashc.attention(x, codes, x, k_scale=needing(1, 4)),
+        "v_scale": lambda: state.accumulate(x, codes, v_scale=needing(1, 4)),
+        "prefix_k_scale": lambda: flashc.shared_prefix_attention(x, codes, x, x, x, prefix_k_scale=needing(1, 4)),
+        "scores": lambda: flashc.attention(x, x, x, scores=needing(1, 4, 4)),
+        "key_mass": lambda: flashc.attention(x, x, x, key_mass=needing(1, 4)),
+        "row_max": lambda: state.finish(row_max=needing(1, 4)),
+        "out": lambda: state.finish(out=needing(1, 4, 8)),
+        "cos": lambda: flashc.append_kv(x, x, x.clone(), x.clone(), [0], cos=needing(4, 4), sin=torch.ones(4, 4)),
+        "v": lambda: flashc.SoftmaxState(4, 8).update(torch.ones(4, 4), needing(4, 8)),
+    }
+    for argument, call in calls.items():
+        with pytest.raises(RuntimeError, match=f"^{argument}: flashc is forward only"):
+            call()
+    with torch.no_grad():
+        flashc.attention(x, codes, codes, k_scale=needing(1, 4), v_scale=scale)
+
+
 NO_MEMORY = {
     "meta": lambda t: t.to("meta"),
     "sparse": lambda t: t.to_sparse(),
