@@ -5,17 +5,34 @@
 
 #include <math.h>
 
-/* Slopes and distances are rounded to f32 once each, and so is every distance from a key: within 2 u of a distance,
- * and exactly below 2^24. Doubles hold the difference of an offset beyond 2^53 and a key well enough for that. */
+/* A row's distances in double: one rounding a score. */
+static void add_far_alibi(const flashc_score_tile *tile, int64_t row, float slope, double distance)
+{
+    float *s = tile->scores + row * flashc_row_step(tile->vector, tile->ld);
+    const int64_t step = flashc_col_step(tile->vector, tile->ld);
+    for (int64_t key = 0; key < tile->n_keys; key++)
+        s[key * step] = (float)((double)s[key * step] - (double)slope * fabs(distance - (double)key));
+}
+
+/* Distances below 2^24 are exact in f32, so also in the kernels, which subtract a key's place in the tile from that of
+ * the tile's first key; of larger ones both would be rounded. Doubles hold the difference of an offset beyond 2^53 and
+ * a key well enough. */
 static void add_alibi(const flashc_problem *p, const flashc_score_tile *tile)
 {
+    enum { EXACT = (1 << 24) - (1 << 10) }; /* of the first key: no tile is longer than what is left */
     const flashc_row_block *block = tile->block;
     const float *slopes = p->alibi_slopes + block->batch * p->alibi_batch_stride;
     float slope[FLASHC_MAX_BLOCK_M] = {0}, distance[FLASHC_MAX_BLOCK_M] = {0};
     for (int64_t r = 0; r < block->n_rows; r++) {
-        slope[r] = slopes[flashc_row_head(p, block, r)];
-        distance[r] =
-            (float)((double)block->sequence.offset + (double)(flashc_row_query(p, block, r) - tile->first_key));
+        const float of_head = slopes[flashc_row_head(p, block, r)];
+        const double first =
+            (double)block->sequence.offset + (double)(flashc_row_query(p, block, r) - tile->first_key);
+        if (fabs(first) > EXACT) {
+            add_far_alibi(tile, r, of_head, first); /* and 0 for the kernel */
+        } else {
+            slope[r] = of_head;
+            distance[r] = (float)first;
+        }
     }
     tile->vector->alibi(tile->scores, tile->ld, tile->n_keys, tile->lanes, slope, distance);
 }

@@ -1,5 +1,5 @@
 /* 16-bit results beside the best that their type allows: the exact result, rounded. Standard normal data, many
- * elements; every kernel, on inputs of the type it gives back. */
+ * elements; every kernel, on inputs of the type it gives back. And data that make rounding errors large. */
 #include "support/kernels.h"
 
 #include "support/cmocka.h"
@@ -99,13 +99,42 @@ static void long_rows(const char *kernel)
     }
 }
 
+/* Distances that f32 does not hold: ALiBi of scores of 0 is the rounded exact product, in tiles of any place. */
+static void far_alibi_is_rounded_once(const char *kernel)
+{
+    static const int64_t offsets[] = {(1 << 24) - 290, (1 << 24) + 1, 35769082, ((int64_t)1 << 33) + 1, -75018629};
+    for (size_t n = 0; n < sizeof offsets / sizeof offsets[0]; n++) {
+        problem p = problem_on(kernel, (problem_shape){1, 2, 1, 5, 600, 8, 8}, FLASHC_F32, 7);
+        float *slopes = problem_add_alibi(&p, false);
+        problem_add_outputs(&p, FLASHC_SCORES_MASKED, FLASHC_F32);
+        problem_add_array(&p, ARRAY_OFFSETS, offsets[n]);
+        p.params.alignment = FLASHC_ALIGN_EXPLICIT;
+        p.params.softmax_scale = 0.0f;
+        slopes[0] = 0.000261809f;
+        slopes[1] = -slopes[0];
+        run_problem(&p);
+        const int64_t queries = p.params.seqlen_q;
+        for (int64_t at = 0; at < 2 * queries * 600; at++) {
+            const int64_t j = at % 600, i = at / 600 % queries, h = at / 600 / queries;
+            const double exact = -(double)slopes[h] * fabs((double)(offsets[n] + i - j));
+            const double got = test_get(&p.params.scores, 0, h, i, j);
+            if (!(fabs(got - exact) <= test_half_ulp(FLASHC_F32, exact)))
+                fail_msg("%s: at %lld from key %lld %.9g, expected %.9g", kernel, (long long)(offsets[n] + i),
+                         (long long)j, got, exact);
+        }
+        problem_free(&p);
+    }
+}
+
 int main(void)
 {
-    static kernel_check checks[] = {{near_the_rounded_exact_result}, {long_sums_of_16_bit_numbers}, {long_rows}};
+    static kernel_check checks[] = {{near_the_rounded_exact_result}, {long_sums_of_16_bit_numbers}, {long_rows},
+                                    {far_alibi_is_rounded_once}};
     const struct CMUnitTest tests[] = {
         {"near_the_rounded_exact_result", test_on_kernels, NULL, NULL, &checks[0]},
         {"long_sums_of_16_bit_numbers", test_on_kernels, NULL, NULL, &checks[1]},
         {"long_rows", test_on_kernels, NULL, NULL, &checks[2]},
+        {"far_alibi_is_rounded_once", test_on_kernels, NULL, NULL, &checks[3]},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
