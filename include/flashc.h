@@ -341,7 +341,7 @@ typedef struct flashc_attention_params {
 
     int64_t batch, num_heads, num_heads_k; /* 1, 1, 1 after init   */
     int64_t seqlen_q, seqlen_k;            /* 0 after init         */
-    int64_t head_dim, head_dim_v;          /* 0 after init; to set */
+    int64_t head_dim, head_dim_v;          /* 0 after init; to set both: head_dim_v 0 is an O of no columns */
 
     flashc_tensor q;    /* f32, f16 or bf16 */
     flashc_tensor k, v; /* f32, f16, bf16, or one of the types of caches, each its own */

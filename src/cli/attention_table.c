@@ -76,7 +76,7 @@ const flashc_cli_option flashc_cli_attention_table[] = {
      "For bench also all: each in turn.", FOR_EACH},
     {FLASHC_OPT_COMPUTE, "compute", 0, "T",
      "Type of the products: f32, or bf16 to allow kernels that round to it; default f32, and bf16 where Q, K and V all "
-     "are bf16.", FOR_EACH},
+     "are bf16 and that is faster.", FOR_EACH},
     {FLASHC_OPT_SCORES, "scores", 0, "FILE",
      "Where the scores go: f32, [Lq,Lk], [H,Lq,Lk] or [B,H,Lq,Lk] whatever the layout.", FLASHC_CLI_FOR_ATTENTION},
     {FLASHC_OPT_SCORES_STAGE, "scores-stage", 0, "S",

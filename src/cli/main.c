@@ -14,7 +14,7 @@ static const flashc_cli_command commands[] = {
     {"bench", "how fast attention is on this machine", flashc_cmd_bench},
     {"append", "new rows of K and V into a cache, with rotary embedding", flashc_cmd_append},
     {"softmax", "softmax over the last axis, whole or in pieces that are merged", flashc_cmd_softmax},
-    {"merge", "exact attention from partial (O, LSE) results over disjoint keys", flashc_cmd_merge},
+    {"merge", "exact attention from partial results or saved states", flashc_cmd_merge},
     {"trace", "the online softmax recurrence, step by step", flashc_cmd_trace},
     {"info", "version, CPU, kernels, OpenBLAS build", flashc_cmd_info},
 };
