@@ -22,8 +22,11 @@ bool flashc_npy_bytes_needed(const void *bytes, size_t n_bytes, size_t *needed, 
     for (size_t i = 0; i < sizeof magic && i < n_bytes; i++)
         if (b[i] != magic[i])
             return flashc_npy_fail(message, message_size,
-                                   "not a .npy file: byte %zu is 0x%02x, expected 0x%02x of \"\\x93NUMPY\"", i, b[i],
-                                   magic[i]);
+                                   "not a .npy file: byte %zu is 0x%02x, expected 0x%02x of \"\\x93NUMPY\"%s", i, b[i],
+                                   magic[i],
+                                   n_bytes > 1 && b[0] == 'P' && b[1] == 'K'
+                                       ? " (a zip archive, as .npz files are: take the .npy files out of it)"
+                                       : "");
     if (n_bytes < 8)
         return true;
     if (b[6] < 1 || b[6] > 3 || b[7] != 0)

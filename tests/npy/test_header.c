@@ -231,7 +231,7 @@ static void refuses_foreign_preambles(void **state)
         {"hello world, this is text", 25, "not a .npy file: byte 0 is 0x68, expected 0x93"},
         {"\x93NUMPX\x01\x00\x02\x00{}", 12, "byte 5 is 0x58"},
         {"\x93NUM", 4, "truncated: header needs 10 bytes, the file holds 4"},
-        {"PK\x03\x04", 4, "not a .npy file"}, /* .npz */
+        {"PK\x03\x04", 4, "0x93 of \"\\x93NUMPY\" (a zip archive, as .npz files are: take the .npy files out of it)"},
         {"\x93NUMPY\x00\x00\x02\x00{}", 12, "version 0.0: expected 1.0, 2.0 or 3.0"},
         {"\x93NUMPY\x04\x00\x02\x00{}", 12, "version 4.0"},
         {"\x93NUMPY\x01\x01\x02\x00{}", 12, "version 1.1"},
