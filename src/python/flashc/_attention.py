@@ -24,9 +24,9 @@ def attention(
     window: tuple[int | None, int | None] | None = None,
     alibi_slopes: Any = None,
     sinks: Any = None,
-    seqlens_q: Sequence[int] | None = None,
-    seqlens_k: Sequence[int] | None = None,
-    leftpad_k: Sequence[int] | None = None,
+    seqlens_q: Any = None,
+    seqlens_k: Any = None,
+    leftpad_k: Any = None,
     block_mask: Any = None,
     block_mask_tile: tuple[int, int] | None = None,
     k_scale: Any = None,
@@ -82,8 +82,9 @@ def attention(
     sinks:
         float32 [num_heads]: one more logit in each softmax, without a value. lse includes it; -inf is none.
     seqlens_q, seqlens_k, leftpad_k:
-        One int per batch element: how many of its queries and keys count, and how many of these keys are padding
-        in front. Key positions count from the first key behind it. Rows of queries that do not count become 0.
+        One int per batch element, as a list, an array or a tensor: how many of its queries and keys count, and how many
+        of these keys are padding in front. Key positions count from the first key behind it. Rows of queries that do
+        not count become 0.
     block_mask, block_mask_tile:
         bool, True = visible, for whole tiles of block_mask_tile = (queries, keys): [batch, num_heads, tiles of queries,
         tiles of keys], the first two perhaps 1 or missing. Hidden tiles are not computed.

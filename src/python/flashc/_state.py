@@ -150,8 +150,9 @@ class AttentionState:
 
     def restore(self, k: Any, v: Any, arrays: tuple[Any, Any, Any], n_nodes: int, next_key: int, *, mask: Any = None,
                 bias: Any = None) -> None:
-        """Takes up a saved state. k, v: any chunk of the types and heads that follow, even of no keys; with its mask or
-        bias if chunks have one."""
+        """Takes up a saved state. k, v: any chunk of the types and heads that follow, even of no keys; where chunks are
+        packed or in pages, a batch of no keys, [batch, num_heads_k, 0, dim]. With its mask or bias if chunks have one.
+        The arrays are copied."""
         self._begin(kind_of(k, "k")[0], kind_of(v, "v")[0], mask=mask, bias=bias)
         assert self._arrays is not None
         taken, n_nodes, next_key = _float32(arrays), _index(n_nodes, "n_nodes"), _index(next_key, "next_key")
