@@ -206,7 +206,7 @@ typedef enum flashc_score_stage {
     FLASHC_SCORES_CAPPED = 1, /* after softcap, of hidden keys too */
     FLASHC_SCORES_MASKED = 2, /* as softmax takes them; hidden keys are -inf */
     FLASHC_SCORES_WEIGHTS = 3 /* softmax weights, with lse: exp(score - lse), so with a relative error of at most the
-                                 bound of LSE and u (4A + 4); hidden keys are 0. Sinks are in lse */
+                                 bound of LSE and u (cA + 4); hidden keys are 0. Sinks are in lse */
 } flashc_score_stage;
 
 /* Called on the calling thread only, from time to time while it has work itself (not while it waits for
@@ -321,9 +321,13 @@ typedef void (*flashc_score_mod_fn)(void *user_data, const flashc_score_block *b
  *     any neighbours in the batch; also whether a batch element is padded (seqlens_q, seqlens_k, leftpad_k) or
  *     alone in a call of its own size, packed or in pages. (Which kernel is the best that fits depends on seqlen_q.)
  *   - Error against exact arithmetic on the same inputs (code * scale is not rounded), with u = 2^-24, for finite data:
- *       |O - exact|   <= u (8 + 4A + 2(n + T)) sum_j p_j |v_j|  + half an ulp of o's type
+ *       |O - exact|   <= u (8 + cA + 2(n + T)) sum_j p_j |v_j|  + half an ulp of o's type
  *                        + 2^-126 sum_j |v_j| + 2^-149 (n + T), which is underflow
- *       |LSE - exact| <= u (16 max(1, |LSE|, A) + 2(n + T))
+ *       |LSE - exact| <= u ((14 + c/2) max(1, |LSE|, A) + 2(n + T))
+ *     c = 4 unless the roundings of a sum of products q_d k_d pile up, which takes data made for it: a large product
+ *     and then many that are just above half its last place, or, weaker, many that are all the same. Whatever the
+ *     data, c = 32 + 2 min(head_dim, 64) + head_dim/32, since sums of 64 products are added up (of up to 256 in
+ *     kernels that compute in bf16).
  *     A = max over visible keys of |scale| sum_d |q_d k_d| + softcap + |bias| + |ALiBi| (+ what score_mod adds),
  *     n = seqlen_k (the longest sequential chain over keys), T = key tiles. Products scale*q must be 0 or normal
  *     f32 numbers, and sums of |v| over the keys must not overflow; u A must be well below 1. With k_scale and v_scale

@@ -145,10 +145,10 @@ static inline int64_t flashc_col_step(const flashc_vector_ops *vector, int64_t l
 }
 
 /*
- * Q K^T is summed in pieces of this many elements of head_dim (bf16: groups), and the pieces are added. That holds the
- * rounding error of a dot product near the 4 u A of the stated bound for any head_dim, also where all terms are
- * alike and their errors too (one chain of 192 equal terms was off by 17 u A), for about 2 % of the
- * speed at head_dim 128. (Rows along, a chain is head_dim through the vector length: so many elements a lane.)
+ * Q K^T is summed in pieces of this many elements of head_dim (bf16: groups), and the pieces are added. Of that comes
+ * min(head_dim, 64) + head_dim/64 in flashc.h's bound: each step of a sum may round by u A. (Where all terms are
+ * alike, one chain of 192 was off by 17 u A.) It costs about 2 % of the speed at head_dim 128. Rows along, a chain is
+ * head_dim through the vector length: so many elements a lane.
  */
 enum { FLASHC_QK_DEPTH = 64 };
 

@@ -1,5 +1,6 @@
 /* 16-bit results beside the best that their type allows: the exact result, rounded. Standard normal data, many
  * elements; every kernel, on inputs of the type it gives back. And data that make rounding errors large. */
+#include "support/bound.h"
 #include "support/kernels.h"
 
 #include "support/cmocka.h"
@@ -126,15 +127,55 @@ static void far_alibi_is_rounded_once(const char *kernel)
     }
 }
 
+/*
+ * Dot products whose every rounding is as large as can be and goes the same way: a first product L, then products of a
+ * little more than half the step of f32 numbers above L, which each sum takes for a whole step. The other key has the
+ * same logit in one product, so that the error of the difference is all in the weights. L is a power of two: steps
+ * above it are the largest for its size.
+ */
+static void roundings_that_pile_up(const char *kernel)
+{
+    static const int64_t head_dims[] = {2, 16, 64, 65, 128, 512, 2048};
+    double largest = 0.0;
+    for (size_t n = 0; n < sizeof head_dims / sizeof head_dims[0]; n++) {
+        const int64_t dim = head_dims[n];
+        for (double logit = 1.0; logit <= 128.0; logit *= 8.0) {
+            problem p = problem_on(kernel, (problem_shape){1, 1, 1, 1, 2, dim, 1}, FLASHC_F32, 1);
+            const double rest = logit * 0x1.02p-24;
+            p.params.softmax_scale = 1.0f;
+            set_all(&p.params.q, 1, dim, 1.0);
+            set_all(&p.params.k, 2, dim, 0.0);
+            for (int64_t d = 0; d < dim; d++)
+                test_set(&p.params.k, 0, 0, 0, d, d == 0 ? logit : rest);
+            test_set(&p.params.k, 0, 0, 1, 0, logit + (double)(dim - 1) * rest);
+            test_set(&p.params.v, 0, 0, 0, 0, 1.0);
+            test_set(&p.params.v, 0, 0, 1, 0, -1.0);
+            run_problem(&p);
+            oracle exact;
+            oracle_attention(&p.params, &exact);
+            const flashc_explanation plan = plan_of(&p);
+            char message[512];
+            if (!bound_check_any_data(&p.params, &exact, &plan, message, sizeof message))
+                fail_msg("%s, head_dim %lld, logit %g: %s", kernel, (long long)dim, logit, message);
+            const double with_c_4 = bound_o(&exact, 0, 0, bound_terms_of(&p.params, &plan), FLASHC_F32);
+            largest = fmax(largest, fabs(test_get(&p.params.o, 0, 0, 0, 0) - exact.o[0]) / with_c_4);
+            oracle_free(&exact);
+            problem_free(&p);
+        }
+    }
+    print_message("%s: at most %.2f times the bound with c = 4\n", kernel, largest);
+}
+
 int main(void)
 {
     static kernel_check checks[] = {{near_the_rounded_exact_result}, {long_sums_of_16_bit_numbers}, {long_rows},
-                                    {far_alibi_is_rounded_once}};
+                                    {far_alibi_is_rounded_once}, {roundings_that_pile_up}};
     const struct CMUnitTest tests[] = {
         {"near_the_rounded_exact_result", test_on_kernels, NULL, NULL, &checks[0]},
         {"long_sums_of_16_bit_numbers", test_on_kernels, NULL, NULL, &checks[1]},
         {"long_rows", test_on_kernels, NULL, NULL, &checks[2]},
         {"far_alibi_is_rounded_once", test_on_kernels, NULL, NULL, &checks[3]},
+        {"roundings_that_pile_up", test_on_kernels, NULL, NULL, &checks[4]},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

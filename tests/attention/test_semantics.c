@@ -235,7 +235,7 @@ static void smallest_exp(const char *kernel)
         run_problem(&p);
         double got = test_get(&p.params.o, 0, 0, 0, 0), gap = -test_get(&p.params.bias, 0, 0, 0, 0);
         double expected = gap < 87.34 ? exp(-gap) * 1e38 : 0.0;
-        /* u (8 + 4A + 2(n + T)), relative: one term carries the whole sum */
+        /* u (8 + cA + 2(n + T)) with c = 4, relative: one term carries the whole sum */
         const flashc_explanation plan = plan_of(&p);
         const double bf16 = pow(1.0 + 0x1p-8, bound_terms_of(&p.params, &plan).weights_rounded) - 1.0;
         double bound = (0x1p-24 * (8.0 + 4.0 * gap + 2.0 * 3.0) + bf16) * expected;

@@ -8,9 +8,9 @@ import numpy.typing as npt
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": BFLOAT16}
 
-# flashc.h, with u = 2^-24; T is at most n:
-#   |O - exact|   <= u (8 + 4A + 2(n + T)) sum p|v| + half an ulp + underflow
-#   |LSE - exact| <= u (16 max(1, |LSE|, A) + 2(n + T))
+# flashc.h, with u = 2^-24 and c = 4; T is at most n:
+#   |O - exact|   <= u (8 + cA + 2(n + T)) sum p|v| + half an ulp + underflow
+#   |LSE - exact| <= u ((14 + c/2) max(1, |LSE|, A) + 2(n + T))
 U = 2.0**-24
 BF16_ROUNDOFF = 2.0**-8  # of softmax weights, where products are made in bf16
 O_CONSTANT, O_PER_LOGIT, LSE_PER_LOGIT, PER_CHAIN_STEP = 8, 4, 16, 2

@@ -6,11 +6,11 @@
 #include <math.h>
 #include <stdio.h>
 
-/* u (8 + 4A + 2(n + T)) sum p|v| and u (16 max(1, |LSE|, A) + 2(n + T)): see flashc.h. */
+/* u (8 + cA + 2(n + T)) sum p|v| and u ((14 + c/2) max(1, |LSE|, A) + 2(n + T)): see flashc.h. */
 static const double UNIT_ROUNDOFF = 0x1p-24;
 static const double O_CONSTANT = 8.0;
-static const double O_PER_LOGIT = 4.0;
-static const double LSE_PER_LOGIT = 16.0;
+static const double LSE_CONSTANT = 14.0;
+static const double USUAL_PER_LOGIT = 4.0;
 static const double PER_CHAIN_STEP = 2.0;
 /* Underflow: weights below the smallest normal f32 are 0, and each step of a chain may lose half a step of
  * the subnormal numbers. */
@@ -30,6 +30,7 @@ bound_terms bound_terms_of(const flashc_attention_params *p, const flashc_explan
         .largest_code = p->v_scale.data != NULL ? largest_code(p->v.dtype) : 1.0,
         .weights_rounded = bf16 ? 1 + (p->v.dtype != FLASHC_BF16) : 0,
         .logits_rounded = bf16 && (p->q.dtype != FLASHC_BF16 || p->k.dtype != FLASHC_BF16),
+        .per_logit = USUAL_PER_LOGIT,
     };
 }
 
@@ -56,7 +57,7 @@ static double underflow(const oracle *r, int64_t row, bound_terms terms)
 double bound_o(const oracle *r, int64_t row, int64_t column, bound_terms terms, flashc_dtype o_dtype)
 {
     int64_t at = row * r->head_dim_v + column;
-    double factor = O_CONSTANT + O_PER_LOGIT * r->magnitude[row] + PER_CHAIN_STEP * (double)terms.chain;
+    double factor = O_CONSTANT + terms.per_logit * r->magnitude[row] + PER_CHAIN_STEP * (double)terms.chain;
     const double bf16 = exp(2.0 * logit_error(r, row, terms)) * pow(1.0 + BF16_ROUNDOFF, terms.weights_rounded) - 1.0;
     /* Huge logits make the factor infinite, and V may be 0. */
     const double weighted = r->weighted_v[at] > 0.0 ? (UNIT_ROUNDOFF * factor + bf16) * r->weighted_v[at] : 0.0;
@@ -65,8 +66,9 @@ double bound_o(const oracle *r, int64_t row, int64_t column, bound_terms terms, 
 
 double bound_lse(const oracle *r, int64_t row, bound_terms terms)
 {
-    double size = fmax(1.0, fmax(fabs(r->lse[row]), r->magnitude[row]));
-    return UNIT_ROUNDOFF * (LSE_PER_LOGIT * size + PER_CHAIN_STEP * (double)terms.chain) + logit_error(r, row, terms);
+    const double size = fmax(1.0, fmax(fabs(r->lse[row]), r->magnitude[row]));
+    const double factor = (LSE_CONSTANT + terms.per_logit / 2.0) * size + PER_CHAIN_STEP * (double)terms.chain;
+    return UNIT_ROUNDOFF * factor + logit_error(r, row, terms);
 }
 
 double bound_o_zero_mean(const oracle *r, int64_t row, int64_t column, flashc_dtype o_dtype)
@@ -87,10 +89,9 @@ static bool agrees(double got, double exact, double bound, bool special)
     return fabs(got - exact) <= bound;
 }
 
-bool bound_check(const flashc_attention_params *p, const oracle *r, const flashc_explanation *plan, bool zero_mean,
-                 char *message, size_t size)
+static bool check(const flashc_attention_params *p, const oracle *r, const flashc_explanation *plan, bound_terms terms,
+                  bool zero_mean, char *message, size_t size)
 {
-    const bound_terms terms = bound_terms_of(p, plan);
     zero_mean = zero_mean && plan->compute == FLASHC_COMPUTE_F32;
     for (int64_t row = 0; row < r->rows; row++) {
         int64_t i = row % p->seqlen_q, h = row / p->seqlen_q % p->num_heads, b = row / p->seqlen_q / p->num_heads;
@@ -121,4 +122,19 @@ bool bound_check(const flashc_attention_params *p, const oracle *r, const flashc
         }
     }
     return true;
+}
+
+bool bound_check(const flashc_attention_params *p, const oracle *r, const flashc_explanation *plan, bool zero_mean,
+                 char *message, size_t size)
+{
+    return check(p, r, plan, bound_terms_of(p, plan), zero_mean, message, size);
+}
+
+bool bound_check_any_data(const flashc_attention_params *p, const oracle *r, const flashc_explanation *plan,
+                          char *message, size_t size)
+{
+    const double together = plan->compute == FLASHC_COMPUTE_BF16 ? 256.0 : 64.0;
+    bound_terms terms = bound_terms_of(p, plan);
+    terms.per_logit = 32.0 + 2.0 * fmin((double)p->head_dim, together) + (double)p->head_dim / 32.0;
+    return check(p, r, plan, terms, false, message, size);
 }

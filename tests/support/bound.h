@@ -15,6 +15,7 @@ typedef struct bound_terms {
     double largest_code; /* of v's type if it has scales, else 1 */
     int weights_rounded; /* to bf16: factors of 1 + 2^-8 on the weighted V, of the weights themselves and of V */
     bool logits_rounded; /* q or k was rounded to bf16 */
+    double per_logit;    /* c of flashc.h, as it is unless data was made to let roundings pile up */
 } bound_terms;
 
 /* Those of a call whose plan is this. */
@@ -34,7 +35,11 @@ double bound_o_zero_mean(const oracle *r, int64_t row, int64_t column, flashc_dt
 bool bound_check(const flashc_attention_params *params, const oracle *r, const flashc_explanation *plan,
                  bool zero_mean, char *message, size_t size);
 
-/* The same for row_max, scores and key_mass, as far as they are there. */
+/* The same, but with the c that holds whatever the data. */
+bool bound_check_any_data(const flashc_attention_params *params, const oracle *r, const flashc_explanation *plan,
+                          char *message, size_t size);
+
+/* The same as bound_check() for row_max, scores and key_mass, as far as they are there. */
 bool bound_check_outputs(const flashc_attention_params *params, const oracle *r, const flashc_explanation *plan,
                          char *message, size_t size);
 
