@@ -47,7 +47,7 @@ def _limits(options: argparse.Namespace, cases: list[Any]) -> list[dict[str, Any
 
 def _run(options: argparse.Namespace, file: pathlib.Path) -> dict[str, Any]:
     """Measures; after each case the file has all that is known."""
-    from . import machine
+    from . import document, machine
     from .cases import all_cases, select
     from .measure import Settings, measure
 
@@ -75,6 +75,11 @@ def _run(options: argparse.Namespace, file: pathlib.Path) -> dict[str, Any]:
         options.hush,
     )
     context |= {"rounds": options.rounds, "seconds": seconds, "seed": options.seed}
+    if old:
+        try:
+            document.check_same_terms(old, context)
+        except ValueError as error:
+            sys.exit(f"bench_peers: error: --resume: {error}")
     limits = _limits(options, cases)
     outcomes: list[Any] = []
     start = time.monotonic()

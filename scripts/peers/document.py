@@ -103,12 +103,17 @@ def make(context: dict[str, Any], outcomes: Sequence[Outcome]) -> dict[str, Any]
     return {"context": context | {"cases": cases}, "benchmarks": entries}
 
 
-def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """new, and of old the cases that new does not have, in the cases' order; of both, limits are the best."""
-    context = new["context"]
+def check_same_terms(old: dict[str, Any], context: dict[str, Any]) -> None:
+    """What is measured in this context may join the record old; ValueError if not."""
     for key in ("cpu_name", "num_cpus", "rounds", "seed"):
         if old["context"][key] != context[key]:
             raise ValueError(f"{key} was {old['context'][key]} in the record, and is {context[key]}")
+
+
+def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """new, and of old the cases that new does not have, in the cases' order; of both, limits are the best."""
+    context = new["context"]
+    check_same_terms(old, context)
     kept = {name: case for name, case in old["context"]["cases"].items() if name not in context["cases"]}
     entries = [entry for entry in old["benchmarks"] if entry["case"] in kept] + new["benchmarks"]
     order = {case.name: index for index, case in enumerate(all_cases())}

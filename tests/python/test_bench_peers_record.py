@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pathlib
 import stat
+import subprocess
 import sys
 from typing import Any
 
@@ -220,6 +221,18 @@ def test_records_merge() -> None:
     assert sorted(families.values()) == list(range(len(families)))
     with pytest.raises(ValueError, match="rounds was 3"):
         document.merge(old, document.make(CONTEXT | {"rounds": 5}, []))
+
+
+def test_what_cannot_join_a_record_is_not_measured(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "bench_peers.json"
+    file.write_text(json.dumps(record()))
+    before = file.read_text()
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "peers", "--resume", "--again", "--quick", "--no-limits", "--out", str(tmp_path)],
+        cwd=pathlib.Path(document.__file__).parents[1], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("bench_peers: error: --resume: cpu_name was ") and done.stderr.count("\n") == 1
+    assert file.read_text() == before
 
 
 def test_a_command_holds_while_rounds_are_timed(tmp_path: pathlib.Path) -> None:
