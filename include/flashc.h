@@ -206,7 +206,8 @@ typedef enum flashc_score_stage {
     FLASHC_SCORES_CAPPED = 1, /* after softcap, of hidden keys too */
     FLASHC_SCORES_MASKED = 2, /* as softmax takes them; hidden keys are -inf */
     FLASHC_SCORES_WEIGHTS = 3 /* softmax weights, with lse: exp(score - lse), so with a relative error of at most the
-                                 bound of LSE and u (cA + 4); hidden keys are 0. Sinks are in lse */
+                                 bound of LSE and u (cA + 4) (where bf16 rounds inputs, e besides); hidden keys are 0,
+                                 and weights below 2^-126. Sinks are in lse */
 } flashc_score_stage;
 
 /* Called on the calling thread only, from time to time while it has work itself (not while it waits for
@@ -316,7 +317,8 @@ typedef void (*flashc_score_mod_fn)(void *user_data, const flashc_score_block *b
  *   - NaN in a visible q . k, or a logit of +inf, makes that row of O and LSE NaN. NaN or infinity in
  *     a visible row of V makes its column of O NaN or infinite, and nothing else.
  *   - LSE is in natural log. A zero in an f32 O is +0.
- *   - Exponentials have a relative error of at most u (3 + 0.03 |x|), u = 2^-24, and are exactly 0 below exp(-87.34).
+ *   - Exponentials have a relative error of at most u (3 + 0.03 |x|), u = 2^-24, and are exactly 0 where that of x is
+ *     below 2^-126.
  *   - Same machine and same kernel: the same bits for any number of threads, any batch size and
  *     any neighbours in the batch; also whether a batch element is padded (seqlens_q, seqlens_k, leftpad_k) or
  *     alone in a call of its own size, packed or in pages. (Which kernel is the best that fits depends on seqlen_q.)
@@ -335,9 +337,9 @@ typedef void (*flashc_score_mod_fn)(void *user_data, const flashc_score_block *b
  *     2^-149 (n + T) times the largest |code|.
  *   - Kernels that compute in bf16 (see flashc_compute; flashc_explain() tells) round the weights to bf16, which adds
  *     2^-8 sum_j p_j |v_j| to the bound of O and nothing to that of LSE. Subnormal numbers count as 0 there: each
- *     product of one with x adds |x| 2^-126, and each key 2^-126. Inputs of other types are rounded to bf16 first;
- *     against the inputs as they were, with e = 2^-8 (1 + 2^-9) A:
- *       |O - exact|   <= the bound + (exp(2e) - 1 + 2^-8 exp(2e)) sum_j p_j |v_j|
+ *     product of one with x adds |x| 2^-126, and each key 2^-126. Inputs of other types are rounded to bf16 first, each
+ *     by up to 2^-8 of it; against the inputs as they were, scores are then off by e = 2^-7 (1 + 2^-9) A besides, and
+ *       |O - exact|   <= the bound of f32 + (exp(2e) (1 + 2^-8)^2 - 1) sum_j p_j |v_j|
  *       |LSE - exact| <= the bound + e
  */
 typedef struct flashc_attention_params {
@@ -354,11 +356,12 @@ typedef struct flashc_attention_params {
                               element with an input (refused where it begins at the same address) */
     flashc_tensor lse;     /* output; f32; optional */
     flashc_tensor row_max; /* output; f32, as lse; optional: the largest visible score of each query, -inf without
-                              one */
+                              one, NaN where LSE is */
     flashc_tensor scores;  /* output; f32, f16 or bf16, as mask; optional; see flashc_score_stage */
     flashc_score_stage scores_stage; /* SCALED after init */
     flashc_tensor key_mass; /* output; f32 [batch, num_heads, seqlen_k] (packed keys: as k); optional, with lse: the
-                               sum over the queries of each key's softmax weights */
+                               sum over the queries of each key's softmax weights, itself off by at most u seqlen_q
+                               relative */
 
     float softmax_scale;        /* any finite value, 0 and negatives too; FLASHC_SCALE_DEFAULT after init */
     int causal;                 /* 0 or 1; needs alignment */
@@ -495,8 +498,8 @@ FLASHC_API flashc_status flashc_explain_items(const flashc_attention_params *par
  * |error| <= 0.501 scale. A row with NaN or infinity gets such a scale, which attention refuses (of FLASHC_Q8_0 it
  * finds elements that are NaN). FLASHC_Q8_0 rounds the scale to f16: that adds 2^-11 |x| to the error, or at most 2^-18
  * where the scale is below f16's normal numbers (2^-14), and makes it infinite from 65520 on. The 8-bit floats get
- * x / scale, rounded to nearest even; what is finite becomes at most the type's largest number. Their scales are finite
- * and above 0.
+ * x / scale, rounded to nearest even, first to f32 and then to the type; what is finite becomes at most the type's
+ * largest number. Their scales are finite and above 0.
  *
  * Sequences of different numbers of new rows: either seqlens_new[b] of the seqlen_new rows are used, or, with
  * cu_seqlens_new, k, v, q and q_out are packed: views [1, heads, seqlen_new, dim] in which sequence b has the rows
@@ -506,7 +509,7 @@ FLASHC_API flashc_status flashc_explain_items(const flashc_attention_params *par
  * columns becomes (x c - y s, y c + x s) for d = 0 .. rotary_dim/2 - 1. The pair is columns d and d + rotary_dim/2
  * (half-split: Llama, GPT-NeoX), or 2d and 2d + 1 (interleaved: GPT-J). Columns from rotary_dim on go through as
  * they are. Arithmetic is f32, rounded once, to the output's type: |error| <= 2^-23 (|x c| + |y s|) + half an ulp of
- * that type. A row that is neither rotated nor converted keeps its bits.
+ * that type + 2^-149, which is underflow. A row that is neither rotated nor converted keeps its bits.
  *
  * Runs on the calling thread, at about the speed of memory; calls on different sequences may run at once. */
 typedef struct flashc_append_params {
@@ -663,7 +666,7 @@ FLASHC_API flashc_status flashc_explain_shared_prefix(const flashc_attention_par
  * both of type dtype (f32, f16, bf16). lse: [rows] f32, natural log, or NULL. y may be x.
  * -inf leaves an element out (0); a row of nothing but -inf gives zeros and LSE -inf; NaN or +inf makes
  * the row NaN. Error per element: u (8 + 4 max|x| + 2 (128 + cols/128)) relative, u = 2^-24, plus
- * half an ulp of dtype; weights below exp(-87.34) of the largest are 0. */
+ * half an ulp of dtype, and 2^-126: weights below that of the largest are 0. */
 FLASHC_API flashc_status flashc_softmax(int64_t rows, int64_t cols, const void *x, int64_t x_row_stride, void *y,
                                         int64_t y_row_stride, flashc_dtype dtype, float *lse);
 
@@ -699,8 +702,8 @@ FLASHC_API flashc_status flashc_softmax_state_finish(const flashc_softmax_state 
  * union, in a fixed binary tree over the part index. o_parts[i]: [rows, head_dim_v], lse_parts[i]:
  * [rows], f32, contiguous. o and lse may be any of the parts. A part row whose LSE is -inf is the
  * identity, whatever its O holds; identities merge to O = 0, LSE = -inf. A part row whose LSE is NaN or
- * +inf makes the row NaN. Outputs may be a part's own array, but not overlap one otherwise. lse may be
- * NULL. */
+ * +inf makes the row NaN. Sums of |O| over the parts must not overflow. Outputs may be a part's own array, but not
+ * overlap one otherwise. lse may be NULL. */
 FLASHC_API flashc_status flashc_merge_partials(int64_t n_parts, int64_t rows, int64_t head_dim_v,
                                                const float *const *o_parts, const float *const *lse_parts, float *o,
                                                float *lse);

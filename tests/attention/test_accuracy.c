@@ -166,16 +166,37 @@ static void roundings_that_pile_up(const char *kernel)
     print_message("%s: at most %.2f times the bound with c = 4\n", kernel, largest);
 }
 
+/* Inputs halfway between numbers of bf16: products are off by all that flashc.h says, 2^-7 of them, and so is LSE. */
+static void inputs_that_bf16_rounds_most(const char *kernel)
+{
+    const double tie = 1.0 + ldexp(1.0, -8);
+    for (int exponent = 0; exponent < 7; exponent += 3) {
+        problem p = problem_on(kernel, (problem_shape){1, 1, 1, 1, 2, 1, 8}, FLASHC_F32, 5);
+        p.params.softmax_scale = 1.0f;
+        test_set(&p.params.q, 0, 0, 0, 0, tie);
+        test_set(&p.params.k, 0, 0, 0, 0, ldexp(tie, exponent));
+        test_set(&p.params.k, 0, 0, 1, 0, -ldexp(tie, exponent));
+        p.zero_mean = false;
+        run_and_check(&p);
+        const double exact = ldexp(tie * tie, exponent), error = fabs(test_get(&p.params.lse, 0, 0, 0, 0) - exact);
+        if (exponent > 0 && plan_of(&p).compute == FLASHC_COMPUTE_BF16)
+            assert_true(error > 0.99 * ldexp(exact, -7));
+        problem_free(&p);
+    }
+}
+
 int main(void)
 {
     static kernel_check checks[] = {{near_the_rounded_exact_result}, {long_sums_of_16_bit_numbers}, {long_rows},
-                                    {far_alibi_is_rounded_once}, {roundings_that_pile_up}};
+                                    {far_alibi_is_rounded_once}, {roundings_that_pile_up},
+                                    {inputs_that_bf16_rounds_most}};
     const struct CMUnitTest tests[] = {
         {"near_the_rounded_exact_result", test_on_kernels, NULL, NULL, &checks[0]},
         {"long_sums_of_16_bit_numbers", test_on_kernels, NULL, NULL, &checks[1]},
         {"long_rows", test_on_kernels, NULL, NULL, &checks[2]},
         {"far_alibi_is_rounded_once", test_on_kernels, NULL, NULL, &checks[3]},
         {"roundings_that_pile_up", test_on_kernels, NULL, NULL, &checks[4]},
+        {"inputs_that_bf16_rounds_most", test_on_kernels, NULL, NULL, &checks[5]},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -188,6 +188,10 @@ static void known_rows(void **state)
     expect_ok(flashc_append(&p));
     for (int j = 0; j < 4; j++)
         assert_int_equal(test_get_bits(&p.k_cache, 0, 0, positions[0], j), finite[j]);
+    coded.k_scale[positions[0]] = 26.6461315f; /* 1.31250006: in f32 the tie between 1.25 and 1.375 */
+    row[0] = 34.9730492f;
+    expect_ok(flashc_append(&p));
+    assert_true(test_get(&p.k_cache, 0, 0, positions[0], 0) == 1.25);
 }
 
 /* Values much wider than keys, whose cache is of f32: only their rows pass through memory of the call's own. */

@@ -230,6 +230,10 @@ static void far_apart_and_far_down(void **state)
     lse_a[0] = lse_b[0] = -3e38f;
     expect_ok(flashc_merge_partials(2, 1, 1, o_parts, lse_parts, &o, &lse));
     assert_true(o == 3.0f && lse == -3e38f);
+    lse_a[0] = lse_b[0] = 3.4e38f;
+    a[0] = b[0] = 1.7e38f; /* their sum is the most that there may be */
+    expect_ok(flashc_merge_partials(2, 1, 1, o_parts, lse_parts, &o, &lse));
+    assert_true(o == 1.7e38f && lse == 3.4e38f);
 }
 
 static void without_columns_or_rows(void **state)

@@ -121,7 +121,8 @@ def attention(
     key_mass:
         float32 array to fill, [batch, num_heads, seqlen_k]: the sum over the queries of each key's softmax weights.
     row_max:
-        float32 array to fill, of the shape of lse: the largest visible score of each query, -inf without one.
+        float32 array to fill, of the shape of lse: the largest visible score of each query, -inf without one, NaN
+        where lse is.
     num_threads:
         0: the OpenMP default, limited by the affinity mask and the container's CPU quota. The result does not depend on
         it.
