@@ -3,6 +3,7 @@
 
 #include "attention/plan.h"
 #include "attention/work.h"
+#include "cpu.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -21,6 +22,7 @@ flashc_status flashc_explain_problem(const flashc_problem *problem, flashc_expla
 {
     flashc_plan plan;
     char refused[sizeof out->refused] = "";
+    FLASHC_IN_DEFAULT_FLOAT_MODE; /* for counts beyond 2^53 */
     flashc_status status = flashc_plan_init(&plan, problem, refused, sizeof refused);
     if (status != FLASHC_OK)
         return status;
@@ -56,6 +58,7 @@ flashc_status flashc_explain_items(const flashc_attention_params *params, int64_
 {
     flashc_problem problem;
     flashc_plan plan;
+    FLASHC_IN_DEFAULT_FLOAT_MODE; /* for counts beyond 2^53 */
     flashc_status status = flashc_problem_init(&problem, params);
     if (status == FLASHC_OK)
         status = flashc_plan_init(&plan, &problem, NULL, 0);

@@ -122,6 +122,50 @@ static void refusals(void **state)
     problem_free(&p);
 }
 
+/* A call whose operations are more than a double counts one by one: the counts are rounded, to nearest. */
+typedef struct counts {
+    flashc_attention_params params;
+    double flops, item_flops, item_scores;
+} counts;
+
+static flashc_status count(void *argument)
+{
+    counts *c = argument;
+    flashc_explanation plan = {.struct_size = sizeof plan};
+    flashc_item_work item;
+    flashc_status status = flashc_explain(&c->params, &plan);
+    if (status == FLASHC_OK)
+        status = flashc_explain_items(&c->params, 0, 1, &item);
+    if (status == FLASHC_OK) {
+        c->flops = plan.flops;
+        c->item_flops = item.flops;
+        c->item_scores = item.scores;
+    }
+    return status;
+}
+
+static void explanations(void **state)
+{
+    (void)state;
+    float input = 0, output = 0;
+    counts first = {.flops = 0};
+    for (int mode = FLOAT_MODES - 1; mode >= 0; mode--) {
+        counts c;
+        flashc_attention_params *p = &c.params;
+        flashc_attention_params_init(p, sizeof *p);
+        p->seqlen_q = ((int64_t)1 << 40) + 12345677;
+        p->seqlen_k = ((int64_t)1 << 48) - 1;
+        p->head_dim = p->head_dim_v = 77;
+        p->q = p->k = p->v = (flashc_tensor){.data = &input, .dtype = FLASHC_F32};
+        p->o = flashc_tensor_bhsd(&output, FLASHC_F32, 1, p->seqlen_q, 77);
+        p->num_threads = 1;
+        expect_ok(in_float_mode(mode, count, &c));
+        if (mode == FLOAT_MODES - 1)
+            first = c;
+        assert_true(c.flops == first.flops && c.item_flops == first.item_flops && c.item_scores == first.item_scores);
+    }
+}
+
 int main(void)
 {
     static kernel_check checks[] = {{one_call}, {states}, {shared_prefix}};
@@ -130,6 +174,7 @@ int main(void)
         {"chunks_and_merged_states", test_on_kernels, NULL, NULL, &checks[1]},
         {"shared_prefix", test_on_kernels, NULL, NULL, &checks[2]},
         cmocka_unit_test(refusals),
+        cmocka_unit_test(explanations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
