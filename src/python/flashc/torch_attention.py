@@ -74,13 +74,22 @@ def attention(
 
 
 def _check(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None) -> None:
-    """What the result's shape depends on; flashc.attention() checks the rest."""
+    """Shapes and types of the three, in this function's names; flashc.attention() checks the rest."""
     _check_devices(query, key, value, attn_mask)
     for name, x in (("query", query), ("key", key), ("value", value)):
         if x.dim() != 4:
             raise ValueError(f"{name}: expected 4 dimensions, found shape {list(x.shape)}")
         if x.dtype not in _DTYPES:
             raise TypeError(f"{name}: expected float32, float16 or bfloat16, found {x.dtype}")
+    (batch, heads, _, cols), (batch_k, heads_k, _, cols_k) = query.shape, key.shape
+    if batch != batch_k or cols != cols_k:
+        raise ValueError(f"key: expected query's first and last dimension, {batch} and {cols}, found shape "
+                         f"{list(key.shape)}")
+    if key.shape[:3] != value.shape[:3]:
+        raise ValueError(f"value: expected key's shape but for the last dimension, {list(key.shape)}, found "
+                         f"{list(value.shape)}")
+    if heads_k != 0 and heads % heads_k != 0:
+        raise ValueError(f"key: expected a number of heads that divides query's, {heads}, found {heads_k}")
 
 
 def _compute(query, key, value, attn_mask=None, is_causal=False, *, scale=None, softcap=None, sinks=None,

@@ -108,6 +108,14 @@ def test_refused():
     query, key, value = tensors()
     with pytest.raises(ValueError, match="key: expected 4 dimensions"):
         attention(query, key[0], value)
+    for wrong in (key[..., :3], key[:1]):
+        with pytest.raises(ValueError, match="^key: expected query's first and last dimension, 2 and 16, found shape "):
+            attention(query, wrong, value)
+    with pytest.raises(ValueError, match="^key: expected a number of heads that divides query's, 4, found 3$"):
+        attention(*tensors(heads_k=3))
+    for wrong in (value[:, :1], value[:, :, :3], value[:1]):
+        with pytest.raises(ValueError, match="^value: expected key's shape but for the last dimension, .*, found "):
+            attention(query, key, wrong)
     with pytest.raises(TypeError, match="value: expected float32, float16 or bfloat16, found torch.float64"):
         attention(query, key, value.double())
     with pytest.raises(RuntimeError, match="sinks: flashc is forward only"):
