@@ -326,10 +326,11 @@ typedef void (*flashc_score_mod_fn)(void *user_data, const flashc_score_block *b
  *       |O - exact|   <= u (8 + cA + 2(n + T)) sum_j p_j |v_j|  + half an ulp of o's type
  *                        + 2^-126 sum_j |v_j| + 2^-149 (n + T), which is underflow
  *       |LSE - exact| <= u ((14 + c/2) max(1, |LSE|, A) + 2(n + T))
- *     c = 4 unless the roundings of a sum of products q_d k_d pile up, which takes data made for it: a large product
- *     and then many that are just above half its last place, or, weaker, many that are all the same. Whatever the
- *     data, c = 32 + 2 min(head_dim, 64) + head_dim/32, since sums of 64 products are added up (of up to 256 in
- *     kernels that compute in bf16).
+ *     c = 4 for usual data. More takes data made for it, whose roundings of a sum of products q_d k_d pile up (a
+ *     large product and then many that are just above half its last place, or, weaker, many that are all the same), or
+ *     an O that is carried by one tiny weight of a key with one or two products. Whatever the data,
+ *     c = 32 + 2 min(head_dim, 64) + head_dim/32, since sums of 64 products are added up (of up to 256 in kernels that
+ *     compute in bf16).
  *     A = max over visible keys of |scale| sum_d |q_d k_d| + softcap + |bias| + |ALiBi| (+ what score_mod adds),
  *     n = seqlen_k (the longest sequential chain over keys), T = key tiles. Products scale*q must be 0 or normal
  *     f32 numbers, and sums of |v| over the keys must not overflow; u A must be well below 1. With k_scale and v_scale
