@@ -6,6 +6,7 @@ are looked up when the first of their arrays arrives, so that importing flashc i
 
 from __future__ import annotations
 
+import operator
 import sys
 from typing import Any, NamedTuple, Protocol
 
@@ -172,6 +173,14 @@ def integers(array: Any) -> Any:
         return array
     tolist = getattr(array, "tolist", None)  # torch tensors have no buffer
     return array if tolist is None else tolist()
+
+
+def index(value: Any, argument: str) -> int:
+    """Any integer type's value as an int."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{argument}: expected an int, found {value!r}") from None
 
 
 class Comparison(NamedTuple):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 from . import _core
-from ._arrays import kind_of, refuse_gradients
+from ._arrays import index, kind_of, refuse_gradients
 
 # flashc_trace_step, all of them float64.
 _TRACE_FIELDS = (
@@ -61,10 +60,7 @@ def merge_states(o_parts: Sequence[Any], lse_parts: Sequence[Any]) -> tuple[Any,
 
 
 def _size(size: int, argument: str) -> int:
-    try:
-        value = operator.index(size)
-    except TypeError:
-        raise TypeError(f"{argument}: expected an int, found {size!r}") from None
+    value = index(size, argument)
     if value < 0:
         raise ValueError(f"{argument}: expected 0 or more, found {value}")
     return value

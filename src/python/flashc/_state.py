@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _core
-from ._arrays import integers, kind_of, refuse_gradients
+from ._arrays import index, integers, kind_of, refuse_gradients
 from ._call import (ScoreMod, features_of, is_bshd, new_lse, new_output, planned_output, sequences_of,
                     stage_of)
 
@@ -155,7 +154,7 @@ class AttentionState:
         The arrays are copied."""
         self._begin(kind_of(k, "k")[0], kind_of(v, "v")[0], mask=mask, bias=bias)
         assert self._arrays is not None
-        taken, n_nodes, next_key = _float32(arrays), _index(n_nodes, "n_nodes"), _index(next_key, "next_key")
+        taken, n_nodes, next_key = _float32(arrays), index(n_nodes, "n_nodes"), index(next_key, "next_key")
         if len(taken) != 3:
             raise ValueError(f"arrays: expected row_max, row_sum and acc, found {len(taken)} arrays")
         for mine, saved in zip(self._arrays, taken):
@@ -173,10 +172,3 @@ def _float32(arrays: Any) -> list[np.ndarray]:
     except (TypeError, ValueError) as error:
         raise TypeError(f"arrays: expected row_max, row_sum and acc, three arrays of float32, found "
                         f"{type(arrays)}: {error}") from None
-
-
-def _index(value: Any, argument: str) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{argument}: expected an int, found {value!r}") from None
