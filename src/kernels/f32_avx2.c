@@ -27,6 +27,17 @@ V_INLINE vec v_add(vec a, vec b) { return _mm256_add_ps(a, b); }
 V_INLINE vec v_sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
 V_INLINE vec v_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
 V_INLINE vec v_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+
+/* For two steps of a register block's depth at once: 43 instructions in place of 48 for 24 multiply-adds. As v_fma
+ * gcc 12 reads vectors of b from memory again for each row, more than two loads a cycle, or moves sums about. A core to
+ * itself gains nothing, one whose other thread is busy 5 to 8 % of a call (Zen 3). */
+#define FLASHC_OWN_DOT
+V_INLINE vec v_dot(vec a, vec b, vec sum)
+{
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+    return sum;
+}
+
 V_INLINE vec v_max(vec a, vec b) { return _mm256_max_ps(a, b); } /* b if either is NaN */
 V_INLINE vec v_min(vec a, vec b) { return _mm256_min_ps(a, b); }
 V_INLINE vec v_div(vec a, vec b) { return _mm256_div_ps(a, b); }

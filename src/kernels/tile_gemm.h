@@ -10,7 +10,9 @@ typedef float gemm_element;
 enum { GEMM_PER_LANE = 1 }; /* elements in 32 bits, which a lane holds and one multiply-add takes */
 V_INLINE vec v_broadcast(const gemm_element *p) { return v_set1(*p); }
 V_INLINE vec v_load_elements(const gemm_element *p) { return v_load(p); }
+#ifndef FLASHC_OWN_DOT
 V_INLINE vec v_dot(vec a, vec b, vec c) { return v_fma(a, b, c); }
+#endif
 #endif
 
 /* What becomes of a sum. */
@@ -27,6 +29,13 @@ typedef enum {
 enum { PREFETCH_STEPS = INT32_MAX };
 #else
 enum { PREFETCH_STEPS = 32 };
+#endif
+
+/* Steps of depth in one pass of the loop over it. */
+#ifdef FLASHC_OWN_DOT
+enum { GEMM_STEPS = 2 };
+#else
+enum { GEMM_STEPS = 1 };
 #endif
 
 /* The upcoming rows that are left, and how many of their lines to prefetch at once. Zen 4, one thread, 16 query rows
@@ -118,6 +127,19 @@ V_INLINE gemm_product from_lane(gemm_product p, gemm_mode mode, int64_t lane)
     return p;
 }
 
+/* The products of step k of the depth. */
+V_INLINE void gemm_step(vec sum[GEMM_ROWS][GEMM_VECS], int rows, int vecs, gemm_product p, int64_t k)
+{
+    vec bk[GEMM_VECS];
+    for (int j = 0; j < vecs; j++)
+        bk[j] = v_load_elements(p.b + k * p.ldb + j * VL * GEMM_PER_LANE);
+    for (int r = 0; r < rows; r++) {
+        vec ar = v_broadcast(p.a + r * p.a_row + k * p.a_depth);
+        for (int j = 0; j < vecs; j++)
+            sum[r][j] = v_dot(ar, bk[j], sum[r][j]);
+    }
+}
+
 /*
  * The first `rows` rows and `vecs` vectors of lanes; these two and the mode are compile-time constants after inlining.
  * The sum starts at zero and meets c only at the end: the rescale is one FMA there, and rounding chains stay short.
@@ -132,18 +154,15 @@ V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, gemm_product p,
     prefetch_some(upcoming);
     gemm_sums(sum, rows, vecs, p.depth, p.a, p.a_row, p.a_depth, p.b, p.ldb);
 #else
-    for (int64_t k = 0; k < p.depth; k++) {
+    int64_t k = 0;
+    for (; k + GEMM_STEPS <= p.depth; k += GEMM_STEPS) {
         if (k % PREFETCH_STEPS == 0) /* as a loop over pieces of depth, 16 % slower with one vector (gcc 12) */
             prefetch_some(upcoming);
-        vec bk[GEMM_VECS];
-        for (int j = 0; j < vecs; j++)
-            bk[j] = v_load_elements(p.b + k * p.ldb + j * VL * GEMM_PER_LANE);
-        for (int r = 0; r < rows; r++) {
-            vec ar = v_broadcast(p.a + r * p.a_row + k * p.a_depth);
-            for (int j = 0; j < vecs; j++)
-                sum[r][j] = v_dot(ar, bk[j], sum[r][j]);
-        }
+        for (int i = 0; i < GEMM_STEPS; i++)
+            gemm_step(sum, rows, vecs, p, k + i);
     }
+    for (; GEMM_STEPS > 1 && k < p.depth; k++)
+        gemm_step(sum, rows, vecs, p, k);
 #endif
     for (int j = 0; j < vecs; j++) {
         const bool each_lane = mode == GEMM_SCALE_ADD, all_alike = mode == GEMM_SET_SCALED || mode == GEMM_ADD_SCALED;
