@@ -23,11 +23,11 @@ static flashc_block_shape built_in_blocks(int64_t head_dim, int64_t head_dim_v)
 }
 
 /*
- * Rows along, for as many query rows as a vector has lanes: with fewer, lanes across leaves some idle, and it must
- * convert halves first; with more, it needs no sums across vectors. (AVX2, f32, head_dim 128, 16 rows: 1,345
- * instructions a key, counted, against about 1,050 lanes across.) Tiles of 256 keys at
- * head_dim 128 share what a tile costs beside products (int8, one row: 0.5 ns of 7.3 a key less than tiles of 128):
- * rows are prefetched into L1, not tiles into L2. Powers of two divide a key piece.
+ * Rows along, for about as many query rows as a vector has lanes: with fewer, lanes across leaves some idle, and it
+ * must convert halves first; with more, it needs no sums across vectors. (AVX2, f32, head_dim 128, 16 rows: 1,345
+ * instructions a key, counted, against about 1,050 lanes across.) Tiles of 256 keys at head_dim 128 share what a tile
+ * costs beside products (int8, one row: 0.5 ns of 7.3 a key less than tiles of 128): rows are prefetched into L1, not
+ * tiles into L2. Powers of two divide a key piece.
  */
 enum { DECODE_ROWS = 16 };
 
@@ -88,7 +88,7 @@ static const flashc_kernel_row rows[] = {
     {"f32_avx512_openblas", "AVX-512 softmax, tiles by OpenBLAS", NEEDS_AVX512, OPENBLAS(avx512)},
 #endif
     {"f32_avx512", "AVX-512 softmax and tiles", NEEDS_AVX512, BUILT_IN(avx512)},
-    {"decode_avx2", "AVX2 for few query rows: K and V read once, in their own type", NEEDS_AVX2, DECODE(avx2, 8)},
+    {"decode_avx2", "AVX2 for few query rows: K and V read once, in their own type", NEEDS_AVX2, DECODE(avx2, 16)},
 #if FLASHC_HAVE_OPENBLAS
     {"f32_avx2_openblas", "AVX2 softmax, tiles by OpenBLAS", NEEDS_AVX2, OPENBLAS(avx2)},
 #endif
@@ -143,24 +143,37 @@ static const char *f32_products_are_hidden(int64_t n_rows)
     return n_rows > 4 ? NULL : "with at most 4 query rows per K/V head f32 is as fast, and rounds no weights";
 }
 
-/* The most query rows for which decode's kernels of AVX-512 are faster than tiles, which take as long for 1 row as for
- * 16, where K and V are of the type that is multiplied (another would be converted tile by tile: f16 is even at 16).
- * Zen 4, 16,384 keys at head_dim 128, one thread, ms decode / tiles, at 8, 10, 12 and 16 rows: f32 8.7 / 10.7, 10.8 /
- * 10.7, 11.3 / 10.6, 13.9 / 10.7; bf16 4.6 / 6.5, 6.0 / 6.8, 6.7 / 6.9, 8.5 / 6.6. (AVX2 there, f32, at 5, 6 and 8
- * rows, its most: 7.6 / 14.0, 9.8 / 14.3, 10.3 / 15.4; bf16 6.6 / 18, 7.4 / 18, 9.5 / 17.) */
-enum { F32_DECODE_ROWS = 10, BF16_DECODE_ROWS = 12 };
-
+/*
+ * The most query rows for which decode's kernels are faster than tiles, which take as long for 1 row as for 16. Tiles
+ * convert what is not of the type that is multiplied into a copy, which costs them more than decode, so that it may
+ * have more rows; f8_e4m3 costs it much in every four. Where no number is given, they are even at 16, its most.
+ *
+ * AVX-512, Zen 4, 16,384 keys at head_dim 128, one thread, ms decode / tiles, at 8, 10, 12 and 16 rows: f32 8.7 / 10.7,
+ * 10.8 / 10.7, 11.3 / 10.6, 13.9 / 10.7; bf16 4.6 / 6.5, 6.0 / 6.8, 6.7 / 6.9, 8.5 / 6.6. (AVX2 there, f32, at 5, 6
+ * and 8 rows: 7.6 / 14.0, 9.8 / 14.3, 10.3 / 15.4; bf16 6.6 / 18, 7.4 / 18, 9.5 / 17.)
+ *
+ * AVX2, Zen 3, 8,192 keys at head_dim 128, tiles / decode at 10, 12, 14 and 16 rows: f32 1.03, 1.03, 0.89, 0.78;
+ * f16 1.40, 1.35, 1.21, 1.05; bf16 1.39, 1.33, 1.16; int8 1.6, 1.35, 1.10, 1.08; q8_0 1.2, 1.6, 1.1, 0.94; f8_e5m2
+ * 1.3, 0.97, 1.05, 0.92; f8_e4m3 0.78, 0.78, 0.67, 0.66. Head_dim 64 and 256: f32 1.04 and 1.07 at 10, bf16 1.6 and
+ * 1.35, 1.2 at 12 of either, 1.0 to 1.06 at 14 (medians of 6 to 10 rounds, quartiles 10 to 20 % apart).
+ */
 static const char *tiles_are_faster(const flashc_kernel_row *row, const flashc_kernel_shape *shape)
 {
+    if (!row->vector->rows_along)
+        return NULL;
+    const bool avx512 = row->cpu_features & FLASHC_CPU_AVX512F, avx2 = row->cpu_features & FLASHC_CPU_AVX2;
     const bool f32 = shape->k_dtype == FLASHC_F32 && shape->v_dtype == FLASHC_F32;
     const bool bf16 = shape->k_dtype == FLASHC_BF16 && shape->v_dtype == FLASHC_BF16 && shape->allows_bf16 &&
                       !flashc_cpu_missing(NEEDS_AVX512_BF16);
-    if (!row->vector->rows_along || !(row->cpu_features & FLASHC_CPU_AVX512F))
-        return NULL;
-    if (f32 && !row->bf16 && shape->n_rows > F32_DECODE_ROWS)
+    const bool e4m3 = shape->k_dtype == FLASHC_F8_E4M3 || shape->v_dtype == FLASHC_F8_E4M3;
+    if ((avx512 || avx2) && f32 && !row->bf16 && shape->n_rows > 10)
         return "with more than 10 query rows per K/V head, f32 is faster in tiles";
-    if (bf16 && shape->n_rows > BF16_DECODE_ROWS)
+    if (avx512 && bf16 && shape->n_rows > 12)
         return "with more than 12 query rows per K/V head, bf16 is faster in tiles";
+    if (avx2 && e4m3 && shape->n_rows > 8)
+        return "with more than 8 query rows per K/V head, f8_e4m3 is faster in tiles";
+    if (avx2 && shape->n_rows > 12)
+        return "with more than 12 query rows per K/V head, tiles are faster";
     return NULL;
 }
 

@@ -128,6 +128,21 @@ class Dispatch(unittest.TestCase):
         self.assertRegex(taken["refused"], r"(?m)^decode_avx512: with more than 10 query rows per K/V head, f32 is")
         self.assertEqual(as_json("explain", *shape, "16", "--dtype", "f16")["kernel"], "decode_avx512")
 
+    def test_tiles_take_over_from_decode_of_avx2(self):
+        """After as many rows as decode is faster for, by the type of K and V."""
+        env = {FEATURES: "avx512f"}
+        if not kernels(env).get("decode_avx2", {}).get("available"):
+            NOT_RUN.append(f"{self.id()}: needs avx2")
+            self.skipTest(NOT_RUN[-1])
+        for most, dtype, name in ((10, "f32", "f32"), (12, "f16", "tiles"), (12, "bf16", "tiles"), (12, "i8", "tiles"),
+                                  (8, "f8_e4m3", "f8_e4m3"), (12, "f8_e5m2", "tiles"), (12, "q8_0", "tiles")):
+            with self.subTest(dtype=dtype):
+                shape = ["--heads-k", "1", "--seqlen-q", "1", "--cache-dtype", dtype, "--heads"]
+                self.assertEqual(as_json("explain", *shape, str(most), env=env)["kernel"], "decode_avx2")
+                taken = as_json("explain", *shape, str(most + 1), env=env)
+                self.assertEqual(taken["kernel"], "f32_avx2")
+                self.assertIn(f"decode_avx2: with more than {most} query rows per K/V head, {name} ", taken["refused"])
+
     def test_products_of_bf16_in_decode_where_they_are_faster(self):
         """Not for few rows, which memory keeps waiting, nor for as many as tiles take less time for, nor where rows
         would have to be copied."""
