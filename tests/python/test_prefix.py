@@ -61,6 +61,15 @@ def test_layouts() -> None:
     bshd = [np.ascontiguousarray(x.swapaxes(-2, -3)) for x in (q, prefix_k, prefix_v, k, v)]
     got = flashc.shared_prefix_attention(*bshd, causal=True, layout="bshd")
     np.testing.assert_array_equal(got.swapaxes(1, 2), expected)
+    # q as part of a longer array, in either layout: its sequences are not one behind the other.
+    padded = np.zeros((BATCH, 8, HEADS, DIM), np.float32)
+    padded[:, :5] = bshd[0]
+    got = flashc.shared_prefix_attention(padded[:, :5], *bshd[1:], causal=True, layout="bshd")
+    np.testing.assert_array_equal(got.swapaxes(1, 2), expected)
+    got = flashc.shared_prefix_attention(padded[:, :5].swapaxes(1, 2), prefix_k, prefix_v, k, v, causal=True)
+    np.testing.assert_array_equal(got, expected)
+    plans = flashc.explain_shared_prefix(padded[:, :5], *bshd[1:], causal=True, layout="bshd")
+    assert plans == flashc.explain_shared_prefix(*bshd, causal=True, layout="bshd")
     # A batch of one, without its axis.
     one = flashc.shared_prefix_attention(q[0], prefix_k, prefix_v, k[0], v[0], causal=True)
     np.testing.assert_allclose(one, expected[0], atol=2e-6)

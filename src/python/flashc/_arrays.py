@@ -46,6 +46,9 @@ class Kind(Protocol):
     def result(self, like: Any, array: Any) -> Any:
         """What the caller gets for a filled array of `empty`."""
 
+    def strides(self, array: Any) -> tuple[int, ...] | None:
+        """All in one unit; None where the library does not tell."""
+
 
 class _NumPy:
     def __init__(self) -> None:
@@ -69,6 +72,9 @@ class _NumPy:
     def result(self, like: Any, array: Any) -> Any:
         return array
 
+    def strides(self, array: Any) -> tuple[int, ...] | None:
+        return tuple(array.strides)
+
 
 class _Torch:
     def __init__(self) -> None:
@@ -82,6 +88,9 @@ class _Torch:
 
     def result(self, like: Any, array: Any) -> Any:
         return array
+
+    def strides(self, array: Any) -> tuple[int, ...] | None:
+        return tuple(array.stride())
 
 
 class _Namespace:
@@ -97,6 +106,9 @@ class _Namespace:
         namespace = like.__array_namespace__()
         # NumPy has no DLPack export of the types of ml_dtypes: there asarray, which copies.
         return namespace.from_dlpack(array) if array.dtype.name in _NUMPYS_OWN else namespace.asarray(array)
+
+    def strides(self, array: Any) -> tuple[int, ...] | None:
+        return None
 
 
 def refuse_gradients(**arrays: Any) -> None:

@@ -11,15 +11,24 @@ from ._call import check_one_type, features_of, is_bshd, new_lse, new_output, pl
 from ._explain import Explanation, explanation_of
 
 
-def _rows_in_line(q: Any, kind: Kind, filled: bool = True) -> Any:
-    """q [batch, heads, seqlen_q, head_dim] with the rows of all sequences one after the other in memory."""
-    batch, heads, rows, dim = q.shape
-    if batch < 2 or rows < 2:
+def _rows_in_line(q: Any, kind: Kind, bshd: bool, filled: bool = True) -> Any:
+    """q, or a copy, with the rows of all sequences one after the other in memory."""
+    if len(q.shape) != 4:
         return q
-    in_line = kind.empty(q, (batch, rows, heads, dim), None)
+    rows = 1 if bshd else 2
+    if q.shape[0] < 2 or q.shape[rows] < 2:
+        return q
+    strides = kind.strides(q)
+    if strides is not None and strides[0] == q.shape[rows] * strides[rows]:
+        return q
+    if bshd:
+        in_line = kind.empty(q, tuple(q.shape), None)
+    else:
+        batch, heads, seqlen, dim = q.shape
+        in_line = kind.empty(q, (batch, seqlen, heads, dim), None).swapaxes(1, 2)
     if filled:
-        in_line[...] = q.swapaxes(1, 2)
-    return in_line.swapaxes(1, 2)
+        in_line[...] = q
+    return in_line
 
 
 def shared_prefix_attention(
@@ -58,9 +67,9 @@ def shared_prefix_attention(
     q, k and v as in attention(): each sequence's own keys, behind the prefix, which may be packed, in pages, or none.
     prefix_k, prefix_v: [num_heads_k, seqlen_prefix, dim], in "bshd" [seqlen_prefix, num_heads_k, dim], of any type that
     k and v may have; prefix_k_scale, prefix_v_scale: their scales, of the shape without the last axis. All prefix keys
-    are visible; causal hides own keys, and align says where query 0 is among them. q of layout "bhsd" with several
-    queries each is copied. The other options, and what is returned, as in attention(). The result is within the stated
-    bound.
+    are visible; causal hides own keys, and align says where query 0 is among them. q is copied where the queries of all
+    sequences do not lie one after the other in memory (as they do in "bshd"). The other options, and what is returned,
+    as in attention(). The result is within the stated bound.
     """
     bshd = is_bshd(layout)
     check_one_type(out, out_dtype)
@@ -69,7 +78,7 @@ def shared_prefix_attention(
                      prefix_k_scale=prefix_k_scale, prefix_v_scale=prefix_v_scale, out=out, row_max=row_max)
     o = new_output(q, v, kind, out_dtype) if out is None else out
     lse = new_lse(q, kind, bshd) if return_lse else None
-    in_line = q if bshd or len(q.shape) != 4 else _rows_in_line(q, kind)
+    in_line = _rows_in_line(q, kind, bshd)
     sequences = sequences_of(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
     features = features_of(softcap=softcap, sinks=sinks, k_scale=k_scale, v_scale=v_scale, seqlens_k=seqlens_k,
                            row_max=row_max)
@@ -112,7 +121,7 @@ def explain_shared_prefix(
     bshd = is_bshd(layout)
     q, kind = kind_of(q, "q")
     out = planned_output(q, out_dtype)
-    in_line = q if bshd or len(q.shape) != 4 else _rows_in_line(q, kind, filled=False)
+    in_line = _rows_in_line(q, kind, bshd, filled=False)
     sequences = sequences_of(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
     features = features_of(softcap=softcap, sinks=sinks, k_scale=k_scale, v_scale=v_scale, seqlens_k=seqlens_k)
     on_prefix, own = _core.explain_shared_prefix(
