@@ -82,6 +82,11 @@ static int run_command(const flashc_cli_command *command, int argc, char **argv)
     return command->run(argc, argv);
 }
 
+static int is_help_option(const char *word)
+{
+    return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+}
+
 int main(int argc, char **argv)
 {
     flashc_cli_interrupt_install();
@@ -89,7 +94,7 @@ int main(int argc, char **argv)
         return flashc_cli_usage_error("a command is missing");
     const char *word = argv[1];
     const int is_help = strcmp(word, "help") == 0;
-    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || (is_help && argc == 2)) {
+    if (is_help_option(word) || (is_help && (argc == 2 || is_help_option(argv[2])))) {
         print_help();
         return flashc_cli_finish_stdout(FLASHC_CLI_OK);
     }

@@ -15,7 +15,8 @@ COMMANDS = ['attention', 'explain', 'bench', 'append', 'softmax', 'merge', 'trac
 class HelpTest(CliTest):
     def test_help(self):
         self.assertIn('flashc-run COMMAND', self.ok('--help'))
-        self.assertEqual(self.ok('help'), self.ok('--help'))
+        for words in (('help',), ('-h',), ('help', '--help'), ('help', '-h')):
+            self.assertEqual(self.ok(*words), self.ok('--help'))
         for command in COMMANDS:
             text = self.ok(command, '--help')
             self.assertIn(f'Usage: flashc-run {command}', text)
