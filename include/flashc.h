@@ -279,8 +279,8 @@ typedef void (*flashc_score_mod_fn)(void *user_data, const flashc_score_block *b
  *          seqlens_k[b]-1 of k and v (so seqlens_k counts the padding on the left, as FlashAttention's
  *          cache_seqlens does). Key j of it is row leftpad_k[b] + j; mask and bias have a column for each
  *          row of k, padding included. Rows of q, k and v outside these are not read, except that a
- *          tile of keys may be; they cannot influence a result bit. Rows of o from seqlens_q[b] on are
- *          written as rows without a visible key are.
+ *          tile of keys may be; they cannot influence a result bit. Rows of o from seqlens_q[b] on become 0,
+ *          those of lse and row_max -inf, whether there are sinks or not.
  *
  * Packed   With cu_seqlens_q the queries of all sequences lie one after the other: q, o and lse are views
  *          [1, num_heads, seqlen_q, ...], sequence b has their rows cu_seqlens_q[b] .. cu_seqlens_q[b+1]-1, and
@@ -383,7 +383,8 @@ typedef struct flashc_attention_params {
      * ceil(seqlen_q / block_mask_m), ceil(seqlen_k / block_mask_n)], non-zero = visible; optional. Query i and key j of
      * a batch element, counted from its own first, are in tile (i / block_mask_m, j / block_mask_n); of packed
      * sequences, the longest says how many tiles there are. Hidden tiles are not computed where the plan's own tiles
-     * fit into them: it takes lengths that divide theirs, if there are any that are not too short. */
+     * fit into them: it takes lengths that divide theirs, if there are any that are not too short. (So few query rows
+     * per K/V head that one tile holds all stay one tile, for which keys are read once.) */
     flashc_tensor block_mask;
     int64_t block_mask_m, block_mask_n; /* at least 1 with a block mask */
 

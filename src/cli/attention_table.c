@@ -102,7 +102,7 @@ const flashc_cli_option flashc_cli_attention_table[] = {
      FLASHC_CLI_FOR_ATTENTION},
     {FLASHC_OPT_TOTAL_KEYS, "total-keys", 0, "N",
      "With --stream-kv: how many keys there will be in all; default up to the last row of K. --align bottom-right "
-     "counts from them.", FLASHC_CLI_FOR_ATTENTION},
+     "counts from them, and with a state or --first-key they must be given then.", FLASHC_CLI_FOR_ATTENTION},
     {FLASHC_OPT_PREFIX_K, "prefix-k", 0, "FILE",
      "Keys that all batch elements share, in front of each one's own, read once for all: [H,L,D]. Needs --prefix-v.",
      FOR_PLANS},

@@ -84,7 +84,7 @@ def attention(
     seqlens_q, seqlens_k, leftpad_k:
         One int per batch element, as a list, an array or a tensor: how many of its queries and keys count, and how many
         of these keys are padding in front. Key positions count from the first key behind it. Rows of queries that do
-        not count become 0.
+        not count become 0, and -inf in lse and row_max.
     block_mask, block_mask_tile:
         bool, True = visible, for whole tiles of block_mask_tile = (queries, keys): [batch, num_heads, tiles of queries,
         tiles of keys], the first two perhaps 1 or missing. Hidden tiles are not computed.
@@ -111,8 +111,8 @@ def attention(
     out_dtype:
         Element type of a new output: "float32", "float16", "bfloat16", or NumPy's or torch's object. None is q's.
     return_lse:
-        Return (o, lse); lse float32 [batch, num_heads, seqlen_q], natural log of the sum of exp(score), -inf where no
-        key is visible.
+        Return (o, lse); lse float32 [batch, num_heads, seqlen_q], natural log of the sum of exp(score); where no key is
+        visible -inf, or the sink.
     scores, scores_stage:
         Array to fill with the scores, [batch, num_heads, seqlen_q, seqlen_k] whatever the layout, any of the three
         types: "scaled" (scale * q . k), "capped" (after softcap), both of hidden keys too, "masked" (as softmax takes
