@@ -61,17 +61,26 @@ static int64_t keys_in_all(const stream *s, int64_t b)
     return flashc_cli_max(s->args->total_keys, first_key(s, b) + flashc_cli_stream_keys(&s->whole, b));
 }
 
+/* Of the state before that of sequence b goes on from: a number of its keys. */
+static int64_t number_before(const stream *s, int64_t b, int column)
+{
+    return flashc_cli_states_number(&s->states->before, sequence_before(s, b), column);
+}
+
+/* The pieces of the states before, unless longer ones are planned: whoever began those was told of fewer keys, and of
+ * so many more there may be no more than the library has levels for. */
 static int plan_sequence(const stream *s, const flashc_attention_params *call, int64_t b,
                          flashc_attention_state *planned)
 {
-    const flashc_cli_states *before = &s->states->before;
-    if (!has_before(s))
-        return flashc_cli_chunks_plan(call, keys_in_all(s, b), NULL, planned);
-    const int64_t piece_n = flashc_cli_states_number(before, sequence_before(s, b), FLASHC_STATE_PIECE);
-    const int64_t nodes = flashc_cli_states_number(before, sequence_before(s, b), FLASHC_STATE_NODES);
-    if (flashc_cli_chunks_plan(call, keys_in_all(s, b), &piece_n, planned))
+    const int64_t keys = keys_in_all(s, b);
+    if (flashc_cli_chunks_plan(call, keys, planned))
         return FLASHC_CLI_FAILED;
-    planned->levels = flashc_cli_max(planned->levels, nodes);
+    if (!has_before(s))
+        return FLASHC_CLI_OK;
+    const int64_t piece_n = number_before(s, b, FLASHC_STATE_PIECE);
+    const int longer = piece_n > 0 && (planned->piece_n > 0 ? planned->piece_n > piece_n : keys > piece_n);
+    if (s->job->prefix.k.data || !longer)
+        flashc_cli_chunks_set_pieces(planned, keys, piece_n, number_before(s, b, FLASHC_STATE_NODES));
     return FLASHC_CLI_OK;
 }
 
@@ -98,6 +107,26 @@ static void fill_columns(const flashc_attention_params *call, int64_t begin, int
                                              j * call->scores.stride[3]] = -INFINITY;
 }
 
+/* Fills the state of sequence b with what the keys before left; as one partial result where its pieces are others. */
+static int load_before(stream *s, int64_t b)
+{
+    flashc_attention_state *state = &s->chunks.state, planned = *state, before;
+    const flashc_cli_states_part part = part_of(s, b, 1);
+    const int64_t piece_n = number_before(s, b, FLASHC_STATE_PIECE);
+    if (state->piece_n == piece_n) {
+        flashc_cli_states_load(&s->states->before, &part, state);
+        return FLASHC_CLI_OK;
+    }
+    flashc_cli_chunks_set_pieces(&planned, first_key(s, b), piece_n, number_before(s, b, FLASHC_STATE_NODES));
+    int code = flashc_cli_chunks_make_state(&planned, &before);
+    if (code == FLASHC_CLI_OK) {
+        flashc_cli_states_load(&s->states->before, &part, &before);
+        code = flashc_attention_state_merge(state, &before) == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
+    }
+    flashc_cli_chunks_free_state(&before);
+    return code;
+}
+
 static int begin_sequence(stream *s, flashc_attention_params *call, int64_t b)
 {
     flashc_attention_state planned;
@@ -114,11 +143,7 @@ static int begin_sequence(stream *s, flashc_attention_params *call, int64_t b)
     if (plan_sequence(s, call, b, &planned) || flashc_cli_chunks_begin(&planned, &s->chunks))
         return FLASHC_CLI_FAILED;
     s->chunks.state.next_key = first_key(s, b);
-    if (has_before(s)) {
-        const flashc_cli_states_part part = part_of(s, b, 1);
-        flashc_cli_states_load(&s->states->before, &part, &s->chunks.state);
-    }
-    return FLASHC_CLI_OK;
+    return has_before(s) ? load_before(s, b) : FLASHC_CLI_OK;
 }
 
 static int run_sequence(stream *s, int64_t b)
@@ -163,7 +188,7 @@ static int run_prefix(stream *s, const char *kernel)
     whole.cu_seqlens_k = whole.seqlens_k = NULL;
     whole.causal = 0;
     whole.alignment = FLASHC_ALIGN_UNSET;
-    if (flashc_cli_chunks_plan(&whole, prefix->seqlen + whole.seqlen_k, NULL, &planned))
+    if (flashc_cli_chunks_plan(&whole, prefix->seqlen + whole.seqlen_k, &planned))
         return FLASHC_CLI_FAILED;
     planned.row_stride[0] = planned.rows; /* of its one element */
     planned.row_stride[1] = call.seqlen_q;

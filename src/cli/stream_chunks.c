@@ -7,23 +7,24 @@
 
 #include <stdlib.h>
 
-int flashc_cli_chunks_plan(const flashc_attention_params *call, int64_t keys, const int64_t *piece_n,
-                           flashc_attention_state *planned)
+int flashc_cli_chunks_plan(const flashc_attention_params *call, int64_t keys, flashc_attention_state *planned)
 {
     flashc_attention_params p = *call;
     p.seqlen_k = keys;
-    if (flashc_attention_state_init(planned, sizeof *planned, &p) != FLASHC_OK)
-        return flashc_cli_library_error();
-    if (!piece_n)
-        return FLASHC_CLI_OK;
-    planned->piece_n = *piece_n;
-    const int64_t pieces = *piece_n ? keys / *piece_n + (keys % *piece_n != 0) : 1;
-    for (planned->levels = 1; (INT64_C(1) << planned->levels) - 1 < pieces;) /* a binary counter over the pieces */
-        planned->levels++;
-    return FLASHC_CLI_OK;
+    return flashc_attention_state_init(planned, sizeof *planned, &p) == FLASHC_OK ? FLASHC_CLI_OK
+                                                                                  : flashc_cli_library_error();
 }
 
-static void free_state(flashc_attention_state *state)
+void flashc_cli_chunks_set_pieces(flashc_attention_state *planned, int64_t keys, int64_t piece_n, int64_t nodes)
+{
+    planned->piece_n = piece_n;
+    const int64_t pieces = piece_n ? keys / piece_n + (keys % piece_n != 0) : 1;
+    for (planned->levels = 1; (INT64_C(1) << planned->levels) - 1 < pieces;) /* a binary counter over the pieces */
+        planned->levels++;
+    planned->levels = flashc_cli_max(planned->levels, nodes);
+}
+
+void flashc_cli_chunks_free_state(flashc_attention_state *state)
 {
     free(state->row_max);
     free(state->row_sum);
@@ -31,10 +32,8 @@ static void free_state(flashc_attention_state *state)
     *state = (flashc_attention_state){.row_max = NULL};
 }
 
-int flashc_cli_chunks_begin(const flashc_attention_state *planned, flashc_cli_chunks *chunks)
+int flashc_cli_chunks_make_state(const flashc_attention_state *planned, flashc_attention_state *state)
 {
-    flashc_attention_state *state = &chunks->state;
-    free_state(state);
     *state = *planned;
     const size_t rows = (size_t)(state->levels * state->rows) + 1;
     state->row_max = calloc(rows, sizeof(float));
@@ -44,6 +43,12 @@ int flashc_cli_chunks_begin(const flashc_attention_state *planned, flashc_cli_ch
         return flashc_cli_error("no memory for a state of %lld x %lld rows of %lld columns", (long long)state->levels,
                                 (long long)state->rows, (long long)state->head_dim_v);
     return flashc_attention_state_clear(state) == FLASHC_OK ? FLASHC_CLI_OK : flashc_cli_library_error();
+}
+
+int flashc_cli_chunks_begin(const flashc_attention_state *planned, flashc_cli_chunks *chunks)
+{
+    flashc_cli_chunks_free_state(&chunks->state);
+    return flashc_cli_chunks_make_state(planned, &chunks->state);
 }
 
 static void close_rows(flashc_cli_chunks *chunks)
@@ -100,5 +105,5 @@ int64_t flashc_cli_chunks_count(int64_t rows, int64_t keys)
 void flashc_cli_chunks_close(flashc_cli_chunks *chunks)
 {
     close_rows(chunks);
-    free_state(&chunks->state);
+    flashc_cli_chunks_free_state(&chunks->state);
 }

@@ -17,9 +17,15 @@ typedef struct flashc_cli_chunks {
 
 /* Functions that return int: FLASHC_CLI_OK, or FLASHC_CLI_FAILED after a message. */
 
-/* A state without arrays for a call on so many keys in all. piece_n: NULL, or what it is, whatever their number. */
-int flashc_cli_chunks_plan(const flashc_attention_params *call, int64_t keys, const int64_t *piece_n,
-                           flashc_attention_state *planned);
+/* A state without arrays for a call on so many keys in all. */
+int flashc_cli_chunks_plan(const flashc_attention_params *call, int64_t keys, flashc_attention_state *planned);
+
+/* Gives it other pieces, and as many levels as they and so many partial results need. */
+void flashc_cli_chunks_set_pieces(flashc_attention_state *planned, int64_t keys, int64_t piece_n, int64_t nodes);
+
+/* The arrays of such a state, of no keys; to be freed after a failure too. */
+int flashc_cli_chunks_make_state(const flashc_attention_state *planned, flashc_attention_state *state);
+void flashc_cli_chunks_free_state(flashc_attention_state *state);
 
 /* The chunks go to such a state, of no keys, from now on, and no longer to the one before it. */
 int flashc_cli_chunks_begin(const flashc_attention_state *planned, flashc_cli_chunks *chunks);

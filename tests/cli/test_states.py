@@ -18,6 +18,18 @@ class ResumedStatesTest(StatesTest):
         for ends in ((700,), (1,), (33, 1000, 1399), (1400,)):
             self.check(self.resume(self.cut(*ends), rows=100), expected)
 
+    def test_more_keys_than_short_pieces_are_for(self):
+        """There are at most 1,024 pieces: a state begun with short ones goes on in longer ones."""
+        expected = self.outputs(*QKV)
+        self.cut(700)
+        self.save('s', 0)
+        nodes = self.read('s.keys.npy')[2][1]
+        self.write('s.keys.npy', [BATCH, 3], [700, nodes, 1] * BATCH, '<i8')
+        found = self.outputs('-q', 'q.npy', '-k', 'k1.npy', '-v', 'v1.npy', '--stream-kv', 100, '--resume-state', 's',
+                             '--save-state', 't')
+        self.check(found, expected)
+        self.assertEqual(self.read('t.keys.npy')[2][::3], [KEYS] * BATCH)
+
     def test_positions_masks_and_scores(self):
         """Positions are those among all keys; masks, bias and scores have the part's own columns."""
         self.write_normal('bias.npy', [QUERIES, KEYS])
