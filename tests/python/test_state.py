@@ -302,6 +302,21 @@ def test_merge_into_a_state_of_no_keys() -> None:
         np.testing.assert_allclose(state.finish(), flashc.attention(q, k, v, bias=hidden, **options), atol=2e-6)
 
 
+def test_merge_into_a_state_for_more_keys() -> None:
+    """It goes on until its own seqlen_k, whatever the other one has levels for."""
+    q, k, v = arrays((2, 1, 8), (2, 6000, 8), (2, 6000, 8))
+    for keys, ends in ((1100, (1100, 1300, 6000)), (300, (300, 6000)), (1024, (1024, 6000))):
+        other = flashc.AttentionState(q, seqlen_k=keys)
+        other.accumulate(k[:, :keys], v[:, :keys])
+        state = flashc.AttentionState(q, seqlen_k=6000)
+        state.merge(other)
+        np.testing.assert_array_equal(state.finish(), other.finish())
+        for begin, end in zip(ends, ends[1:]):
+            state.accumulate(k[:, begin:end], v[:, begin:end])
+            assert state.next_key == end
+        np.testing.assert_allclose(state.finish(), flashc.attention(q, k, v), atol=2e-6)
+
+
 def test_errors() -> None:
     q, k, v = arrays((2, 3, 16), (2, 40, 16), (2, 40, 16))
     with pytest.raises(ValueError, match="finish: expected a chunk"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from . import _core
@@ -55,6 +56,7 @@ class AttentionState:
         self._cu_seqlens_q = cu_seqlens_q
         self._arrays: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._no_keys: Any = None
+        self._taken_over = False  # the arrays are those of another state
         self._piece_n = self.n_nodes = 0
         self.next_key = 0
         """position of the next chunk's first key; may be set before the first chunk"""
@@ -75,17 +77,37 @@ class AttentionState:
         assert self._arrays is not None
         return (*self._arrays, self._piece_n, self.n_nodes, self.next_key, *self._in_all)
 
+    def _no_keys_seen(self, k: Any, v: Any, **options: Any) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int]:
+        """Arrays for so many keys as there will be in all, and the keys of a piece."""
+        import numpy as np
+
+        out = planned_output(self._q)
+        levels, rows, width, piece_n = _core.attention_state_init(
+            *self._call(k, v, out, None, self._in_all, **options))
+        return (np.full((levels, rows), -np.inf, np.float32), np.zeros((levels, rows), np.float32),
+                np.zeros((levels, rows, width), np.float32)), piece_n
+
+    def _make_room(self, k: Any, v: Any, **options: Any) -> None:
+        """For all keys, in a state that took over the arrays of another, which may be for fewer."""
+        assert self._arrays is not None
+        arrays, piece_n = self._no_keys_seen(k, v, **options)
+        if piece_n != self._piece_n or len(arrays[0]) > len(self._arrays[0]):
+            merged = SimpleNamespace()
+            _core.attention_state_merge((*arrays, piece_n, 0, 0, *self._in_all), self._state(), merged)
+            self._arrays, self._piece_n, self.n_nodes, self.next_key = (
+                arrays, piece_n, merged.n_nodes, merged.next_key)
+        self._taken_over = False
+
     def _begin(self, k: Any, v: Any, **options: Any) -> None:
         """Types and head counts of k and v are known with the first chunk."""
+        if self._taken_over and self.next_key >= 0:
+            self._make_room(k, v, **options)
         if self._arrays is not None:
             return
         import numpy as np
 
-        out = planned_output(self._q)
-        levels, rows, width, self._piece_n = _core.attention_state_init(
-            *self._call(k, v, out, None, self._in_all, **options))
-        arrays = (np.full((levels, rows), -np.inf, np.float32), np.zeros((levels, rows), np.float32),
-                  np.zeros((levels, rows, width), np.float32))
+        arrays, self._piece_n = self._no_keys_seen(k, v, **options)
+        width = arrays[2].shape[2]
         rank = len(self._q.shape) if self._cu_seqlens_q is None else 4
         batch = [self._q.shape[0] if self._cu_seqlens_q is None else len(self._cu_seqlens_q) - 1]
         heads = [] if rank == 2 else [k.shape[-2 if self._bshd else -3]]
@@ -121,8 +143,8 @@ class AttentionState:
         if self._arrays is None:
             row_max, row_sum, acc = other._arrays
             copies, begin = (row_max.copy(), row_sum.copy(), acc.copy()), self.next_key
-            self._no_keys, self._piece_n, self._arrays, self.n_nodes, self.next_key = (
-                other._no_keys, other._piece_n, copies, other.n_nodes, other.next_key)
+            self._no_keys, self._piece_n, self._arrays, self.n_nodes, self.next_key, self._taken_over = (
+                other._no_keys, other._piece_n, copies, other.n_nodes, other.next_key, True)
             if begin > self.next_key >= 0:  # it was set: of no keys so far, and the next chunk begins there
                 no_keys = (*other._arrays, self._piece_n, 0, begin, *self._in_all)
                 _core.attention_state_merge(self._state(), no_keys, self)
