@@ -619,7 +619,8 @@ FLASHC_API flashc_status flashc_attention_accumulate_workspace_size(const flashc
                                                                     const flashc_attention_params *params,
                                                                     size_t *size);
 /* into = the state over the union of both (disjoint) key sets, one partial result; its next_key becomes the larger of
- * both. from is not changed. */
+ * both. from is not changed. Their pieces and levels need not be the same: where more keys come than a state has levels
+ * for, it goes on in one of no keys that init made for as many. */
 FLASHC_API flashc_status flashc_attention_state_merge(flashc_attention_state *into, const flashc_attention_state *from);
 /* Writes o (and lse and row_max), with sinks if there are any. What params say of keys, scores included, is not looked
  * at, but weights and key_mass are refused. The state is not changed: more chunks may follow. Runs on the calling
