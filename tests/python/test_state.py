@@ -305,16 +305,28 @@ def test_merge_into_a_state_of_no_keys() -> None:
 def test_merge_into_a_state_for_more_keys() -> None:
     """It goes on until its own seqlen_k, whatever the other one has levels for."""
     q, k, v = arrays((2, 1, 8), (2, 6000, 8), (2, 6000, 8))
-    for keys, ends in ((1100, (1100, 1300, 6000)), (300, (300, 6000)), (1024, (1024, 6000))):
+    for keys, ends in ((1100, (1100, 1300, 6000)), (300, (300, 6000)), (1024, (1024, 6000)), (1100, (5000, 6000))):
         other = flashc.AttentionState(q, seqlen_k=keys)
         other.accumulate(k[:, :keys], v[:, :keys])
         state = flashc.AttentionState(q, seqlen_k=6000)
+        state.next_key = ends[0]
         state.merge(other)
-        np.testing.assert_array_equal(state.finish(), other.finish())
+        np.testing.assert_allclose(state.finish(), other.finish(), atol=1e-6)
         for begin, end in zip(ends, ends[1:]):
+            assert state.next_key == begin
             state.accumulate(k[:, begin:end], v[:, begin:end])
-            assert state.next_key == end
-        np.testing.assert_allclose(state.finish(), flashc.attention(q, k, v), atol=2e-6)
+        hidden = np.zeros((1, 6000), np.float32)
+        hidden[:, keys:ends[0]] = -np.inf
+        np.testing.assert_allclose(state.finish(), flashc.attention(q, k, v, bias=hidden), atol=2e-6)
+        both = flashc.AttentionState(q, seqlen_k=6000)
+        both.merge(other)
+        last = flashc.AttentionState(q, seqlen_k=6000)
+        last.next_key = ends[0]
+        last.accumulate(k[:, ends[0]:], v[:, ends[0]:])
+        both.merge(last)
+        np.testing.assert_allclose(both.finish(), state.finish(), atol=2e-6)
+        both.accumulate(k[:, :0], v[:, :0])
+        np.testing.assert_allclose(both.finish(), state.finish(), atol=2e-6)
 
 
 def test_errors() -> None:

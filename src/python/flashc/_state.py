@@ -142,14 +142,25 @@ class AttentionState:
             return
         if self._arrays is None:
             row_max, row_sum, acc = other._arrays
-            copies, begin = (row_max.copy(), row_sum.copy(), acc.copy()), self.next_key
-            self._no_keys, self._piece_n, self._arrays, self.n_nodes, self.next_key, self._taken_over = (
-                other._no_keys, other._piece_n, copies, other.n_nodes, other.next_key, True)
-            if begin > self.next_key >= 0:  # it was set: of no keys so far, and the next chunk begins there
-                no_keys = (*other._arrays, self._piece_n, 0, begin, *self._in_all)
-                _core.attention_state_merge(self._state(), no_keys, self)
+            numbers = row_max.copy(), row_sum.copy(), acc.copy(), other._piece_n, other.n_nodes, other.next_key
+            if self.next_key > other.next_key >= 0:  # it was set: of no keys so far, and the next chunk begins there
+                numbers = other._one_result(self.next_key)
+            self._no_keys, self._arrays, self._piece_n, self.n_nodes, self.next_key, self._taken_over = (
+                other._no_keys, numbers[:3], *numbers[3:], True)
             return
+        if self._taken_over and self.next_key >= 0:  # its levels may be too few for the other's keys
+            numbers = self._one_result(0)
+            self._arrays, self._piece_n, self.n_nodes, self.next_key = numbers[:3], *numbers[3:]
         _core.attention_state_merge(self._state(), other._state(), self)
+
+    def _one_result(self, next_key: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int, int]:
+        """This state as one partial result, of any number of keys: its arrays, piece_n, n_nodes and next_key, which is
+        the larger one."""
+        assert self._arrays is not None
+        row_max, row_sum, acc = (x[:1].copy() for x in self._arrays)
+        merged = SimpleNamespace()
+        _core.attention_state_merge((row_max, row_sum, acc, 0, 0, next_key, *self._in_all), self._state(), merged)
+        return row_max, row_sum, acc, 0, merged.n_nodes, merged.next_key
 
     def finish(self, *, out: Any = None, out_dtype: Any = None, return_lse: bool = False, row_max: Any = None) -> Any:
         """o, or (o, lse), over the keys seen so far, as attention() returns them, and row_max filled. More may
