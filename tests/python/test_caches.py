@@ -71,6 +71,13 @@ def test_numbers_of_ctypes(batch, number):
     o = flashc.attention(q, padded_k, padded_v, cu_seqlens_q=starts, seqlens_k=lengths,
                          block_table=one_page_each, **CAUSAL)
     assert np.array_equal(o, expected)
+    table, count = tables()
+    pages = [np.zeros((count, HEADS_K, PAGE, DIM), np.float32) for _ in range(2)]
+    flashc.append_kv(k, v, *pages, [0] * len(LENGTHS), cu_seqlens=STARTS, block_table=table)
+    row = number * table.shape[1]
+    o = flashc.attention(q, *pages, cu_seqlens_q=starts, seqlens_k=lengths,
+                         block_table=(row * len(table))(*(row(*numbers) for numbers in table.tolist())), **CAUSAL)
+    assert np.array_equal(o, expected)
 
 
 def test_pages_that_only_claim_to_be_large():
@@ -162,6 +169,7 @@ def test_errors(batch):
     attention("cu_seqlens_k: expected 5 numbers, found 2", **{**packed, "cu_seqlens_k": [0, 45]})
     attention("cu_seqlens_q: expected a number for each sequence", **{**packed, "cu_seqlens_q": []})
     attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": STARTS * 1.0})
+    attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": STARTS.astype(">i8")})
     attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": "many"})
     attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": [1.5]})
     attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": [False, 5, 5, 42, 45]})

@@ -104,6 +104,17 @@ def test_score_mod_that_raises(num_threads: int) -> None:
             flashc.attention(Q, K, V, score_mod=broken, num_threads=num_threads)
 
 
+def test_score_mod_that_raised_is_not_called_again() -> None:
+    calls = []
+
+    def broken(*_: Any) -> Any:
+        calls.append(1)
+        raise Broken(f"call {len(calls)}")
+
+    with pytest.raises(Broken, match="^call 1$"):
+        flashc.attention(Q, K, V, score_mod=broken, num_threads=1)
+
+
 def test_explain_counts_what_is_visible() -> None:
     plan = flashc.explain(Q, K, V, window=(3, 0), align=20)
     assert plan.flops == 2 * (16 + 8) * 2 * 4 * sum(max(0, min(i + 21, 50) - (i + 17)) for i in range(40))
@@ -121,6 +132,8 @@ REFUSED = [
     (dict(alibi_slopes=np.ones(4, F)), ValueError, "align: alibi_slopes needs"),
     (dict(alibi_slopes=np.ones(3, F), align=0), ValueError,
      "alibi_slopes: expected [4] (heads) or [2, 4], found [3]"),
+    (dict(alibi_slopes=np.ones((1, 4), F), align=0), ValueError,
+     "alibi_slopes: expected [4] (heads) or [2, 4], found [1, 4]"),
     (dict(alibi_slopes=np.full(4, np.nan, F), align=0), ValueError, "alibi_slopes[0]: expected a finite value"),
     (dict(alibi_slopes=[1, 2, 3, 4], align=0), TypeError, "alibi_slopes: expected an array"),
     (dict(sinks=np.ones((2, 4), F)), ValueError, "sinks: expected [4] (heads), found [2, 4]"),
@@ -132,6 +145,7 @@ REFUSED = [
     (dict(leftpad_k=["a", "b"]), TypeError, "leftpad_k: expected a sequence of one int per batch element"),
     (dict(block_mask=np.ones((3, 4), bool)), TypeError, "block_mask_tile: expected a tuple of two ints, found None"),
     (dict(block_mask=np.ones((3, 4), bool), block_mask_tile=(0, 13)), ValueError, "block_mask_tile: expected two"),
+    (dict(block_mask=np.ones((3, 4), bool), block_mask_tile=(None, 13)), TypeError, "block_mask_tile: expected"),
     (dict(block_mask=np.ones((3, 3), bool), block_mask_tile=(16, 13)), ValueError,
      "block_mask: expected [2, 4, 3, 4] (batch, heads, tiles)"),
     (dict(block_mask=np.ones((3, 4), F), block_mask_tile=(16, 13)), TypeError, "block_mask: expected"),

@@ -75,6 +75,19 @@ def test_read_only_outputs(kind: str) -> None:
             call()
 
 
+def test_memory_that_the_library_cannot_have() -> None:
+    """A bit for each of 2^48 pages, of which none has an element: 32 TiB."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages, rows = np.empty((2**48, 1, 8, 0), np.float32), np.empty((1, 1, 1, 0), np.float32)
+    resource.setrlimit(resource.RLIMIT_AS, (2**44, before[1]))
+    try:
+        with pytest.raises(MemoryError, match="^block_table: could not allocate"):
+            flashc.append_kv(None, rows, None, pages, [0], block_table=[[0]])
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 # ---- references -----------------------------------------------------------------------------------------------
 
 REPEATS = 200

@@ -42,6 +42,7 @@ def test_wrong_scales_have_the_names_and_places_that_they_have_here() -> None:
     raises(r"k_scale\[3\]: expected a finite", attention(q[1, 0], k[1, 0], k[1, 0], k_scale=bad[1, 0],
                                                            v_scale=scale[1, 0]))
     raises(r"k_scale\[0, 1, 0\]: expected a finite value, 0 or more, found -1", attention(q, codes, k, k_scale=shared))
+    raises(r"k_scale\[0, 1, 0\]: expected a finite", attention(q, codes, k, k_scale=shared, leftpad_k=[2, 1]))
     raises(r"k_scale: expected an array with k of type int8, a scale for each row, found None",
            attention(q, k, k, k_scale=None))
     raises("v_scale: expected None with v of type float32, found an array", attention(q, k, normal(2, 2, 5, 64)))

@@ -100,7 +100,7 @@ def test_block_mask_and_row_max() -> None:
 def test_chunks_padded_on_the_left() -> None:
     q, k, v = arrays((3, 2, 4, 16), (3, 1, 700, 16), (3, 1, 700, 16))
     options: dict[str, Any] = {"causal": True, "align": "bottom-right", "leftpad_k": [0, 333, 700],
-                               "alibi_slopes": np.array([0.5, 0.01], np.float32)}
+                               "alibi_slopes": np.array([0.5, 0.01], np.float32), "seqlens_q": [4, 2, 4]}
     k[1, :, :333] = np.nan
     state = flashc.AttentionState(q, seqlen_k=700, **options)
     for first in range(0, 700, 100):
@@ -369,3 +369,6 @@ def test_errors() -> None:
         state.merge(other)
     with pytest.raises(ValueError, match=r"arrays: expected shape \[1, 6\]"):
         state.restore(k, v, (np.zeros(3),) * 3, 0, 0)
+    row_max, row_sum, acc = state.arrays()
+    with pytest.raises(ValueError, match=r"arrays: expected shape \[1, 6, 16\], found \[1, 16, 6\]"):
+        state.restore(k, v, (row_max, row_sum, acc.swapaxes(1, 2)), state.n_nodes, state.next_key)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import flashc
+from arrays import Dlpack
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
@@ -182,7 +183,13 @@ def test_wrong_types():
         flashc.attention(q.astype(np.int8), k, k)
     with pytest.raises(TypeError, match="bias: .*found uint8"):
         flashc.attention(q, k, k, bias=np.zeros((3, 70), np.uint8))
-    with pytest.raises(ValueError, match="k: expected rows of whole q8_0 blocks, 34 contiguous bytes each"):
-        flashc.attention(q, np.zeros(SHAPE_K, np.uint8), k)
+    for codes in (np.zeros((3, 68), np.uint8), np.zeros((3, 70), np.int8)):
+        with pytest.raises(TypeError, match="bias: expected elements of type float32, .* found DLPack type code"):
+            flashc.attention(q, k, k, bias=Dlpack(codes))
+    blocks, _ = q8_0(k)
+    rows_apart, bytes_apart = np.pad(blocks, [(0, 0)] * 3 + [(0, 1)])[..., :-1], blocks.repeat(2, -1)[..., ::2]
+    for wrong in (np.zeros(SHAPE_K, np.uint8), rows_apart, bytes_apart):
+        with pytest.raises(ValueError, match="k: expected rows of whole q8_0 blocks, 34 contiguous bytes each"):
+            flashc.attention(q, wrong, k)
     with pytest.raises(ValueError, match="k_scale: expected None with k of type float32, found an array"):
         flashc.attention(q, k, k, k_scale=np.ones((2, 2, 70), np.float32))
