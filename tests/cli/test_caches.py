@@ -73,6 +73,10 @@ class CachesTest(CliTest):
         self.ok('attention', '-q', 'q.npy', '-k', 'nk.npy', '-v', 'nv.npy', '--cu-seqlens-q', 'starts.npy',
                 '--block-table', 'table.npy', '--seqlens-k', 'lengths.npy', '--causal', '--align', 'bottom-right',
                 '--compare', 'expected.npy', *EQUAL)
+        self.write('columns.npy', [4, 3], [line[i] for i in range(3) for line in table], '<i4', fortran=True)
+        self.ok('attention', '-q', 'q.npy', '-k', 'nk.npy', '-v', 'nv.npy', '--cu-seqlens-q', 'starts.npy',
+                '--block-table', 'columns.npy', '--seqlens-k', 'lengths.npy', '--causal', '--align', 'bottom-right',
+                '--compare', 'expected.npy', *EQUAL)
         # A cache that is its own output.
         self.ok('append', '-k', 'k.npy', '--cache-k', 'k_pages.npy', '--output-k', 'k_pages.npy', '--positions',
                 'zeros.npy', '--cu-seqlens', 'starts.npy', '--block-table', 'table.npy', '--quiet')
@@ -109,6 +113,12 @@ class CachesTest(CliTest):
         self.ok('attention', '-q', 'q.npy', '-k', 'nk.npy', '-v', 'nv.npy', '--cu-seqlens-q', 'starts.npy', *tables,
                 '--seqlens-k', 'lengths.npy', '--causal', '--align', 'bottom-right', '--compare', 'expected.npy',
                 *EQUAL)
+        for pages, rows in ((8, 2), (9, 4)):
+            self.write('v_pages.npy', [pages, HEADS, rows, DIM], [0] * (pages * HEADS * rows * DIM))
+            self.fails(1, [f'k_pages.npy has 8 pages of 4 rows, v_pages.npy has {pages} of {rows}: one table is for'],
+                       'append', '-k', 'k.npy', '-v', 'v.npy', '--cache-k', 'k_pages.npy', '--cache-v', 'v_pages.npy',
+                       '--output-k', 'x.npy', '--output-v', 'y.npy', '--positions', 'zeros.npy', '--cu-seqlens',
+                       'starts.npy', *tables[:2])
 
     def test_block_mask_of_packed_sequences(self):
         """It has tiles for the longest, whichever that is."""
@@ -196,7 +206,12 @@ class CachesTest(CliTest):
             self.write(f'{name}.npy', [rows, 2], [0.0] * 2 * rows)
         for sines, words in (('sin', 'sin.npy has 16 rows: expected 5'), ('short', 'short.npy has 1 row: expected 5')):
             self.fails(1, [words], 'append', *k, '--positions', 'at.npy', '--cos', 'cos.npy', '--sin', f'{sines}.npy')
+        for option in ('--seqlens', '--rotary-positions'):
+            for counts, text in (('two', '2 numbers'), ('empty', '0 numbers')):
+                self.fails(1, [f'{counts}.npy has {text}: expected 1, one for each sequence'], 'append', *k,
+                           '--positions', 'at.npy', '--cos', 'cos.npy', '--sin', 'cos.npy', option, f'{counts}.npy')
         self.fails(2, ['--packed or --page-size'], 'explain', '--packed', '--page-size', 16)
+        self.fails(2, ['--seqlens-k or --page-size'], 'explain', '--seqlens-k', 'at.npy', '--page-size', 16)
 
     def test_shapes(self):
         for option in (['--packed'], ['--page-size', 16], ['--page-size', 7, '--layout', 'bshd']):

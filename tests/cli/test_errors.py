@@ -65,6 +65,10 @@ class AttentionErrors(CliTest):
         self.bad(1, ['bad.npy', 'bool', 'f32'], '--mask', 'bad.npy')
         self.write('bad.npy', [10, 12], [1] * 120, '|b1')
         self.bad(1, ['bad.npy', 'f32', 'bool'], '--bias', 'bad.npy')
+        self.write('bad.npy', [10, 12], [1] * 120, '<f8')
+        self.bad(1, ['bad.npy', 'expected f32 or f16, found f64', '--dtype'], '--bias', 'bad.npy')
+        self.write('bad.npy', [10, 12], [1] * 120, '<V2')
+        self.bad(1, ['bad.npy', '--dtype bf16'], '--dtype', 'f16', '--bias', 'bad.npy')
 
     def test_ranks(self):
         for rank, shape in [(0, []), (1, [320]), (5, [1, 1, 8, 10, 4])]:

@@ -109,6 +109,9 @@ static void memory_alone(void **state)
     assert_near(m.computing, 4.0);
     assert_near(m.waiting, 2 * 30.0 * (0.01 + 0.7 / 20.0 * used / (1.0 - used)));
     assert_near(m.longest, m.seconds / 2);
+    /* Each item's own, where the next one has more to read. */
+    const flashc_makespan_item unlike[2] = {{.seconds = 2.0}, items[1]};
+    assert_near(simulate(2, unlike, 1, 0.0, &memory).seconds, 2.0 + m.seconds / 2);
 }
 
 static void memory_shared(void **state)

@@ -109,6 +109,8 @@ class ScoresTest(CliTest):
         self.fails(1, ['flashc-run: kernel: expected one of', '"nope"'], *files, '--kernel', 'nope')
         self.fails(2, ['--alibi', 'needs --align'], *files, '--alibi', 'three.npy')
         self.fails(1, ['three.npy', '4 heads', '[3]'], *files, '--alibi', 'three.npy', '--align', 'top-left')
+        self.write('first.npy', [1, 4], [1.0] * 4)
+        self.fails(1, ['first.npy', 'each batch element', '[1, 4]'], *files, '--alibi', 'first.npy', '--align', '0')
         self.fails(1, ['three.npy', '4 heads', '[3]'], *files, '--sinks', 'three.npy')
         self.fails(1, ['sinks[1]', 'nan'], *files, '--sinks', 'nan.npy')
         self.write('each.npy', [SHAPE_Q[0], 4], [0.0] * (4 * SHAPE_Q[0]))

@@ -72,21 +72,24 @@ class ResumedStatesTest(StatesTest):
         self.check(self.resume(self.cut(600), *args), self.outputs(*QKV, *args))
 
     def test_lengths(self):
-        """Each batch element has a state of its own, which ends where its keys do."""
-        self.write('all.npy', [BATCH], [1000, 650], '<i8')
-        self.write('n0.npy', [BATCH], [600, 50], '<i8')
-        self.write('n1.npy', [BATCH], [400, 600], '<i8')
-        expected = self.outputs(*QKV, '--seqlens-k', 'all.npy')
+        """Each batch element has a state of its own, which ends where its keys do: the first one the farthest, or the
+        last, whose partial results are more then."""
         shape = [BATCH, HEADS_K, KEYS, DIM]
-        for name, values in (('k', self.k), ('v', self.v)):
-            behind = list(values)
-            for b, n in enumerate((600, 50)):
-                for h in range(HEADS_K):
-                    at = (b * HEADS_K + h) * KEYS * DIM
-                    behind[at:at + (KEYS - n) * DIM] = values[at + n * DIM:at + KEYS * DIM]
-            self.write(f'{name}0.npy', shape, values)
-            self.write(f'{name}1.npy', shape, behind)
-        self.check(self.resume(2, rows=128, of_part=lambda n: ('--seqlens-k', f'n{n}.npy')), expected)
+        for first, last in (((600, 50), (400, 600)), ((50, 600), (600, 400))):
+            for name, lengths in (('all', [sum(n) for n in zip(first, last)]), ('n0', first), ('n1', last)):
+                self.write(f'{name}.npy', [BATCH], lengths, '<i8')
+            expected = self.outputs(*QKV, '--seqlens-k', 'all.npy', *KERNEL)
+            for name, values in (('k', self.k), ('v', self.v)):
+                behind = list(values)
+                for b, n in enumerate(first):
+                    for h in range(HEADS_K):
+                        at = (b * HEADS_K + h) * KEYS * DIM
+                        behind[at:at + (KEYS - n) * DIM] = values[at + n * DIM:at + KEYS * DIM]
+                self.write(f'{name}0.npy', shape, values)
+                self.write(f'{name}1.npy', shape, behind)
+            found = self.resume(2, *KERNEL, rows=128, of_part=lambda n: ('--seqlens-k', f'n{n}.npy'))
+            self.check(found, expected)
+            self.assertEqual(self.read('s.rows.npy')[1][0], 2)  # a whole piece of 512 keys, and the keys behind it
 
     def test_packed(self):
         lengths_q, lengths_k, first = [9, 0, 20, 3], [700, 5, 0, 333], [300, 5, 0, 100]

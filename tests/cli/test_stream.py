@@ -42,7 +42,9 @@ class StreamTest(CliTest):
         self.write('lengths.npy', [2], [333, 699], '<i8')
         self.write('padding.npy', [2], [300, 0], '<i8')
         self.write('sinks.npy', [4], [0.0, 1.0, 2.0, -1.0])
+        self.write('slopes.npy', [2, 4], [0.5, 0.25, 0.125, 0.0625, 0.01, 0.02, 0.03, -0.04])
         self.check('--causal', '--align', 'bottom-right', rows=(100,))
+        self.check('--alibi', 'slopes.npy', '--align', 'bottom-right', rows=(100,))
         self.check('--causal', '--align', 'bottom-right', '--seqlens-k', 'lengths.npy', '--sinks', 'sinks.npy',
                    '--bias', 'bias.npy', '--mask', 'mask.npy', rows=(100,))
         self.check('--window', '40,3', '--align', '500', '--softcap', '20', rows=(99,))
