@@ -132,6 +132,11 @@ static void errors(void **unused)
     p.params.scores.data = NULL;
     expect_argument_error(flashc_attention_fwd(&p.params),
                           "lse: expected an output beside key_mass, which is made from it, found NULL");
+    p.params.seqlen_q = 0; /* then there is no LSE that could have an address */
+    p.params.scores = flashc_tensor_bhsd(NULL, FLASHC_F32, 2, 0, 50);
+    expect_ok(flashc_attention_fwd(&p.params));
+    for (int64_t i = 0; i < 2 * 50; i++)
+        assert_true(((const float *)p.params.key_mass.data)[i] == 0.0f);
     p.params.scores_stage = (flashc_score_stage)4;
     expect_argument_error(flashc_attention_fwd(&p.params),
                           "scores_stage: expected a flashc_score_stage (0 to 3), found 4");

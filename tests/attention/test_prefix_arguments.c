@@ -20,6 +20,10 @@ static void errors(void **state)
     flashc_shared_prefix wrong = shared;
     wrong.seqlen = -1;
     expect_argument_error(flashc_attention_shared_prefix(&own, &wrong), "prefix->seqlen: expected 0 to 2^48, found -1");
+    wrong.seqlen = (INT64_C(1) << 48) - 29;
+    expect_argument_error(flashc_attention_shared_prefix(&own, &wrong),
+                          "prefix->seqlen: expected at most 2^48 keys together with seqlen_k = 30, found "
+                          "281474976710627");
     wrong = shared;
     wrong.k.data = NULL;
     expect_argument_error(flashc_attention_shared_prefix(&own, &wrong),

@@ -126,10 +126,11 @@ static void errors(void **unused)
     chunk.scores = flashc_tensor_bhsd(p.params.lse.data, FLASHC_F32, 2, 3, 10); /* lse is not looked at */
     size_t size;
     expect_ok(flashc_attention_accumulate_workspace_size(&s.state, &chunk, &size));
+    chunk.scores.dtype = FLASHC_I8;
+    expect_argument_error(flashc_attention_accumulate(&s.state, &chunk),
+                          "scores.dtype: expected f32, f16 or bf16, found i8 (5)");
     chunk.scores.data = NULL;
     chunk.seqlen_k = 5000;
-    s.state.n_nodes = 0;
-    s.state.next_key = 0;
     expect_argument_error(flashc_attention_state_merge(&s.state, &s.state),
                           "from: expected another state than into, found the same");
     chunk.progress = cancel;

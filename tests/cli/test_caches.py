@@ -49,7 +49,17 @@ class CachesTest(CliTest):
         self.ok('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '--cu-seqlens-k', 'starts.npy', '--lse',
                 'l.npy', *args)
         self.assertEqual(list(self.read('l.npy')[1]), [HEADS, TOTAL])
-        self.ok('attention', '-q', 'q.npy', '-k', 'pk.npy', '-v', 'pv.npy', '--seqlens-k', 'lengths.npy', *args)
+        self.ok('attention', '-q', 'q.npy', '-k', 'pk.npy', '-v', 'pv.npy', '--seqlens-k', 'lengths.npy', '--key-mass',
+                'pm.npy', *args)
+        self.ok('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '--cu-seqlens-k', 'starts.npy', '--key-mass',
+                'm.npy', *args)
+        _, shape, mass = self.read('m.npy')
+        _, padded_shape, padded_mass = self.read('pm.npy')
+        self.assertEqual((shape, padded_shape), ((HEADS, TOTAL), (len(LENGTHS), HEADS, max(LENGTHS))))
+        rows = [padded_mass[i:i + max(LENGTHS)] for i in range(0, len(padded_mass), max(LENGTHS))]
+        self.assertEqual(mass, [x for h in range(HEADS) for b, n in enumerate(LENGTHS)
+                                for x in rows[b * HEADS + h][:n]])
+        self.assertAlmostEqual(sum(padded_mass), HEADS * TOTAL, 4)
         for name in 'qkv':
             shape, values = transpose([HEADS, TOTAL, DIM], self.read(f'{name}.npy')[2], (1, 0, 2))
             self.write(f't{name}.npy', shape, values)
