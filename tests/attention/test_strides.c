@@ -58,12 +58,25 @@ static void single_rows_of_pages(const char *kernel)
     }
 }
 
+/* Rows of q8_0 that are one block. */
+static void single_blocks(const char *kernel)
+{
+    problem p = problem_on(kernel, (problem_shape){2, 2, 2, 3, 300, 32, 32}, FLASHC_Q8_0, 63);
+    for (int n = 0; n < 2; n++) {
+        p.params.k.stride[3] = n == 0 ? INT64_MAX : -1;
+        p.params.v.stride[3] = n == 0 ? INT64_MIN : 0;
+        run_and_check(&p);
+    }
+    problem_free(&p);
+}
+
 int main(void)
 {
-    kernel_check axes = {single_axes}, pages = {single_rows_of_pages};
+    kernel_check axes = {single_axes}, pages = {single_rows_of_pages}, blocks = {single_blocks};
     const struct CMUnitTest tests[] = {
         {"single_axes", test_on_kernels, NULL, NULL, &axes},
         {"single_rows_of_pages", test_on_kernels, NULL, NULL, &pages},
+        {"single_blocks", test_on_kernels, NULL, NULL, &blocks},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

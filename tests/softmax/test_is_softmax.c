@@ -4,6 +4,8 @@
 #include "support/cmocka.h"
 #include "support/expect.h"
 
+#include <stdlib.h>
+
 static void is_softmax_judges(void **state)
 {
     (void)state;
@@ -70,11 +72,30 @@ static void is_softmax_default_tolerance(void **state)
     }
 }
 
+/* In f16 small weights are multiples of 2^-24: so many of them may be off by half of that each. */
+static void is_softmax_of_many_small_weights(void **state)
+{
+    (void)state;
+    enum { COLS = 100000 }; /* 1 / COLS is 167.8 * 2^-24 */
+    uint16_t *y = malloc(COLS * sizeof *y);
+    const uint16_t codes[2] = {168, 169};
+    assert_non_null(y);
+    for (int i = 0; i < 2; i++) {
+        int valid;
+        for (int col = 0; col < COLS; col++)
+            y[col] = codes[i];
+        expect_ok(flashc_is_softmax(1, COLS, y, COLS, FLASHC_F16, -1.0, &valid, NULL));
+        assert_int_equal(valid, i == 0);
+    }
+    free(y);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(is_softmax_judges),
         cmocka_unit_test(is_softmax_default_tolerance),
+        cmocka_unit_test(is_softmax_of_many_small_weights),
     };
     return cmocka_run_group_tests_name("is_softmax", tests, NULL, NULL);
 }
