@@ -127,6 +127,7 @@ V_INLINE gemm_product from_lane(gemm_product p, gemm_mode mode, int64_t lane)
     return p;
 }
 
+#ifndef FLASHC_OWN_GEMM_SUMS
 /* The products of step k of the depth. */
 V_INLINE void gemm_step(vec sum[GEMM_ROWS][GEMM_VECS], int rows, int vecs, gemm_product p, int64_t k)
 {
@@ -139,6 +140,7 @@ V_INLINE void gemm_step(vec sum[GEMM_ROWS][GEMM_VECS], int rows, int vecs, gemm_
             sum[r][j] = v_dot(ar, bk[j], sum[r][j]);
     }
 }
+#endif
 
 /*
  * The first `rows` rows and `vecs` vectors of lanes; these two and the mode are compile-time constants after inlining.
