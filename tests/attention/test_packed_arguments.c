@@ -91,6 +91,8 @@ static void test_block_tables(void **state)
     MISTAKE(paged, p.block_table.page_size = 0, "block_table.page_size: expected 1 to 2^48, found 0");
     MISTAKE(paged, p.block_table.max_pages = -3, "block_table.max_pages: expected 0 to 2^48, found -3");
     MISTAKE(paged, p.block_table.max_pages = 2, "seqlens_k[0]: expected at most the 4 rows of block_table, found 5");
+    MISTAKE(paged, (p.block_table.max_pages = 2, lengths[0] = 4, lengths[1] = 5),
+            "seqlens_k[1]: expected at most the 4 rows of block_table, found 5");
     MISTAKE(paged, (p.seqlens_k = NULL, p.seqlen_k = 7),
             "seqlen_k: expected at most the 6 rows of block_table, found 7");
     MISTAKE(paged, lengths[1] = 7, "seqlens_k[1]: expected 0 to 6, found 7");

@@ -102,6 +102,8 @@ class ScoresTest(CliTest):
         self.fails(1, ['at.npy', 'one for each sequence'], *files, '--causal', '--offsets', 'at.npy')
         self.fails(2, ['--window', "'3'"], *files, '--window', '3', '--align', 'top-left')
         self.fails(2, ['--window', "'-2'"], *files, '--window', '-2,0', '--align', 'top-left')
+        for n in (-1 << 63) - 1, 1 << 63:
+            self.fails(2, ['--window expects a number from', f"'{n}'"], *files, '--window', f'0,{n}', '--align', 0)
         self.fails(2, ['--window', "'x'"], *files, '--window', '1,x', '--align', 'top-left')
         self.fails(2, ['--softcap', "'-1'"], *files, '--softcap', '-1')
         self.fails(2, ['--softcap', "'1e-60'"], *files, '--softcap', '1e-60')
