@@ -156,8 +156,9 @@ V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, gemm_product p,
     prefetch_some(upcoming);
     gemm_sums(sum, rows, vecs, p.depth, p.a, p.a_row, p.a_depth, p.b, p.ldb);
 #else
+    const int64_t whole = p.depth - p.depth % GEMM_STEPS;
     int64_t k = 0;
-    for (; k + GEMM_STEPS <= p.depth; k += GEMM_STEPS) {
+    for (; k < whole; k += GEMM_STEPS) {
         if (k % PREFETCH_STEPS == 0) /* as a loop over pieces of depth, 16 % slower with one vector (gcc 12) */
             prefetch_some(upcoming);
         for (int i = 0; i < GEMM_STEPS; i++)
