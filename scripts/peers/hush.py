@@ -14,9 +14,10 @@ def hush(command: str) -> Iterator[None]:
     if not command:
         yield
         return
-    with subprocess.Popen([*shlex.split(command), "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        process.stdin.write(b"ready\n")
-        process.stdin.flush()
+    with subprocess.Popen([*shlex.split(command), "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          bufsize=0) as process:
+        with contextlib.suppress(BrokenPipeError):  # it has ended: it sends nothing back either
+            process.stdin.write(b"ready\n")
         if process.stdout.readline() != b"ready\n":
             raise RuntimeError(f"--hush: {command} cat did not start")
         yield

@@ -235,11 +235,20 @@ def test_what_cannot_join_a_record_is_not_measured(tmp_path: pathlib.Path) -> No
     assert file.read_text() == before
 
 
-def test_a_command_holds_while_rounds_are_timed(tmp_path: pathlib.Path) -> None:
+class Ended(subprocess.Popen):
+    """A process that has come to its end before anything is written to it."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **options)
+        self.wait()
+
+
+def test_a_command_holds_while_rounds_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     with hush(f"{sys.executable} -c 'import subprocess, sys; subprocess.run(sys.argv[1:])'"):
         pass
     with hush(""):
         pass
+    monkeypatch.setattr(subprocess, "Popen", Ended)
     with pytest.raises(RuntimeError, match="did not start"), hush("true"):
         pass
 
