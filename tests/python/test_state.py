@@ -1,4 +1,4 @@
-"""flashc.AttentionState: the bits of one call, save and restore, merge; a shared prefix."""
+"""flashc.AttentionState: the bits of one call, save and restore, errors."""
 import ctypes
 import signal
 from typing import Any
@@ -271,62 +271,6 @@ def test_chunks_as_caches_hold_them(kind: str) -> None:
             chunk = [x[:, :, part] for x in (k, v)]
         state.accumulate(*chunk, **pages)
     np.testing.assert_allclose(state.finish(), expected, rtol=0, atol=2e-6)
-
-
-def test_states_merge() -> None:
-    q, k, v = arrays((1, 2, 3, 16), (1, 2, 1500, 16), (1, 2, 1500, 16))
-    states = [flashc.AttentionState(q, seqlen_k=1500, causal=True, align=1400) for _ in range(3)]
-    for state, first in zip(states[1:], (0, 700)):
-        state.next_key = first
-        state.accumulate(k[:, :, first:first + 800][:, :, :700 if first == 0 else 800],
-                         v[:, :, first:first + 800][:, :, :700 if first == 0 else 800])
-        states[0].merge(state)
-    np.testing.assert_allclose(states[0].finish(), flashc.attention(q, k, v, causal=True, align=1400), atol=2e-6)
-
-
-def test_merge_into_a_state_of_no_keys() -> None:
-    """Its next chunk still begins where it was told to, if that is behind the keys of the other state."""
-    q, k, v = arrays((1, 2, 3, 16), (1, 2, 1500, 16), (1, 2, 1500, 16))
-    options: dict[str, Any] = {"causal": True, "align": 1400}
-    other = flashc.AttentionState(q, seqlen_k=1500, **options)
-    other.accumulate(k[:, :, :1100], v[:, :, :1100])
-    for first in (600, 1100, 1200):
-        state = flashc.AttentionState(q, seqlen_k=1500, **options)
-        state.next_key = first
-        state.merge(other)
-        begin = max(first, 1100)
-        assert state.next_key == begin
-        state.accumulate(k[:, :, begin:], v[:, :, begin:])
-        hidden = np.zeros((1, 1500), np.float32)
-        hidden[:, 1100:begin] = -np.inf
-        np.testing.assert_allclose(state.finish(), flashc.attention(q, k, v, bias=hidden, **options), atol=2e-6)
-
-
-def test_merge_into_a_state_for_more_keys() -> None:
-    """It goes on until its own seqlen_k, whatever the other one has levels for."""
-    q, k, v = arrays((2, 1, 8), (2, 6000, 8), (2, 6000, 8))
-    for keys, ends in ((1100, (1100, 1300, 6000)), (300, (300, 6000)), (1024, (1024, 6000)), (1100, (5000, 6000))):
-        other = flashc.AttentionState(q, seqlen_k=keys)
-        other.accumulate(k[:, :keys], v[:, :keys])
-        state = flashc.AttentionState(q, seqlen_k=6000)
-        state.next_key = ends[0]
-        state.merge(other)
-        np.testing.assert_allclose(state.finish(), other.finish(), atol=1e-6)
-        for begin, end in zip(ends, ends[1:]):
-            assert state.next_key == begin
-            state.accumulate(k[:, begin:end], v[:, begin:end])
-        hidden = np.zeros((1, 6000), np.float32)
-        hidden[:, keys:ends[0]] = -np.inf
-        np.testing.assert_allclose(state.finish(), flashc.attention(q, k, v, bias=hidden), atol=2e-6)
-        both = flashc.AttentionState(q, seqlen_k=6000)
-        both.merge(other)
-        last = flashc.AttentionState(q, seqlen_k=6000)
-        last.next_key = ends[0]
-        last.accumulate(k[:, ends[0]:], v[:, ends[0]:])
-        both.merge(last)
-        np.testing.assert_allclose(both.finish(), state.finish(), atol=2e-6)
-        both.accumulate(k[:, :0], v[:, :0])
-        np.testing.assert_allclose(both.finish(), state.finish(), atol=2e-6)
 
 
 def test_errors() -> None:

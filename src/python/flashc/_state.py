@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from ._call import (ScoreMod, features_of, is_bshd, new_lse, new_output, planned
 
 if TYPE_CHECKING:
     import numpy as np
+
+    _Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class AttentionState:
@@ -54,10 +57,9 @@ class AttentionState:
         self._block_mask = (block_mask, block_mask_tile)
         self._of_scores = (softcap, window, score_mod, alibi_slopes, sinks, seqlens_q, leftpad_k)
         self._cu_seqlens_q = cu_seqlens_q
-        self._arrays: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-        self._no_keys: Any = None
-        self._taken_over = False  # the arrays are those of another state
-        self._piece_n = self.n_nodes = 0
+        self._arrays: _Arrays | None = None
+        self._piece_n: int | None = None  # goes by the first chunk; what is merged before is one piece, however long
+        self.n_nodes = 0
         self.next_key = 0
         """position of the next chunk's first key; may be set before the first chunk"""
 
@@ -74,47 +76,29 @@ class AttentionState:
         return (self._q, k, v, o, lse, mask, bias, *self._options, sequences, features, *last)
 
     def _state(self) -> tuple[Any, ...]:
+        """As a function of _core takes it."""
         assert self._arrays is not None
-        return (*self._arrays, self._piece_n, self.n_nodes, self.next_key, *self._in_all)
-
-    def _no_keys_seen(self, k: Any, v: Any, **options: Any) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int]:
-        """Arrays for so many keys as there will be in all, and the keys of a piece."""
-        import numpy as np
-
-        out = planned_output(self._q)
-        levels, rows, width, piece_n = _core.attention_state_init(
-            *self._call(k, v, out, None, self._in_all, **options))
-        return (np.full((levels, rows), -np.inf, np.float32), np.zeros((levels, rows), np.float32),
-                np.zeros((levels, rows, width), np.float32)), piece_n
-
-    def _make_room(self, k: Any, v: Any, **options: Any) -> None:
-        """For all keys, in a state that took over the arrays of another, which may be for fewer."""
-        assert self._arrays is not None
-        arrays, piece_n = self._no_keys_seen(k, v, **options)
-        if piece_n != self._piece_n or len(arrays[0]) > len(self._arrays[0]):
-            merged = SimpleNamespace()
-            _core.attention_state_merge((*arrays, piece_n, 0, 0, *self._in_all), self._state(), merged)
-            self._arrays, self._piece_n, self.n_nodes, self.next_key = (
-                arrays, piece_n, merged.n_nodes, merged.next_key)
-        self._taken_over = False
+        return (*self._arrays, self._piece_n or 0, self.n_nodes, self.next_key, *self._in_all)
 
     def _begin(self, k: Any, v: Any, **options: Any) -> None:
-        """Types and head counts of k and v are known with the first chunk."""
-        if self._taken_over and self.next_key >= 0:
-            self._make_room(k, v, **options)
-        if self._arrays is not None:
+        """Makes room for all keys, if this is the first chunk: its types and heads say how many pieces they are."""
+        if self._piece_n is not None:
             return
-        import numpy as np
+        out = planned_output(self._q)
+        *shape, piece_n = _core.attention_state_init(*self._call(k, v, out, None, self._in_all, **options))
+        arrays = _of_no_keys(shape)
+        if self._arrays is None:
+            self._arrays, self._piece_n = arrays, piece_n
+        else:
+            self._become(arrays, piece_n, self)
 
-        arrays, self._piece_n = self._no_keys_seen(k, v, **options)
-        width = arrays[2].shape[2]
-        rank = len(self._q.shape) if self._cu_seqlens_q is None else 4
-        batch = [self._q.shape[0] if self._cu_seqlens_q is None else len(self._cu_seqlens_q) - 1]
-        heads = [] if rank == 2 else [k.shape[-2 if self._bshd else -3]]
-        axes = [0, *heads] if self._bshd else [*heads, 0]
-        self._no_keys = tuple(np.zeros([*(batch if rank == 4 else []), *axes, dim], np.float32)
-                              for dim in (self._q.shape[-1], width))
-        self._arrays = arrays  # the last: Ctrl-C leaves a state that has begun, or one that has not
+    def _become(self, arrays: _Arrays, piece_n: int | None, seen: AttentionState) -> None:
+        """Takes these arrays, of no keys, and into them what `seen` has seen; next_key becomes the larger of both."""
+        merged = SimpleNamespace()
+        into = (*arrays, piece_n or 0, 0, self.next_key, *self._in_all)
+        _core.attention_state_merge(into, seen._state(), merged)
+        # All at once, without a call between: Ctrl-C leaves the state as it was, or whole.
+        self._arrays, self._piece_n, self.n_nodes, self.next_key = arrays, piece_n, merged.n_nodes, merged.next_key
 
     def accumulate(self, k: Any, v: Any, *, mask: Any = None, bias: Any = None, k_scale: Any = None,
                    v_scale: Any = None, seqlens_k: Any = None, cu_seqlens_k: Any = None, block_table: Any = None,
@@ -141,26 +125,10 @@ class AttentionState:
         if other._arrays is None:
             return
         if self._arrays is None:
-            row_max, row_sum, acc = other._arrays
-            numbers = row_max.copy(), row_sum.copy(), acc.copy(), other._piece_n, other.n_nodes, other.next_key
-            if self.next_key > other.next_key >= 0:  # it was set: of no keys so far, and the next chunk begins there
-                numbers = other._one_result(self.next_key)
-            self._no_keys, self._arrays, self._piece_n, self.n_nodes, self.next_key, self._taken_over = (
-                other._no_keys, numbers[:3], *numbers[3:], True)
-            return
-        if self._taken_over and self.next_key >= 0:  # its levels may be too few for the other's keys
-            numbers = self._one_result(0)
-            self._arrays, self._piece_n, self.n_nodes, self.next_key = numbers[:3], *numbers[3:]
-        _core.attention_state_merge(self._state(), other._state(), self)
-
-    def _one_result(self, next_key: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int, int]:
-        """This state as one partial result, of any number of keys: its arrays, piece_n, n_nodes and next_key, which is
-        the larger one."""
-        assert self._arrays is not None
-        row_max, row_sum, acc = (x[:1].copy() for x in self._arrays)
-        merged = SimpleNamespace()
-        _core.attention_state_merge((row_max, row_sum, acc, 0, 0, next_key, *self._in_all), self._state(), merged)
-        return row_max, row_sum, acc, 0, merged.n_nodes, merged.next_key
+            one_level = _of_no_keys([1, math.prod(self._q.shape[:-1]), other._arrays[2].shape[2]])
+            self._become(one_level, None, other)
+        else:
+            _core.attention_state_merge(self._state(), other._state(), self)
 
     def finish(self, *, out: Any = None, out_dtype: Any = None, return_lse: bool = False, row_max: Any = None) -> Any:
         """o, or (o, lse), over the keys seen so far, as attention() returns them, and row_max filled. More may
@@ -168,7 +136,7 @@ class AttentionState:
         if self._arrays is None:
             raise ValueError("finish: expected a chunk of keys before, found none")
         refuse_gradients(out=out, row_max=row_max)
-        k, v = self._no_keys
+        k, v = self._no_keys(self._arrays[2].shape[2])
         o = new_output(self._q, v, self._kind, out_dtype) if out is None else out
         lse = new_lse(self._q, self._kind, self._bshd) if return_lse else None
         _core.attention_finish(*self._call(k, v, o, lse, (self._state(),), row_max=row_max))
@@ -176,8 +144,20 @@ class AttentionState:
             o = self._kind.result(self._q, o)
         return (o, self._kind.result(self._q, lse)) if return_lse else o
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """row_max, row_sum [levels, rows] and acc [levels, rows, head_dim_v], the state's own; None before a chunk."""
+    def _no_keys(self, head_dim_v: int) -> tuple[np.ndarray, np.ndarray]:
+        """k and v of finish(), which looks at their shapes alone."""
+        import numpy as np
+
+        axes = len(self._q.shape)
+        rows = axes - (3 if self._bshd and axes > 2 else 2)
+        shape = [0 if axis == rows else size for axis, size in enumerate(self._q.shape[:-1])]
+        if self._cu_seqlens_q is not None:  # packed: k and v are a batch
+            shape.insert(0, len(self._cu_seqlens_q) - 1)
+        return np.zeros((*shape, *self._q.shape[-1:]), np.float32), np.zeros((*shape, head_dim_v), np.float32)
+
+    def arrays(self) -> _Arrays | None:
+        """row_max, row_sum [levels, rows] and acc [levels, rows, head_dim_v], the state's own; None before a chunk or
+        merge."""
         return self._arrays
 
     def restore(self, k: Any, v: Any, arrays: tuple[Any, Any, Any], n_nodes: int, next_key: int, *, mask: Any = None,
@@ -190,18 +170,28 @@ class AttentionState:
         taken, n_nodes, next_key = _float32(arrays), index(n_nodes, "n_nodes"), index(next_key, "next_key")
         if len(taken) != 3:
             raise ValueError(f"arrays: expected row_max, row_sum and acc, found {len(taken)} arrays")
-        for mine, saved in zip(self._arrays, taken):
+        room = _of_no_keys(self._arrays[2].shape)
+        one_level = taken[0].shape[:1] == (1,)  # of merges without a chunk: the others hold nothing yet
+        for mine, saved in zip((x[:1] for x in room) if one_level else room, taken):
             if mine.shape != saved.shape:
                 raise ValueError(f"arrays: expected shape {list(mine.shape)}, found {list(saved.shape)}")
-        self._arrays, self.n_nodes, self.next_key = (taken[0], taken[1], taken[2]), n_nodes, next_key
+            mine[...] = saved
+        self._arrays, self.n_nodes, self.next_key = room, n_nodes, next_key
+
+
+def _of_no_keys(shape: Sequence[int]) -> _Arrays:
+    """A state's arrays, [levels, rows, head_dim_v]."""
+    import numpy as np
+
+    return (np.full(shape[:2], -np.inf, np.float32), np.zeros(shape[:2], np.float32), np.zeros(shape, np.float32))
 
 
 def _float32(arrays: Any) -> list[np.ndarray]:
-    """Copies of a saved state's arrays."""
+    """A saved state's arrays."""
     import numpy as np
 
     try:
-        return [np.array(saved, np.float32, order="C") for saved in arrays]
+        return [np.asarray(saved, np.float32) for saved in arrays]
     except (TypeError, ValueError) as error:
         raise TypeError(f"arrays: expected row_max, row_sum and acc, three arrays of float32, found "
                         f"{type(arrays)}: {error}") from None
