@@ -74,6 +74,7 @@ static void test_usual_calls(void **state)
     expect_ok(flashc_append(&p));
     flashc_append_params nothing;
     flashc_append_params_init(&nothing, sizeof nothing);
+    assert_true(nothing.batch == 1 && nothing.num_heads == 1 && nothing.num_heads_k == 1);
     nothing.head_dim = 1;
     nothing.batch = 0;
     expect_ok(flashc_append(&nothing));
@@ -87,6 +88,7 @@ static void test_sizes(void **state)
     MISTAKE(false, p.batch = -1, "batch: expected 0 to 2^48, found -1");
     MISTAKE(false, p.head_dim = 0, "head_dim: expected 1 to 2^48, found 0");
     MISTAKE(false, p.seqlen_new = -7, "seqlen_new: expected 0 to 2^48, found -7");
+    MISTAKE(false, p.rotary_len = -1, "rotary_len: expected 0 to 2^48, found -1");
     MISTAKE(false, p.rotary_dim = 3, "rotary_dim: expected an even number up to head_dim = 4, found 3");
     MISTAKE(false, p.rotary_dim = 6, "rotary_dim: expected an even number up to head_dim = 4, found 6");
     MISTAKE(false, p.rotary_interleaved = 2, "rotary_interleaved: expected 0 or 1, found 2");
@@ -111,6 +113,13 @@ static void test_tensors(void **state)
     p.q_out.stride[2] = 8;
     p.q_out.stride[1] = 24;
     p.q_out.stride[0] = 48;
+    assert_int_equal(flashc_append(&p), FLASHC_ERR_ARGUMENT);
+    assert_non_null(strstr(flashc_last_error(), "q_out.data: expected memory of its own, found the address of q ("));
+    usual(&p, false);
+    p.num_heads = 1;
+    p.q.stride[0] = p.q_out.stride[0] = 24;
+    p.q.stride[2] = p.q_out.stride[2] = 8;
+    p.q_out.stride[3] = 2; /* nor here, where all other strides are */
     assert_int_equal(flashc_append(&p), FLASHC_ERR_ARGUMENT);
     assert_non_null(strstr(flashc_last_error(), "q_out.data: expected memory of its own, found the address of q ("));
     usual(&p, false);
@@ -148,7 +157,11 @@ static void test_scales(void **state)
     expect_argument_error(flashc_append(&p), message);
     p.k_cache.dtype = FLASHC_F8_E4M3; /* read, and written over for v */
     expect_argument_error(flashc_append(&p), message);
-    p.v_cache.dtype = FLASHC_F8_E4M3; /* read for both */
+    p.k_cache.dtype = FLASHC_I8; /* written over those that are read for v */
+    p.v_cache.dtype = FLASHC_F8_E4M3;
+    expect_argument_error(flashc_append(&p), message);
+    p.k_cache.dtype = FLASHC_F8_E4M3;
+    /* Read for both. */
     for (int i = 0; i < 2 * 2 * 16; i++)
         ((float *)p.k_cache_scale.data)[i] = 1.0f;
     expect_ok(flashc_append(&p));
@@ -215,6 +228,10 @@ static void test_positions(void **state)
     MISTAKE(false, positions[0] = INT64_MAX,
             "positions[0]: expected 0 to 13 (3 new rows, seqlen_cache has 16), found 9223372036854775807");
     MISTAKE(true, positions[1] = 15, "positions[1]: expected 0 to 13 (3 new rows, block_table has 16), found 15");
+    MISTAKE(false, (p.k.data = p.k_cache.data = p.q.data = p.q_out.data = NULL, p.rotary_dim = 0, positions[1] = 14),
+            "positions[1]: expected 0 to 13 (3 new rows, seqlen_cache has 16), found 14"); /* of V alone too */
+    MISTAKE(true, (p.block_table_v = p.block_table, p.block_table_v.max_pages = 1),
+            "positions[0]: expected 0 to 1 (3 new rows, block_table_v has 4), found 2");
     MISTAKE(false, (p.rotary_len = 4), "positions[0]: expected 0 to 1 (3 new rows, rotary_len has 4), found 2");
     MISTAKE(false, p.rotary_positions = rotary_positions,
             "rotary_positions[1]: expected 0 to 13 (3 new rows, rotary_len has 16), found 14");
@@ -250,6 +267,23 @@ static void test_pages(void **state)
     usual(&p, true);
     pages[0][2] = pages[1][3] = -5;
     pages[1][2] = 0;
+    expect_ok(flashc_append(&p));
+    usual(&p, true);
+    positions[0] = positions[1] = 4;
+    pages[0][0] = 8;
+    pages[1][0] = -5;
+    expect_ok(flashc_append(&p));
+    usual(&p, true);
+    p.seqlens_new = lengths;
+    lengths[1] = 0;
+    pages[1][0] = 0;
+    expect_ok(flashc_append(&p));
+    usual(&p, true);
+    p.k.data = p.v.data = p.k_cache.data = p.v_cache.data = NULL; /* queries alone go into no page */
+    memset(pages, 0, sizeof pages);
+    expect_ok(flashc_append(&p));
+    p.rotary_positions = positions;
+    p.positions = NULL;
     expect_ok(flashc_append(&p));
 }
 

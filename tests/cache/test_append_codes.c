@@ -114,7 +114,12 @@ static void codes_are_near_what_f32_caches_get(void **state)
     for (uint64_t seed = 1; seed <= 8; seed++)
         for (int t = 0; t < 4; t++) {
             make_inputs(seed);
-            const flashc_append_params reference = params_of(&plain, FLASHC_F32), p = params_of(&coded, types[t]);
+            const flashc_append_params reference = params_of(&plain, FLASHC_F32);
+            flashc_append_params p = params_of(&coded, types[t]);
+            for (int axis = 0; axis < 4 && seed % 2 == 0 && types[t] != FLASHC_Q8_0; axis++) {
+                p.k_cache.stride[axis] *= 2; /* columns with gaps between them */
+                p.v_cache.stride[axis] *= 2;
+            }
             expect_ok(flashc_append(&reference));
             expect_ok(flashc_append(&p));
             check_cache(&reference.k_cache, &p.k_cache, &p.k_cache_scale, DIM);
@@ -188,14 +193,21 @@ static void known_rows(void **state)
     expect_ok(flashc_append(&p));
     for (int j = 0; j < 4; j++)
         assert_int_equal(test_get_bits(&p.k_cache, 0, 0, positions[0], j), finite[j]);
+    p.k_cache.dtype = FLASHC_F8_E5M2;
+    expect_ok(flashc_append(&p));
+    const uint32_t wide[4] = {0x7b, 0xfb, 0x7c, 0x7b};
+    for (int j = 0; j < 4; j++)
+        assert_int_equal(test_get_bits(&p.k_cache, 0, 0, positions[0], j), wide[j]);
+    p.k_cache.dtype = FLASHC_F8_E4M3;
     coded.k_scale[positions[0]] = 26.6461315f; /* 1.31250006: in f32 the tie between 1.25 and 1.375 */
     row[0] = 34.9730492f;
     expect_ok(flashc_append(&p));
     assert_true(test_get(&p.k_cache, 0, 0, positions[0], 0) == 1.25);
 }
 
-/* Values much wider than keys, whose cache is of f32: only their rows pass through memory of the call's own. */
-static void wide_values_alone_become_codes(void **state)
+/* Values much wider than keys, whose cache is of f32, and the other way round: only the rows of those that become codes
+ * pass through memory of the call's own. */
+static void wide_rows_alone_become_codes(void **state)
 {
     (void)state;
     enum { WIDE = 1 << 20 }; /* what goes beyond a shorter row leaves the heap */
@@ -215,6 +227,23 @@ static void wide_values_alone_become_codes(void **state)
     p.v_cache = flashc_tensor_bhsd(codes, FLASHC_I8, 1, 1, WIDE);
     p.v_cache_scale = flashc_tensor_bhsd(&scale, FLASHC_F32, 1, 1, 1);
     p.positions = &position;
+    expect_ok(flashc_append(&p));
+    assert_memory_equal(keys, key, sizeof key);
+    assert_true(scale == 1.0f);
+    for (int j = 0; j < WIDE; j++)
+        assert_int_equal(codes[j], j % 255 - 127);
+    memset(codes, 0, sizeof codes);
+    memset(keys, 0, sizeof keys);
+    scale = 0.0f;
+    p.head_dim = WIDE;
+    p.head_dim_v = 4;
+    const flashc_tensor wide = p.v, wide_cache = p.v_cache;
+    p.v = p.k;
+    p.v_cache = p.k_cache;
+    p.k = wide;
+    p.k_cache = wide_cache;
+    p.k_cache_scale = p.v_cache_scale;
+    p.v_cache_scale.data = NULL;
     expect_ok(flashc_append(&p));
     assert_memory_equal(keys, key, sizeof key);
     assert_true(scale == 1.0f);
@@ -273,6 +302,29 @@ static void wrong_scales(void **state)
     refuses(&p, "k.dtype: expected f32, f16 or bf16, found i8 (5)");
 }
 
+/* Of scales in pages the page and its row are named, those of V by V's own table. */
+static void wrong_scales_in_pages(void **state)
+{
+    (void)state;
+    enum { PAGE = ROWS / 2 };
+    static const int32_t pages[BATCH][2] = {{3, 0}, {1, 2}}, pages_v[BATCH][2] = {{0, 1}, {2, 3}};
+    make_inputs(1);
+    flashc_append_params p = params_of(&coded, FLASHC_F8_E4M3);
+    p.k_cache = flashc_tensor_bhsd(coded.k, FLASHC_F8_E4M3, HEADS, PAGE, DIM);
+    p.v_cache = flashc_tensor_bhsd(coded.v, FLASHC_F8_E4M3, HEADS, PAGE, DIM_V);
+    p.k_cache_scale = flashc_tensor_bhsd(coded.k_scale, FLASHC_F32, HEADS, PAGE, 1);
+    p.v_cache_scale = flashc_tensor_bhsd(coded.v_scale, FLASHC_F32, HEADS, PAGE, 1);
+    p.block_table = (flashc_block_table){pages[0], {2, 1}, 2, 2 * BATCH, PAGE};
+    p.block_table_v = (flashc_block_table){pages_v[0], {2, 1}, 2, 2 * BATCH, PAGE};
+    coded.k_scale[(2 * HEADS + 1) * PAGE + 5] = INFINITY; /* the last new row of all */
+    refuses(&p, "k_cache_scale[2][1][5]: expected a finite value above 0, found inf");
+    coded.k_scale[(2 * HEADS + 1) * PAGE + 5] = 1.0f;
+    coded.v_scale[2] = -1.0f; /* the first */
+    refuses(&p, "v_cache_scale[0][0][2]: expected a finite value above 0, found -1");
+    coded.v_scale[2] = 1.0f;
+    expect_ok(flashc_append(&p));
+}
+
 static flashc_status append(void *argument)
 {
     return flashc_append(argument);
@@ -302,8 +354,8 @@ static void subnormal_scales(void **state)
     }
 }
 
-/* What has no rows needs no scales. */
-static void no_rows(void **state)
+/* What has no rows, or no columns, needs no scales. */
+static void nothing_to_scale(void **state)
 {
     (void)state;
     flashc_append_params p = params_of(&coded, FLASHC_I8);
@@ -313,6 +365,11 @@ static void no_rows(void **state)
     p.positions = nowhere;
     p.rotary_dim = 0;
     expect_ok(flashc_append(&p));
+    make_inputs(1);
+    p = params_of(&coded, FLASHC_I8);
+    p.head_dim_v = 0;
+    p.v_cache_scale.data = NULL;
+    expect_ok(flashc_append(&p));
 }
 
 int main(void)
@@ -321,10 +378,11 @@ int main(void)
         cmocka_unit_test(codes_are_near_what_f32_caches_get),
         cmocka_unit_test(small_rows_are_near_what_f32_caches_get),
         cmocka_unit_test(known_rows),
-        cmocka_unit_test(wide_values_alone_become_codes),
+        cmocka_unit_test(wide_rows_alone_become_codes),
         cmocka_unit_test(wrong_scales),
+        cmocka_unit_test(wrong_scales_in_pages),
         cmocka_unit_test(subnormal_scales),
-        cmocka_unit_test(no_rows),
+        cmocka_unit_test(nothing_to_scale),
     };
     return cmocka_run_group_tests_name("append to codes", tests, NULL, NULL);
 }
