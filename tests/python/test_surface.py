@@ -208,6 +208,17 @@ def test_core_functions_refuse_anything_at_all(name: str) -> None:
             assert str(error), arguments
 
 
+def test_core_fills_arrays_alone() -> None:
+    """The types of outputs that are planned for are none: past the Python code they would be addresses."""
+    q = np.zeros((2, 3), np.float32)
+    rest = (None, None, None, False, None, False, 1, None, None, None, None)
+    taken = (*(np.zeros(shape, np.float32) for shape in ((1, 2), (1, 2), (1, 2, 3))), 0, 0, 0, 2, None)
+    for o, lse in (("f32", None), (q.copy(), "f32")):
+        for call, last in ((_core.attention, (None, None)), (_core.attention_finish, (taken,))):
+            with pytest.raises(TypeError, match="expected an array"):
+                call(q, q, q, o, lse, *rest, *last)
+
+
 def test_typed_package() -> None:
     assert (PACKAGE / "py.typed").exists() and (PACKAGE / "_core.pyi").exists()
 

@@ -132,9 +132,9 @@ int flashc_py_call_build(flashc_py_call *c, PyObject *const *args, bool plan_onl
     return flashc_py_check_scales(scales, N_CALL_SCALES);
 }
 
-int flashc_py_call_build_chunk(flashc_py_call *c, PyObject *const *args, int64_t keys_in_all)
+int flashc_py_call_build_chunk(flashc_py_call *c, PyObject *const *args, bool plan_only, int64_t keys_in_all)
 {
-    return build(c, args, true, keys_in_all);
+    return build(c, args, plan_only, keys_in_all);
 }
 
 void flashc_py_call_release(flashc_py_call *c)

@@ -39,7 +39,7 @@ typedef struct {
  * plan_only: the argument O may be "f32", "f16" or "bf16" instead of an array; the call cannot be run then. */
 int flashc_py_call_build(flashc_py_call *call, PyObject *const *args, bool plan_only);
 /* The same of a chunk of keys: how many there will be in all. */
-int flashc_py_call_build_chunk(flashc_py_call *call, PyObject *const *args, int64_t keys_in_all);
+int flashc_py_call_build_chunk(flashc_py_call *call, PyObject *const *args, bool plan_only, int64_t keys_in_all);
 
 /* Rows of the longest sequence, or (not packed) `otherwise`. */
 int64_t flashc_py_call_longest(const int64_t *cu_seqlens, int64_t batch, int64_t otherwise);

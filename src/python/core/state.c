@@ -97,7 +97,7 @@ PyObject *flashc_py_attention_state_init(PyObject *module, PyObject *const *args
     const int64_t keys = PyLong_AsLongLong(args[N_EXPLAIN]);
     if (PyErr_Occurred())
         return flashc_py_wrong_argument("seqlen_k", "an int", args[N_EXPLAIN]), NULL;
-    int built = flashc_py_call_build_chunk(&c, args, keys);
+    int built = flashc_py_call_build_chunk(&c, args, true, keys);
     if (built == 0)
         built = set_whole(&c.params, keys, args[N_EXPLAIN + 1], &lengths);
     if (built == 0)
@@ -160,7 +160,8 @@ static int check_scales(const flashc_py_call *c)
     return flashc_py_check_scales(scales, N_CALL_SCALES);
 }
 
-/* owner: NULL, or the object that has the state's n_nodes and next_key, -1 when it is spoiled. */
+/* owner: the object that has the state's n_nodes and next_key, -1 when it is spoiled; or NULL, for what fills O and LSE
+ * instead of the state. */
 static PyObject *run(flashc_py_function *function, PyObject *const *args, PyObject *progress, PyObject *owner)
 {
     flashc_py_call c;
@@ -169,7 +170,7 @@ static PyObject *run(flashc_py_function *function, PyObject *const *args, PyObje
     bool raised = false;
     if (acquire(&s, args[N_EXPLAIN]) != 0)
         return finish(&s, true, FLASHC_OK, NULL);
-    const bool fits = flashc_py_call_build_chunk(&c, args, s.state.seqlen_k) == 0 &&
+    const bool fits = flashc_py_call_build_chunk(&c, args, owner != NULL, s.state.seqlen_k) == 0 &&
                       flashc_py_check_progress(progress) == 0 &&
                       flashc_py_integers_expect(&s.seqlens_k, "seqlens_k", c.params.batch) == 0 &&
                       check_block_mask(&s.state, &c.params) == 0 && check_head_dim_v(&s.state, &c.params) == 0 &&

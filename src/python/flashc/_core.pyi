@@ -30,7 +30,7 @@ def attention_accumulate(
     progress: Callable[[int, int], object] | None, owner: object, /,
 ) -> None: ...
 def attention_finish(
-    q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
+    q: Any, k: Any, v: Any, o: Any, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
     sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, state: tuple[Any, ...], /,
 ) -> None: ...
