@@ -121,6 +121,50 @@ def test_explain_counts_what_is_visible() -> None:
     assert flashc.explain(Q, K, V, seqlens_k=[10, 0]).flops == 2 * (16 + 8) * 4 * 40 * 10
 
 
+@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
+def test_explain_in_place_of_attention(layout: str) -> None:
+    """Of the same arguments: it fills nothing, and outputs change no plan."""
+    arrays = [x if layout == "bhsd" else x.swapaxes(1, 2) for x in (Q, K, V)]
+    outputs: dict[str, Any] = {"scores": np.full((2, 4, 40, 50), 7, F), "key_mass": np.full((2, 4, 50), 7, F),
+                               "row_max": np.full((2, 4, 40), 7, F),
+                               "out": np.full((*arrays[0].shape[:3], 8), 7, F)}
+    options: dict[str, Any] = {"layout": layout, "softcap": 5, "seqlens_k": [50, 41], "num_threads": 1}
+    plan = flashc.explain(*arrays, **options)
+    memory = np.zeros(plan.workspace_size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    workspace = memory[start:start + plan.workspace_size]
+    seen: list[tuple[int, int]] = []
+    options |= {**outputs, "scores_stage": "weights", "return_lse": True, "workspace": workspace,
+                "progress": lambda done, total: seen.append((done, total))}
+    assert flashc.explain(*arrays, **options) == plan
+    assert flashc.explain(*arrays, **options, return_items=True)[0] == plan
+    assert all((x == 7).all() for x in outputs.values()) and not memory.any() and not seen
+    flashc.attention(*arrays, **options)
+    assert not any((x == 7).all() for x in outputs.values()) and seen[-1][1] > plan.num_items
+
+
+def test_explain_refuses_the_outputs_that_attention_refuses() -> None:
+    for wrong in ({"scores": np.empty((2, 4, 40, 49), F)}, {"scores_stage": "weights"}, {"row_max": np.empty(40)},
+                  {"scores": np.empty((2, 4, 40, 50), F), "scores_stage": "none"}, {"key_mass": K},
+                  {"key_mass": np.broadcast_to(F(0), (2, 4, 50))}):
+        messages = []
+        for call in (flashc.attention, flashc.explain):
+            with pytest.raises((TypeError, ValueError)) as raised:
+                call(Q, K, V, **wrong)  # type: ignore[arg-type]
+            messages.append((raised.type, str(raised.value)))
+        assert messages[0] == messages[1], wrong
+
+
+def test_explain_makes_no_lse() -> None:
+    """Which would be a PiB here, for what is made from it."""
+    q, k = np.broadcast_to(F(0), (4, 64, 2**40, 128)), np.broadcast_to(F(0), (4, 64, 16, 128))
+    mass = np.full((4, 64, 16), 7, F)
+    assert flashc.explain(q, k, k, key_mass=mass).flops == 2.0 * (128 + 128) * 4 * 64 * 2**40 * 16
+    with pytest.raises(MemoryError):
+        flashc.attention(q, k, k, key_mass=mass)
+    assert (mass == 7).all()
+
+
 REFUSED = [
     (dict(softcap=-1), ValueError, "softcap: expected a positive float32 number, or 0 or None for none, found -1"),
     (dict(softcap="x"), TypeError, "softcap: expected a number, found 'x'"),

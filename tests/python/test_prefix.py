@@ -32,6 +32,15 @@ def test_explanation(rows: int) -> None:
     assert on_prefix.flops == 4 * DIM * BATCH * HEADS * rows * PREFIX
     assert own.flops == flashc.explain(q, k, v, **CAUSAL).flops
     assert own.kernel == flashc.explain(q, k, v).kernel and on_prefix.num_threads == own.num_threads == 1
+    out, row_max = np.full_like(q, 7), np.full((BATCH, HEADS, rows), 7, np.float32)
+    options: dict[str, Any] = {"scale": 0.5, "out": out, "return_lse": True, "row_max": row_max, "progress": print,
+                               "num_threads": 1, **CAUSAL}
+    assert flashc.explain_shared_prefix(q, prefix_k, prefix_v, k, v, **options) == (on_prefix, own)
+    assert (out == 7).all() and (row_max == 7).all()
+    for call in (flashc.explain_shared_prefix, flashc.shared_prefix_attention):
+        for name, wrong in (("scale", np.inf), ("out", out[:1]), ("row_max", row_max[..., 0]), ("out_dtype", "f16")):
+            with pytest.raises(ValueError, match=f"^{name}: "):
+                call(q, prefix_k, prefix_v, k, v, **{**options, name: wrong})
     with pytest.raises(ValueError, match="prefix_v: expected 3 axes"):
         flashc.explain_shared_prefix(q, prefix_k, v, k, v)
     with pytest.raises(ValueError, match="kernel: expected one of"):

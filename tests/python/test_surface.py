@@ -115,9 +115,17 @@ def test_every_parameter_has_an_argument() -> None:
     assert set(struct_fields("flashc_attention_params")) == set(FIELDS)
     arguments = set(inspect.signature(flashc.attention).parameters)
     assert {argument for argument in FIELDS.values() if argument} | {"layout", "out_dtype"} == arguments
-    explained = set(inspect.signature(flashc.explain).parameters)
-    outputs = {"scores", "scores_stage", "key_mass", "row_max"}
-    assert arguments - explained == {"progress", "workspace"} | outputs and explained - arguments == {"return_items"}
+
+
+@pytest.mark.parametrize("explain, call, more", [
+    (flashc.explain, flashc.attention, {"return_items"}),
+    (flashc.explain_shared_prefix, flashc.shared_prefix_attention, set()),
+])
+def test_explaining_takes_the_arguments_of_the_call(explain: Any, call: Any, more: set[str]) -> None:
+    """In their order, with the same defaults and types."""
+    explained = inspect.signature(explain).parameters.values()
+    assert [x for x in explained if x.name not in more] == list(inspect.signature(call).parameters.values())
+    assert more < {x.name for x in explained}
 
 
 @pytest.mark.parametrize("name", TUPLES)

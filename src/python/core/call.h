@@ -36,7 +36,8 @@ typedef struct {
 } flashc_py_call;
 
 /* Fills *call from the arguments up to N_EXPLAIN. Returns 0, or -1 with an exception. Release in any case.
- * plan_only: the argument O may be "f32", "f16" or "bf16" instead of an array; the call cannot be run then. */
+ * plan_only: the argument O may be "f32", "f16" or "bf16" instead of an array, and LSE "f32"; what fills them cannot be
+ * run then. */
 int flashc_py_call_build(flashc_py_call *call, PyObject *const *args, bool plan_only);
 /* The same of a chunk of keys: how many there will be in all. */
 int flashc_py_call_build_chunk(flashc_py_call *call, PyObject *const *args, bool plan_only, int64_t keys_in_all);

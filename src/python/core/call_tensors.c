@@ -137,6 +137,14 @@ static int plan_output(flashc_py_call *c, PyObject *dtype)
     return 0;
 }
 
+/* explain's LSE in the same way. */
+static flashc_tensor plan_lse(const int64_t q[4])
+{
+    flashc_tensor lse = {.data = (void *)(uintptr_t)128, .dtype = FLASHC_F32, .stride = {0, q[ROWS], 1, 0}};
+    (void)__builtin_mul_overflow(q[HEADS], q[ROWS], &lse.stride[0]); /* the library refuses so many query rows */
+    return lse;
+}
+
 /* Every array that is given, of a type that fits its place. */
 static int acquire_tensors(flashc_py_call *c, PyObject *const *args, bool plan_only)
 {
@@ -144,7 +152,7 @@ static int acquire_tensors(flashc_py_call *c, PyObject *const *args, bool plan_o
         flashc_py_view *view = &c->view[i];
         const bool output = i == O || i == LSE, optional = i > O;
         int result;
-        if (optional && args[i] == Py_None)
+        if (optional && (args[i] == Py_None || (i == LSE && plan_only && PyUnicode_Check(args[i]))))
             continue;
         if (i == O && plan_only && PyUnicode_Check(args[O]))
             result = plan_output(c, args[O]);
@@ -203,7 +211,9 @@ int flashc_py_call_set_tensors(flashc_py_call *c, PyObject *const *args, int bsh
     }
     if (flashc_py_call_set_sequences(c, k, v) != 0)
         return -1;
-    if (args[LSE] != Py_None) {
+    if (plan_only && PyUnicode_Check(args[LSE])) {
+        p->lse = plan_lse(q);
+    } else if (args[LSE] != Py_None) {
         if (check_rank(c, LSE, c->view[Q].ndim - 1, ", one less than q"))
             return -1;
         p->lse = lse_tensor(&c->view[LSE], lse);

@@ -13,7 +13,7 @@ def attention(
     progress: Callable[[int, int], object] | None, workspace: Any, /,
 ) -> None: ...
 def explain(
-    q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
+    q: Any, k: Any, v: Any, o: Any | str, lse: Any | str, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
     sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None,
     return_items: bool, /,

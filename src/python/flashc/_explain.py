@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from . import _core
 from ._arrays import kind_of
-from ._call import ScoreMod, check_one_type, features_of, is_bshd, planned_output, sequences_of
+from ._call import ScoreMod, check_one_type, features_of, is_bshd, planned_output, sequences_of, stage_of
 
 
 class Explanation(NamedTuple):
@@ -101,25 +101,36 @@ def explain(
     out: Any = None,
     out_dtype: Any = None,
     return_lse: bool = False,
+    scores: Any = None,
+    scores_stage: str = "scaled",
+    key_mass: Any = None,
+    row_max: Any = None,
     num_threads: int = 0,
     kernel: str | None = None,
     compute: str | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    workspace: Any = None,
     return_items: bool = False,
 ) -> Any:
-    """The Explanation of what attention() would run for these arguments, and why faster kernels were refused. Reads no
-    element and makes no array. return_items: (Explanation, list of ItemWork), in the order in which whichever thread is
-    free takes the next item: the balance for any num_threads can be worked out of it.
+    """The Explanation of what attention() would run for these arguments, all of which it takes, and why faster kernels
+    were refused. Reads no element, fills none and makes no array. return_items: (Explanation, list of ItemWork), in the
+    order in which whichever thread is free takes the next item: the balance for any num_threads can be worked out of
+    it.
+
+    Outputs are checked and change no plan: it is that of o. The pass that fills scores and key_mass comes behind it, in
+    the same workspace, and is no part of num_items and flops. return_lse, progress and workspace are not looked at.
 
     Shapes without memory behind them do: numpy.broadcast_to(numpy.float32(0), shape).
     """
     bshd = is_bshd(layout)
     check_one_type(out, out_dtype)
     q, _ = kind_of(q, "q")
-    if out is None:  # an output is planned for, not made
+    if out is None:  # an output is planned for, not made; so is lse, which some others need
         out = planned_output(q, out_dtype)
     sequences = sequences_of(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
     features = features_of(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, k_scale,
-                           v_scale, seqlens_q, seqlens_k, leftpad_k)
-    plan, items = _core.explain(q, k, v, out, None, mask, bias, scale, causal, align, bshd, num_threads, kernel,
+                           v_scale, seqlens_q, seqlens_k, leftpad_k, scores, key_mass, row_max,
+                           stage_of(scores, scores_stage))
+    plan, items = _core.explain(q, k, v, out, "f32", mask, bias, scale, causal, align, bshd, num_threads, kernel,
                                 compute, sequences, features, bool(return_items))
     return explanation_of(plan) if items is None else (explanation_of(plan), [ItemWork(*item) for item in items])

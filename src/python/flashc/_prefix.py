@@ -97,6 +97,7 @@ def explain_shared_prefix(
     k: Any,
     v: Any,
     *,
+    scale: float | None = None,
     causal: bool = False,
     align: str | int | Sequence[int] = "bottom-right",
     softcap: float | None = None,
@@ -111,20 +112,27 @@ def explain_shared_prefix(
     block_table: Any = None,
     block_table_v: Any = None,
     layout: str = "bhsd",
+    out: Any = None,
     out_dtype: Any = None,
+    return_lse: bool = False,
+    row_max: Any = None,
     num_threads: int = 0,
     kernel: str | None = None,
     compute: str | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> tuple[Explanation, Explanation]:
-    """What shared_prefix_attention() would run for these arguments: on the prefix, and on each sequence's own keys.
-    Reads no element."""
+    """What shared_prefix_attention() would run for these arguments, all of which it takes: on the prefix, and on each
+    sequence's own keys. Reads no element and fills none; return_lse and progress are not looked at."""
     bshd = is_bshd(layout)
+    check_one_type(out, out_dtype)
     q, kind = kind_of(q, "q")
-    out = planned_output(q, out_dtype)
+    if out is None:
+        out = planned_output(q, out_dtype)
     in_line = _rows_in_line(q, kind, bshd, filled=False)
     sequences = sequences_of(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
-    features = features_of(softcap=softcap, sinks=sinks, k_scale=k_scale, v_scale=v_scale, seqlens_k=seqlens_k)
+    features = features_of(softcap=softcap, sinks=sinks, k_scale=k_scale, v_scale=v_scale, seqlens_k=seqlens_k,
+                           row_max=row_max)
     on_prefix, own = _core.explain_shared_prefix(
-        in_line, k, v, out, None, None, None, None, causal, align if causal else None, bshd, num_threads, kernel,
+        in_line, k, v, out, None, None, None, scale, causal, align if causal else None, bshd, num_threads, kernel,
         compute, sequences, features, prefix_k, prefix_v, prefix_k_scale, prefix_v_scale)
     return explanation_of(on_prefix), explanation_of(own)
