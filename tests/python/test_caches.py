@@ -80,12 +80,15 @@ def test_numbers_of_ctypes(batch, number):
     assert np.array_equal(o, expected)
 
 
-def test_pages_that_only_claim_to_be_large():
-    k = np.broadcast_to(np.int8(0), (1, 1, 2 ** 59, 8))
+@pytest.mark.parametrize("rows, pages", [(2 ** 59, 32), (2 ** 48, 2 ** 16)])
+def test_pages_that_only_claim_to_be_large(rows, pages):
+    """Rows in all that no int64 holds."""
+    k = np.broadcast_to(np.int8(0), (1, 1, rows, 8))
+    table = np.zeros((1, pages), np.int32)
     scale = np.ones((1, 1, 1), np.float32)
     q = np.zeros((1, 1, 1, 8), np.float32)
     with pytest.raises(ValueError, match="^seqlen_k: expected 0 to 2\\^48"):
-        flashc.attention(q, k, k, k_scale=scale, v_scale=scale, block_table=np.zeros((1, 32), np.int32), seqlens_k=[1])
+        flashc.attention(q, k, k, k_scale=scale, v_scale=scale, block_table=table, seqlens_k=[1])
 
 
 def test_mask_and_bias_of_packed_sequences(batch):
@@ -121,6 +124,9 @@ def test_pages(batch, dtype, layout):
     o = flashc.attention(q, *paged, block_table=table, **options)
     assert np.array_equal(o, flashc.attention(q, *contiguous, **options)) and np.isfinite(o).all()
     both = flashc.attention(q, *paged, block_table=table, block_table_v=table.tolist(), **options)
+    assert np.array_equal(o, both)
+    spaced = np.repeat(table, 2, axis=1)[:, ::2]
+    o = flashc.attention(q, *paged, block_table=spaced, block_table_v=np.asfortranarray(table), **options)
     assert np.array_equal(o, both)
 
 
@@ -167,7 +173,8 @@ def test_errors(batch):
 
     attention(r"cu_seqlens_q\[4\]: expected seqlen_q = 45, found 44", **{**packed, "cu_seqlens_q": [0, 5, 5, 42, 44]})
     attention("cu_seqlens_k: expected 5 numbers, found 2", **{**packed, "cu_seqlens_k": [0, 45]})
-    attention("cu_seqlens_q: expected a number for each sequence", **{**packed, "cu_seqlens_q": []})
+    for name in packed:
+        attention(f"^{name}: expected a number for each sequence", **{**packed, name: []})
     attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": STARTS * 1.0})
     attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": STARTS.astype(">i8")})
     attention("cu_seqlens_q: expected int32 or int64", TypeError, **{**packed, "cu_seqlens_q": "many"})
@@ -176,12 +183,20 @@ def test_errors(batch):
     for lengths in ("seqlens_q", "seqlens_k"):
         attention(f"^{lengths}: expected None beside cu_{lengths}, .* found both", **packed, **{lengths: LENGTHS})
     attention(r"k: expected 4 axes \(a batch\), found 3", cu_seqlens_q=STARTS)
-    attention("k: expected batch 4", arrays=(q, padded_k[:3], padded_v[:3]), cu_seqlens_q=STARTS)
+    for n in (3, 5):
+        k_of, v_of = (np.resize(x, (n, *x.shape[1:])) for x in (padded_k, padded_v))
+        attention(f"k: expected batch 4, .*, found {n}", arrays=(q, k_of, v_of), cu_seqlens_q=STARTS)
     paged = {"arrays": (q, pages, pages), "cu_seqlens_q": STARTS, "seqlens_k": LENGTHS}
+    attention("^v: expected number of keys 8 as in k", block_table=table,
+              **{**paged, "arrays": (q, pages, pages[:, :, 1:])})
     attention(r"block_table\[0\]\[0\]: expected a page 0 to 8, found 99", block_table=np.full_like(table, 99), **paged)
     attention(r"block_table\[0\]\[1\]: expected a page number of 32 bits", block_table=[[0, 2 ** 40]] * 4, **paged)
-    attention("block_table: expected int32 or int64 numbers on 2 axes", TypeError, block_table=[[0, 1], [2]], **paged)
-    attention("block_table: expected 4 numbers, found 3", block_table=table[:3], **paged)
+    attention(r"block_table\[3\]\[0\]: expected a page number of 32 bits, found -1099511627776",
+              block_table=[[0], [0], [0], [-2 ** 40]], **paged)
+    for ragged in ([[0, 1], [2]], [[0], [1, 2]]):
+        attention("block_table: expected int32 or int64 numbers on 2 axes", TypeError, block_table=ragged, **paged)
+    for few in (table[:3], []):
+        attention(f"block_table: expected 4 numbers, found {len(few)}", block_table=few, **paged)
     attention("^block_table: expected page numbers beside block_table_v, found None", block_table_v=table, **paged)
     attention("^cu_seqlens_k: expected None beside block_table, .*seqlens_k.*, found both", block_table=table,
               arrays=(q, pages, pages), **packed)
@@ -221,12 +236,22 @@ def test_errors_of_append(batch):
             flashc.append_kv(k, v, *caches, at, **options)
         assert not any(given.any() for given in caches)
 
+    for n in (1, 3):
+        append(f"^k_cache: expected batch 2, found {n}", k_cache=cache(n, HEADS_K, 8, DIM))
+        append(f"^v_cache: expected batch 2, found {n}", v_cache=cache(n, HEADS_K, 8, DIM))
+    codes = cache(2, HEADS_K, 8, DIM, dtype=np.int8)
+    append("^k_cache: expected memory of its own, found the address of k_scale ", k_cache=codes,
+           k_scale=codes.reshape(-1)[:2 * HEADS_K * 8 * 4].view(np.float32).reshape(2, HEADS_K, 8))
+    append("^cu_seqlens: expected a number for each sequence and one more, found none", cu_seqlens=[], k=rows[0],
+           v=rows[0])
     append("^v_cache: expected rows 8, found 7", v_cache=cache(2, HEADS_K, 7, DIM))
     append("^v_cache: expected rows 8, found 9", v_cache=cache(2, HEADS_K, 9, DIM))
     table = [[0], [1]]
     append("^v_cache: expected pages 2, found 3", v_cache=cache(3, HEADS_K, 8, DIM), block_table=table)
     append("^v: expected rows 3, found 2", v=rows[:, :, :2])
     angles = np.ones((9, 4), np.float32)
+    for shape in ((4,), (9, 4, 1)):
+        append(f"^cos: expected 2 axes, found {len(shape)}", cos=np.ones(shape, np.float32), sin=angles)
     append("^sin: expected columns 4, found 3", cos=angles, sin=angles[:, :3])
     append("^sin: expected positions 9, found 8", cos=angles, sin=angles[:8])
     scales = np.zeros((2, HEADS_K, 8), np.float32)

@@ -69,6 +69,9 @@ def test_block_mask() -> None:
     check(flashc.attention(Q, K, V, mask=whole[1, :1]), block_mask=bits[1, 0], block_mask_tile=(16, 13))
     check(flashc.attention(Q, K, V, mask=whole[:, :1]), block_mask=bits[:, :1], block_mask_tile=(16, 13))
     check(flashc.attention(Q, K, V, mask=whole[1:]), block_mask=bits[1:], block_mask_tile=(16, 13))
+    bits = RNG.random((5, 5)) < 0.5  # tiles that fit
+    whole = np.repeat(np.repeat(bits, 8, axis=0), 10, axis=1)
+    check(flashc.attention(Q, K, V, mask=whole), block_mask=bits, block_mask_tile=(8, 10))
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
@@ -167,12 +170,15 @@ def test_explain_makes_no_lse() -> None:
 
 REFUSED = [
     (dict(softcap=-1), ValueError, "softcap: expected a positive float32 number, or 0 or None for none, found -1"),
+    (dict(softcap=1e-39), ValueError, "softcap: expected a positive float32 number, or 0 or None for none, found 1e"),
     (dict(softcap="x"), TypeError, "softcap: expected a number, found 'x'"),
     (dict(window=(3, 0)), ValueError, "align: window needs 'top-left'"),
+    (dict(window=(None, 3)), ValueError, "align: window needs 'top-left'"),
     (dict(window=3, align=0), TypeError, "window: expected a tuple of two ints, found 3"),
     (dict(window=(1.5, 0), align=0), TypeError, "window: expected a tuple of two ints"),
     (dict(window=(True, 0), align=0), TypeError, "window: expected a tuple of two ints, found (True, 0)"),
     (dict(window=(-2, 0), align=0), ValueError, "window: expected numbers of keys, -1 or None for all, found (-2, 0)"),
+    (dict(window=(0, -2), align=0), ValueError, "window: expected numbers of keys, -1 or None for all, found (0, -2)"),
     (dict(alibi_slopes=np.ones(4, F)), ValueError, "align: alibi_slopes needs"),
     (dict(alibi_slopes=np.ones(3, F), align=0), ValueError,
      "alibi_slopes: expected [4] (heads) or [2, 4], found [3]"),
@@ -189,8 +195,11 @@ REFUSED = [
     (dict(leftpad_k=["a", "b"]), TypeError, "leftpad_k: expected a sequence of one int per batch element"),
     (dict(block_mask=np.ones((3, 4), bool)), TypeError, "block_mask_tile: expected a tuple of two ints, found None"),
     (dict(block_mask=np.ones((3, 4), bool), block_mask_tile=(0, 13)), ValueError, "block_mask_tile: expected two"),
+    (dict(block_mask=np.ones((3, 4), bool), block_mask_tile=(16, 0)), ValueError, "block_mask_tile: expected two"),
     (dict(block_mask=np.ones((3, 4), bool), block_mask_tile=(None, 13)), TypeError, "block_mask_tile: expected"),
     (dict(block_mask=np.ones((3, 3), bool), block_mask_tile=(16, 13)), ValueError,
+     "block_mask: expected [2, 4, 3, 4] (batch, heads, tiles)"),
+    (dict(block_mask=np.ones((1, 4), bool), block_mask_tile=(16, 13)), ValueError,
      "block_mask: expected [2, 4, 3, 4] (batch, heads, tiles)"),
     (dict(block_mask=np.ones((3, 4), F), block_mask_tile=(16, 13)), TypeError, "block_mask: expected"),
     (dict(block_mask_tile=(16, 13)), ValueError, "block_mask_tile: expected None without block_mask, found (16, 13)"),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -58,6 +59,8 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     *((attention(mask=np.zeros((5, 7), dtype)), TypeError, "mask", ("expected", "bool", "found"))
       for dtype in (F, np.float16, BFLOAT16, np.uint8)),
     *((explain(**{name: None}), TypeError, name, ("expected an array", "NoneType")) for name in ("q", "k", "v")),
+    *((attention(q=Q.astype(dtype)), TypeError, "q", ("float32, float16 or bfloat16", f"found {dtype.__name__}"))
+      for dtype in (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)),
     (explain(q=np.zeros((2, 4, 5, 8))), TypeError, "q", ("float32", "found dtype('float64')")),
     (explain(k=K[..., :4]), ValueError, "k", ("expected head_dim 8", "found 4")),
     (explain(causal=True), ValueError, "align", ("'top-left'", "found None")),
@@ -70,6 +73,7 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     (attention(q=Q[0, 0, 0]), ValueError, "q", ("expected 2, 3 or 4 axes", "found 1", "[8]")),
     (attention(q=F(1)), ValueError, "q", ("expected 2, 3 or 4 axes", "found 0")),
     (attention(q=Q[None]), ValueError, "q", ("expected 2, 3 or 4 axes", "found 5")),
+    (attention(k=memoryview(bytearray(4)).cast("f", (1,) * 33)), ValueError, "k", ("at most 32 axes, found 33",)),
     (attention(k=K[0]), ValueError, "k", ("expected 4 axes", "found 3", "[2, 7, 8]")),
     (attention(v=V[0]), ValueError, "v", ("expected 4 axes", "found 3")),
     (attention(v=F(1)), ValueError, "v", ("expected 4 axes", "found 0")),
@@ -109,6 +113,7 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     (attention(out_dtype=3), TypeError, "out_dtype", ("found 3",)),
     (attention(out_dtype="f16", out=np.zeros((2, 4, 5, 6), F)), ValueError, "out_dtype", ("None together with out",)),
     (attention(causal=True), ValueError, "align", ("'top-left'", "'bottom-right'", "found None")),
+    (attention(q=Q[:, :, :1], causal=True), ValueError, "align", ("'top-left'", "found None")),
     (attention(causal=np.zeros(2), align=0), TypeError, "causal", ("expected True or False", "found array([0., 0.])")),
     *((attention(causal=x, align=0), TypeError, "causal", ("expected True or False", f"found {x!r}"))
       for x in ("no", None, 2, -1, 0.5)),
@@ -135,8 +140,14 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     (attention(scale=1e-60), ValueError, "scale", ("expected 0 or", "found 1e-60")),
     *((attention(scale=x), TypeError, "scale", ("expected a number", f"found {x!r}")) for x in ("1", 1j, [1.0])),
     (attention(scale=10**400), ValueError, "scale", ("expected a number", "found 1000")),
+    (attention(scores=np.zeros((2, 4, 5, 7), F), scores_stage=3), TypeError, "scores_stage",
+     ("expected 'scaled', 'capped', 'masked' or 'weights'", "found 3")),
+    (attention(row_max=np.zeros((2, 4, 5), np.float16)), TypeError, "row_max", ("float32", "found float16")),
+    (attention(compute=3), TypeError, "compute", ("expected 'f32' or 'bf16'", "found 3")),
+    (attention(compute="f16"), ValueError, "compute", ("expected 'f32' or 'bf16'", "found 'f16'")),
     (attention(scores_stage="masked"), ValueError, "scores_stage", ("'scaled' without scores", "found 'masked'")),
     (attention(num_threads=-1), ValueError, "num_threads", ("expected 0", "found -1")),
+    (attention(num_threads=-2**40), ValueError, "num_threads", ("expected 0", "found -2147483648")),
     (attention(num_threads=1.5), TypeError, "num_threads", ("expected an int", "found 1.5")),
     (attention(num_threads=None), TypeError, "num_threads", ("expected an int", "found None")),
     (attention(num_threads=2**80), ValueError, "num_threads", ("expected an int", f"found {2**80}")),
@@ -158,6 +169,8 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     (lambda: flashc.softmax(Q[..., ::2]), ValueError, "x", ("contiguous last axis", "[2, 4, 5, 4]", "[160, 40, 8, 2]")),
     (lambda: flashc.softmax(Q[:, :3]), ValueError, "x", ("one constant row stride", "found shape")),
     (lambda: flashc.softmax(Q, out=Q[0]), ValueError, "out", ("expected shape [2, 4, 5, 8] (of x)", "found [4, 5, 8]")),
+    (lambda: flashc.softmax(Q, out=np.zeros((*Q.shape, 1), F)), ValueError, "out",
+     ("expected shape [2, 4, 5, 8] (of x)", "found [2, 4, 5, 8, 1]")),
     (lambda: flashc.softmax(Q, out=Q.astype("f2")), TypeError, "out",
      ("expected elements of type float32", "found float16")),
     (lambda: flashc.merge_states(None, []), TypeError, "o_parts", ("sequence of arrays", "found None")),
@@ -178,6 +191,10 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, tuple[str, ...]]] = [
     (lambda: flashc.SoftmaxState(2, 3).update(np.zeros((2, 4), F)), ValueError, "v", ("[n, 3]", "found None")),
     (lambda: flashc.SoftmaxState(2, 3).update(np.zeros((2, 4), F), np.zeros((5, 3), F)), ValueError, "scores, v",
      ("[2, n] and [n, 3]", "found [2, 4] and [5, 3]")),
+    (lambda: flashc.SoftmaxState(2, 3).update(np.zeros((2, 4), F), np.zeros((4, 5), F)), ValueError, "scores, v",
+     ("[2, n] and [n, 3]", "found [2, 4] and [4, 5]")),
+    (lambda: flashc.SoftmaxState(2, 3).update(np.zeros((2, 4), F), np.zeros((4, 3), np.float16)), TypeError, "v",
+     ("float32", "found float16")),
     (lambda: flashc.SoftmaxState(2).update(np.zeros((2, 4))), TypeError, "scores", ("float32", "found float64")),
     (lambda: flashc.SoftmaxState(2).update(np.zeros((2, 4), np.float16)), TypeError, "scores",
      ("float32", "found float16")),

@@ -43,6 +43,9 @@ def test_explanation(rows: int) -> None:
                 call(q, prefix_k, prefix_v, k, v, **{**options, name: wrong})
     with pytest.raises(ValueError, match="prefix_v: expected 3 axes"):
         flashc.explain_shared_prefix(q, prefix_k, v, k, v)
+    endless = np.broadcast_to(np.float32(0), (HEADS_K, 2**48, DIM))
+    with pytest.raises(ValueError, match=r"^prefix_seqlen: expected at most 2\^48 keys together with seqlen_k"):
+        flashc.explain_shared_prefix(q, endless, endless, k, v)
     with pytest.raises(ValueError, match="kernel: expected one of"):
         flashc.explain_shared_prefix(q, prefix_k, prefix_v, k, v, kernel="nope")
 
@@ -82,6 +85,9 @@ def test_layouts() -> None:
     # A batch of one, without its axis.
     one = flashc.shared_prefix_attention(q[0], prefix_k, prefix_v, k[0], v[0], causal=True)
     np.testing.assert_allclose(one, expected[0], atol=2e-6)
+    # One head, without its axis either, and values of another size.
+    alone = [q[0, 0], prefix_k[0], prefix_v[0, :, :7], k[0, 0], v[0, 0, :, :7]]
+    np.testing.assert_allclose(flashc.shared_prefix_attention(*alone, causal=True), expected[0, 0, :, :7], atol=2e-6)
 
 
 def test_packed_pages_and_lengths() -> None:
@@ -124,8 +130,9 @@ def test_errors() -> None:
     for wrong in (prefix_k[:1], prefix_k[None], prefix_k[..., :8], prefix_k[0, 0], five_axes):
         with pytest.raises(ValueError, match="prefix_k: expected 3 axes, 2 K/V heads, 16 columns, found"):
             call(q, wrong, prefix_v, k, v)
-    with pytest.raises(ValueError, match="prefix_v: expected 3 axes, .* and the rows of prefix_k, found"):
-        call(q, prefix_k, prefix_v[:, :-1], k, v)
+    for wrong in (prefix_v[:, :-1], np.concatenate((prefix_v, prefix_v), 1)):
+        with pytest.raises(ValueError, match="prefix_v: expected 3 axes, .* and the rows of prefix_k, found"):
+            call(q, prefix_k, wrong, k, v)
     with pytest.raises(TypeError, match="prefix_k: "):
         call(q, None, prefix_v, k, v)
     with pytest.raises(ValueError, match=r"seqlens_k\[1\]: expected 0 to 90, found 91"):

@@ -59,7 +59,8 @@ def test_softmax(shape: tuple[int, ...], dtype: str) -> None:
 def test_softmax_strides() -> None:
     rng = np.random.default_rng(2)
     big = normal(rng, (6, 2, 20))
-    for x in (big[:, 0, :9], big[::-1, 1], big[::2, 0, 3:4], np.broadcast_to(big[0, 0], (4, 20)), big[:1]):
+    for x in (big[:, 0, :9], big[::-1, 1], big[::2, 0, 3:4], np.broadcast_to(big[0, 0], (4, 20)), big[:1], big[:, :1],
+              big[:, 0, ::20]):
         out = np.full((*x.shape[:-1], 30), np.float32(9))
         y = flashc.softmax(x, out=out[..., 5:5 + x.shape[-1]])
         assert y.base is out

@@ -2,6 +2,7 @@
 import importlib
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 import shutil
@@ -151,11 +152,12 @@ def test_kernels_and_info_agree_with_explain() -> None:
     q = np.zeros((4, 8), np.float32)
     plan = flashc.explain(q, q, q)
     assert list(plan.refused) == names[:names.index(plan.kernel)]
+    assert plan.rows_per_item % plan.block_m == 0  # whole blocks
     for kernel in kernels:
         if kernel.unavailable is not None:
             assert kernel.unavailable in plan.refused.get(kernel.name, kernel.unavailable)
     info = flashc.info()
-    assert info.default_threads >= 1 and isinstance(info.openmp, bool)
+    assert 1 <= info.default_threads <= len(os.sched_getaffinity(0)) and isinstance(info.openmp, bool)
     assert info.blas == "none" or info.blas.startswith("OpenBLAS")
     assert "f32_generic" in plan.refused or plan.gemm == "built-in" or plan.gemm == info.blas
 

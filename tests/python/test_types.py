@@ -70,6 +70,10 @@ def test_q8_0():
     close(o, q, exact_k, exact_v)
     close(flashc.attention(q[0, 0], k[0, 0], v[0, 0, ::-1]), q[0, 0], exact_k[0, 0], exact_v[0, 0, ::-1])
     assert flashc.explain(q, k, v).flops > 0
+    # An axis of size 1 may have any stride, also here.
+    q, k, v = q[:1, :1], k[:1, :1, ::2], v[:1, :1, ::2]
+    odd_k, odd_v = (np.lib.stride_tricks.as_strided(x, x.shape, (7, -3, *x.strides[2:])) for x in (k, v))
+    assert flashc.attention(q, odd_k, odd_v).tobytes() == flashc.attention(q, k, v).tobytes()
 
 
 def test_pages_have_scales_too():
