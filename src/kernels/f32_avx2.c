@@ -28,10 +28,9 @@ V_INLINE vec v_sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
 V_INLINE vec v_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
 V_INLINE vec v_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 
-/* For two steps of a register block's depth at once: 45 instructions in place of 50 for 24 multiply-adds. As v_fma
- * gcc 12 reads vectors of b from memory again for each row, more than two loads a cycle, or moves sums about. A core to
- * itself gains nothing, one whose other thread is busy 5 to 8 % of a call (Zen 3); so does Q K^T of decode, where each
- * query is then loaded once for two keys (4 to 7 % of a call; its P V in this way 2 % slower). */
+/* As v_fma gcc 12 reads vectors of b from memory again for each row, or moves sums about. A core to itself gains
+ * nothing. One whose other thread is busy takes 4 to 7 % less time for a call of decode (Zen 3), whose Q K^T then loads
+ * each query once for two keys; its P V in this way 2 % more. */
 #define FLASHC_OWN_DOT
 V_INLINE vec v_dot(vec a, vec b, vec sum)
 {
@@ -211,6 +210,7 @@ V_INLINE vec v_sum_each(const vec r[8])
     return v_add(_mm256_blend_ps(a, b, 0xf0), _mm256_permute2f128_ps(a, b, 0x21));
 }
 
+#include "kernels/avx2_gemm.h"
 #include "kernels/f32_tile.h"
 #include "kernels/f32_gemm.h"
 #include "kernels/decode_f32.h"

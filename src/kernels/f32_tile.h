@@ -6,9 +6,10 @@
  *   vec, VL              vector of VL floats
  *   GEMM_ROWS, GEMM_VECS rows and vectors of the register block; ROWS*VECS accumulators plus VECS
  *                        loads plus one broadcast must fit the register file
- *   FLASHC_OWN_GEMM_SUMS and gemm_sums, both or neither: an inner loop of its own for the register block,
- *                        sum[r][j] += a[r*a_row + k*a_depth] * b[k*ldb + j*VL ..] for k = 0 .. depth in this order
- *   FLASHC_OWN_DOT and v_dot, both or neither: v_fma for the sums of the register block
+ *   FLASHC_OWN_GEMM_SUMS, PREFETCH_STEPS and gemm_sums, all or none: an inner loop of its own for the register block,
+ *                        sum[r][j] += a[r*a_row + k*a_depth] * b[k*ldb + j*VL ..] for k = 0 .. depth in this order,
+ *                        and the steps of k after which it must let tile_gemm.h prefetch
+ *   FLASHC_OWN_DOT and v_dot, both or neither: v_fma for the sums of products of queries and keys
  *   v_load v_store v_set1 v_add v_sub v_mul v_div
  *   v_fma(a, b, c)       a*b + c
  *   v_max(a, b) v_min(a, b)  the larger, the smaller; b if either is NaN

@@ -8,7 +8,7 @@
 #include <arm_neon.h>
 
 typedef float32x4_t vec;
-enum { VL = 4 };
+enum { VL = 4, PREFETCH_STEPS = INT32_MAX };
 
 #define V_INLINE static inline __attribute__((always_inline))
 

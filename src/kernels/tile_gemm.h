@@ -24,18 +24,12 @@ typedef enum {
     GEMM_ADD_SCALED, /* c += sum * *scale */
 } gemm_mode;
 
-/* Steps of a register block's depth between prefetches; sums of a file's own are made in one go. */
+/* Steps of a register block's depth between prefetches. A loop of a file's own is not interrupted for so few lines a
+ * block: each time takes some 60 instructions besides. */
 #ifdef FLASHC_OWN_GEMM_SUMS
-enum { PREFETCH_STEPS = INT32_MAX };
+enum { LINES_AT_ONCE = 4 };
 #else
-enum { PREFETCH_STEPS = 32 };
-#endif
-
-/* Steps of depth in one pass of the loop over it. */
-#ifdef FLASHC_OWN_DOT
-enum { GEMM_STEPS = 2 };
-#else
-enum { GEMM_STEPS = 1 };
+enum { LINES_AT_ONCE = 0, PREFETCH_STEPS = 32 };
 #endif
 
 /* The upcoming rows that are left, and how many of their lines to prefetch at once. Zen 4, one thread, 16 query rows
@@ -47,6 +41,7 @@ typedef struct prefetcher {
     int64_t byte[FLASHC_UPCOMING]; /* of the first row left */
     int64_t touch_ahead[FLASHC_UPCOMING]; /* bytes of whole rows, a page of memory or more */
     int64_t lines_at_once[FLASHC_UPCOMING];
+    int64_t steps; /* of depth from one time to the next; INT32_MAX: once a register block */
 } prefetcher;
 
 /* Into L2, not L1: tiles fill that. A prefetch into L2 may be lost where the address is not translated yet (Zen 4); so
@@ -77,17 +72,20 @@ V_INLINE void prefetch_some(prefetcher *p)
 /* For the register blocks of n_rows x lanes sums of this depth. */
 static prefetcher prefetch_over(const flashc_upcoming *upcoming, int64_t n_rows, int64_t lanes, int64_t depth)
 {
-    const int64_t panels = flashc_ceil_div(lanes, GEMM_VECS * VL);
-    const int64_t times = n_rows / GEMM_ROWS * panels * flashc_ceil_div(depth, PREFETCH_STEPS);
+    const int64_t blocks = n_rows / GEMM_ROWS * flashc_ceil_div(lanes, GEMM_VECS * VL);
     prefetcher p;
+    int64_t lines[FLASHC_UPCOMING], all_lines = 0;
     for (int list = 0; list < FLASHC_UPCOMING; list++) {
         const flashc_upcoming *rows = &upcoming[list];
         p.left[list] = *rows;
         p.byte[list] = 0;
         p.touch_ahead[list] = flashc_round_up(FLASHC_MEMORY_PAGE, flashc_max(1, rows->row_stride));
-        p.lines_at_once[list] =
-            flashc_ceil_div(rows->n_rows * flashc_ceil_div(rows->row_bytes, FLASHC_CACHE_LINE), flashc_max(1, times));
+        lines[list] = rows->n_rows * flashc_ceil_div(rows->row_bytes, FLASHC_CACHE_LINE);
+        all_lines += lines[list];
     }
+    p.steps = all_lines <= LINES_AT_ONCE * blocks ? INT32_MAX : PREFETCH_STEPS;
+    for (int list = 0; list < FLASHC_UPCOMING; list++)
+        p.lines_at_once[list] = flashc_ceil_div(lines[list], flashc_max(1, blocks * flashc_ceil_div(depth, p.steps)));
     return p;
 }
 
@@ -127,21 +125,6 @@ V_INLINE gemm_product from_lane(gemm_product p, gemm_mode mode, int64_t lane)
     return p;
 }
 
-#ifndef FLASHC_OWN_GEMM_SUMS
-/* The products of step k of the depth. */
-V_INLINE void gemm_step(vec sum[GEMM_ROWS][GEMM_VECS], int rows, int vecs, gemm_product p, int64_t k)
-{
-    vec bk[GEMM_VECS];
-    for (int j = 0; j < vecs; j++)
-        bk[j] = v_load_elements(p.b + k * p.ldb + j * VL * GEMM_PER_LANE);
-    for (int r = 0; r < rows; r++) {
-        vec ar = v_broadcast(p.a + r * p.a_row + k * p.a_depth);
-        for (int j = 0; j < vecs; j++)
-            sum[r][j] = v_dot(ar, bk[j], sum[r][j]);
-    }
-}
-#endif
-
 /*
  * The first `rows` rows and `vecs` vectors of lanes; these two and the mode are compile-time constants after inlining.
  * The sum starts at zero and meets c only at the end: the rescale is one FMA there, and rounding chains stay short.
@@ -153,19 +136,24 @@ V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, gemm_product p,
         for (int j = 0; j < vecs; j++)
             sum[r][j] = v_set1(0.0f);
 #ifdef FLASHC_OWN_GEMM_SUMS
-    prefetch_some(upcoming);
-    gemm_sums(sum, rows, vecs, p.depth, p.a, p.a_row, p.a_depth, p.b, p.ldb);
+    for (int64_t k = 0; k < p.depth; k += upcoming->steps) {
+        prefetch_some(upcoming);
+        gemm_sums(sum, rows, vecs, flashc_min(upcoming->steps, p.depth - k), p.a + k * p.a_depth, p.a_row, p.a_depth,
+                  p.b + k * p.ldb, p.ldb);
+    }
 #else
-    const int64_t whole = p.depth - p.depth % GEMM_STEPS;
-    int64_t k = 0;
-    for (; k < whole; k += GEMM_STEPS) {
+    for (int64_t k = 0; k < p.depth; k++) {
         if (k % PREFETCH_STEPS == 0) /* as a loop over pieces of depth, 16 % slower with one vector (gcc 12) */
             prefetch_some(upcoming);
-        for (int i = 0; i < GEMM_STEPS; i++)
-            gemm_step(sum, rows, vecs, p, k + i);
+        vec bk[GEMM_VECS];
+        for (int j = 0; j < vecs; j++)
+            bk[j] = v_load_elements(p.b + k * p.ldb + j * VL * GEMM_PER_LANE);
+        for (int r = 0; r < rows; r++) {
+            vec ar = v_broadcast(p.a + r * p.a_row + k * p.a_depth);
+            for (int j = 0; j < vecs; j++)
+                sum[r][j] = v_dot(ar, bk[j], sum[r][j]);
+        }
     }
-    for (; GEMM_STEPS > 1 && k < p.depth; k++)
-        gemm_step(sum, rows, vecs, p, k);
 #endif
     for (int j = 0; j < vecs; j++) {
         const bool each_lane = mode == GEMM_SCALE_ADD, all_alike = mode == GEMM_SET_SCALED || mode == GEMM_ADD_SCALED;
