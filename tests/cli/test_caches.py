@@ -50,9 +50,11 @@ class CachesTest(CliTest):
                 'l.npy', *args)
         self.assertEqual(list(self.read('l.npy')[1]), [HEADS, TOTAL])
         self.ok('attention', '-q', 'q.npy', '-k', 'pk.npy', '-v', 'pv.npy', '--seqlens-k', 'lengths.npy', '--key-mass',
-                'pm.npy', *args)
+                'pm.npy', '--row-max', 'pr.npy', *args)
         self.ok('attention', '-q', 'q.npy', '-k', 'k.npy', '-v', 'v.npy', '--cu-seqlens-k', 'starts.npy', '--key-mass',
-                'm.npy', *args)
+                'm.npy', '--row-max', 'r.npy', *args)
+        self.assertEqual(self.read('r.npy')[1:], self.read('pr.npy')[1:])
+        self.assertEqual(list(self.read('r.npy')[1]), [HEADS, TOTAL])
         _, shape, mass = self.read('m.npy')
         _, padded_shape, padded_mass = self.read('pm.npy')
         self.assertEqual((shape, padded_shape), ((HEADS, TOTAL), (len(LENGTHS), HEADS, max(LENGTHS))))

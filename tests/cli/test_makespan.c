@@ -221,6 +221,47 @@ static void bytes_of_heads(void **state)
     assert_near(items[0].bytes, 818.0);
     assert_near(items[1].bytes, 498.0);
     assert_near(items[2].bytes, 418.0);
+    /* Each batch element has keys of its own, and what reads none says nothing of where they begin. */
+    const flashc_item_work alike[] = {
+        {.rows = 1, .keys = 100, .pieces = 1},
+        {.batch = 1, .rows = 1, .first_key = 40, .keys = 100, .pieces = 1},
+        {.batch = 1, .rows = 1},
+    };
+    flashc_costs_of_items(&costs, 3, alike, &bytes, 1e6, items);
+    assert_near(items[0].bytes, 802.0);
+    assert_near(items[1].bytes, 802.0);
+    assert_near(items[2].bytes, 2.0);
+}
+
+/* Blocks of codes, and a scale where each row has its own. */
+static void bytes_of_rows(void **state)
+{
+    (void)state;
+    static float scale;
+    flashc_attention_params p = {.head_dim = 64, .head_dim_v = 32};
+    p.q.dtype = FLASHC_F32;
+    p.k.dtype = FLASHC_Q8_0;
+    p.v.dtype = FLASHC_I8;
+    p.o.dtype = FLASHC_BF16;
+    p.v_scale = (flashc_tensor){.data = &scale, .dtype = FLASHC_F32, .stride = {0, 0, 1, 1}};
+    assert_near(flashc_costs_bytes(&p).key, 2 * 34 + 32 + 4);
+    assert_near(flashc_costs_bytes(&p).row, 64 * 4 + 32 * 2);
+    p.v_scale.stride[2] = 0;
+    assert_near(flashc_costs_bytes(&p).key, 2 * 34 + 32);
+}
+
+static void names_of_costs(void **state)
+{
+    (void)state;
+    static const struct {
+        flashc_cost cost;
+        const char *name;
+    } all[FLASHC_COSTS] = {{FLASHC_COST_CALL, "call"},   {FLASHC_COST_ITEM, "item"},
+                           {FLASHC_COST_ROW, "row"},     {FLASHC_COST_PIECE_ROW, "piece_row"},
+                           {FLASHC_COST_KEY, "key"},     {FLASHC_COST_SCORE, "score"},
+                           {FLASHC_COST_EDGE_TILE, "edge_tile"}};
+    for (int i = 0; i < FLASHC_COSTS; i++)
+        assert_string_equal(flashc_cost_name(all[i].cost), all[i].name);
 }
 
 int main(void)
@@ -228,7 +269,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(by_hand),       cmocka_unit_test(bounds_and_parts), cmocka_unit_test(nothing_to_do),
         cmocka_unit_test(memory_alone),  cmocka_unit_test(memory_shared),    cmocka_unit_test(limits),
-        cmocka_unit_test(fit_finds_costs), cmocka_unit_test(bytes_of_heads),
+        cmocka_unit_test(fit_finds_costs), cmocka_unit_test(bytes_of_heads), cmocka_unit_test(bytes_of_rows),
+        cmocka_unit_test(names_of_costs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

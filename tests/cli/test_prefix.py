@@ -168,6 +168,8 @@ class PrefixTest(CliTest):
         report = self.ok_json('explain', *FILES, '--threads', 1)
         self.assertEqual(report['flops'], 2 * 2 * DIM * HEADS * BATCH * QUERIES * OWN)
         self.assertEqual(report['on_prefix']['flops'], 2 * 2 * DIM * HEADS * BATCH * QUERIES * PREFIX)
+        flops = re.findall(r'(?m)^flops +(\S+)$', self.ok('explain', *FILES, '--threads', 1))
+        self.assertEqual(flops, [f'{part["flops"]:g}' for part in (report, report['on_prefix'])])
         rows = 1 << 28  # 16 GiB that are not there
         with open(self.path('long.npy'), 'wb') as file:
             header = npy_bytes([HEADS_K, rows, DIM], [])
@@ -188,6 +190,15 @@ class PrefixTest(CliTest):
                                          '--probe', '--json').stdout)
         self.assertNotIn('probe', report)
         self.assertGreaterEqual(len(report['on_prefix']['probe']), 0)
+        self.write('empty.npy', [HEADS_K, 0, DIM], [])
+        empty = ('--prefix-k', 'empty.npy', '--prefix-v', 'empty.npy')
+        report = json.loads(self.run_cli('explain', *FILES[:6], *empty, '--threads', 1, '--probe', '--predict',
+                                         '--json').stdout)
+        for word in ('probe', 'predictions'):
+            self.assertIn(word, report)
+            self.assertNotIn(word, report['on_prefix'])
+        self.fails(1, ['computes nothing'], 'explain', '-q', 'q.npy', '-k', 'none.npy', '-v', 'none.npy', *empty,
+                   '--probe')
 
     def test_options_that_contradict(self):
         """Refused before any file is opened."""

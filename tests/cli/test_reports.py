@@ -245,6 +245,38 @@ class BenchTest(support.CliTest):
                      'head_dim_v:8', 'causal:top-left', f'threads:{threads}'):
             self.assertIn(part, name.split('/'))
 
+    def test_names_and_keys_that_count(self):
+        """What a run is called after, and of its 50 keys those that its 3 queries see by position."""
+        self.write('lengths.npy', [2], [50, 7], '<i4')
+        self.write('padding.npy', [2], [4, 0], '<i4')
+        self.write('queries.npy', [2], [3, 0], '<i4')
+        for options, name, keys in (
+                ('', [], 50),
+                ('--causal --align bottom-right', ['causal:bottom-right'], 50),
+                ('--causal --align 5', ['causal:5'], 8),
+                ('--causal --align -1', ['causal:-1'], 2),
+                ('--causal --align 60', ['causal:60'], 50),
+                ('--window 4,2 --align 10', ['window:4,2'], 9),
+                ('--window 4,-1 --align bottom-right', ['window:4,-1'], 7),
+                ('--window -1,2 --align top-left', ['window:-1,2'], 5),
+                ('--causal --window 4,2 --align 10', ['causal:10', 'window:4,2'], 7),
+                ('--softcap 30 --layout bshd', ['softcap:30', 'bshd'], 50),
+                ('--page-size 10', ['page_size:10'], 50),
+                ('--packed', ['packed'], 50),
+                ('--seqlens-k lengths.npy --leftpad-k padding.npy', [], 53),
+                ('--seqlens-k lengths.npy --leftpad-k padding.npy --seqlens-q queries.npy', [], 46)):
+            with self.subTest(options=options):
+                batch = 2 if 'lengths' in options else 1
+                result = self.ok_json('bench', '--batch', batch, '--heads', 4, '--heads-k', 2, '--seqlen-q', 3,
+                                      '--seqlen-k', 50, '--head-dim', 8, '--repeats', 1, '--no-limits',
+                                      *options.split())
+                entry = result['benchmarks'][0]
+                shape = ['attention', 'f32', f'batch:{batch}', 'heads:4', 'heads_k:2', 'seqlen_q:3', 'seqlen_k:50',
+                         'head_dim:8', 'head_dim_v:8']
+                self.assertEqual(entry['name'].split('/')[:-2], shape + name)
+                found = entry['kv_gbytes_per_second'] * 1e9 * 1e-6 * entry['real_time']
+                self.assertAlmostEqual(found / (2 * 2 * 8 * 4 * keys), 1, delta=ROUNDING)
+
     def test_limits(self):
         """Both limits for one thread and for the threads that ran; one run as JSON is enough for all their words."""
         shape = ['--heads', 4, '--seqlen-q', 64, '--threads', 2]
@@ -267,6 +299,7 @@ class BenchTest(support.CliTest):
         self.assertEqual(found, [name for name in available if not any(name in line for line in not_run)])
         for i in range(0, len(entries), each):
             self.check_run(report, entries[i:i + each], 2, 1, 2 * 128 * 500, 4 * 128 * 500)
+            self.assertEqual({entry['family_index'] for entry in entries[i:i + each]}, {i // each})
 
     def test_huge_pages(self):
         shape = ['--heads', 1, '--seqlen-q', 1, '--seqlen-k', 500, '--repeats', 2, '--no-limits']
@@ -310,6 +343,7 @@ class BenchTest(support.CliTest):
     def test_errors(self):
         self.fails(1, ['no_such_kernel'], 'bench', '--kernel', 'no_such_kernel', '--seqlen-q', 4)
         self.fails(1, ['3', '2'], 'bench', '--heads', 3, '--heads-k', 2)
+        self.fails(1, ['decode_generic', 'found 100'], 'bench', '--kernel', 'decode_generic', '--seqlen-q', 100)
         self.fails(2, ['--align'], 'bench', '--causal')
         self.fails(2, ['--repeats'], 'bench', '--repeats', 0)
         self.fails(2, ['--seed'], 'bench', '--seed', -1)

@@ -68,6 +68,22 @@ class ScoresTest(CliTest):
         self.assertEqual(row_max, [max(masked[13 * n:13 * n + 13]) for n in range(72)])
         self.fails(2, ['--scores-stage expects'], 'attention', '--scores-stage', 'raw')
 
+    def test_outputs_of_arrays_with_fewer_axes(self):
+        """Without the batch's axis, and the heads': what belongs to the first batch element, and to its first head."""
+        outputs = {'--scores': ('s.npy', [2, 4, 9, 13]), '--key-mass': ('m.npy', [2, 4, 13]),
+                   '--row-max': ('r.npy', [2, 4, 9])}
+        args = [word for option, (name, _) in outputs.items() for word in (option, name)]
+        self.run_attention('--scores-stage', 'weights', *args)
+        whole = {name: self.read(name)[2] for name, _ in outputs.values()}
+        for left_out in (1, 2):
+            for name, shape, values in (('q', SHAPE_Q, self.q), ('k', SHAPE_K, self.k), ('v', SHAPE_K, self.v)):
+                self.write(f'{name}.npy', shape[left_out:], values[:math.prod(shape[left_out:])])
+            self.run_attention('--scores-stage', 'weights', *args)
+            for name, shape in outputs.values():
+                _, found_shape, found = self.read(name)
+                self.assertEqual(list(found_shape), shape[left_out:])
+                self.assert_close(found, whole[name][:math.prod(shape[left_out:])], 1e-5)
+
     def test_sinks(self):
         sinks = [0.0, 2.5, -math.inf, -30.0]
         self.write('sinks.npy', [4], sinks)
