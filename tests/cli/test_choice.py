@@ -50,9 +50,42 @@ class ChoiceTest(support.CliTest):
             self.skipTest('emulated kernels may come after f32_generic')
         _, warning = self.probe(*GENERIC)
         self.assertRegex(warning, r'^flashc-run: warning: \w+ was [\d.]+ times as fast as f32_generic \(--kernel ')
-        text = self.run_cli('explain', '--probe', *GENERIC, *SHAPE).stdout.decode()
+        run = self.run_cli('explain', '--probe', *GENERIC, *SHAPE)
+        self.assertRegex(run.stderr.decode(), '^flashc-run: warning: ')
+        text = run.stdout.decode()
         self.assertRegex(text, rf'(?m)^probe      {best}: [\d.]+ times as fast \(middle half of \d+ rounds: '
                                r'[\d.]+ to [\d.]+\), against the choice$')
+
+    def test_what_calls_have_besides(self):
+        """What is timed is a plain call of one K/V head: nothing that belongs to the whole call gets in its way."""
+        for name, heads, rows in (('q', 4, 20), ('k', 2, 40), ('v', 2, 40)):
+            self.write_normal(f'{name}.npy', [2, heads, rows, 32])
+            self.write_normal(f'p{name}.npy', [heads, 30, 32])
+            self.write(f'{name}_codes.npy', [2, heads, rows, 32], [i % 99 for i in range(2 * heads * rows * 32)], '|i1')
+        self.write_normal('pages.npy', [8, 2, 10, 32])
+        self.write('scales.npy', [2, 2, 40], [0.01] * 160)
+        self.write('mask.npy', [4, 20, 40], [1] * 3200, '|b1')
+        self.write_normal('bias.npy', [4, 20, 40])
+        self.write('blocks.npy', [3, 3], [1] * 9, '|b1')
+        self.write('heads.npy', [4], [0.5] * 4)
+        for name, numbers in (('table', [4, 1, 0, 7, 3, 2, 6, 5]), ('starts', [0, 13, 30]), ('lengths', [20, 7]),
+                              ('padding', [3, 0])):
+            shape = [2, 4] if name == 'table' else [len(numbers)]
+            self.write(f'{name}.npy', shape, numbers, '<i4')
+        plain = '-q q.npy -k k.npy -v v.npy'
+        for call in (f'{plain} --mask mask.npy --bias bias.npy',
+                     f'{plain} --block-mask blocks.npy --block-mask-tile 8,16 --sinks heads.npy',
+                     f'{plain} --alibi heads.npy --window 5,0 --align bottom-right',
+                     f'{plain} --seqlens-q lengths.npy --seqlens-k lengths.npy --leftpad-k padding.npy',
+                     '-q pq.npy -k pk.npy -v pv.npy --cu-seqlens-q starts.npy --cu-seqlens-k starts.npy',
+                     '-q q.npy -k pages.npy -v pages.npy --block-table table.npy --seqlens-k lengths.npy',
+                     '-q q.npy -k pages.npy -v pages.npy --block-table table.npy --block-table-v table.npy',
+                     '-q q.npy -k k_codes.npy -v v_codes.npy --k-scale scales.npy --v-scale scales.npy',
+                     '--batch 3 --seqlen-q 20 --packed'):
+            with self.subTest(call=call):
+                run = self.run_cli('explain', '--probe', '--json', *call.split())
+                self.assertEqual(run.returncode, 0, run.stderr.decode())
+                self.assertIn('probe', json.loads(run.stdout))
 
     def test_errors(self):
         self.fails(1, ['--probe', 'computes nothing'], 'explain', '--probe', '--seqlen-k', 0)
