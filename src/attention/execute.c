@@ -11,7 +11,7 @@
 #include "attention/execute.h"
 
 #include "attention/item.h"
-#include "attention/outputs.h"
+#include "attention/score_outputs.h"
 #include "cpu.h"
 
 #include <stdatomic.h>
@@ -107,13 +107,13 @@ static void run_pass(run *r)
 
 int64_t flashc_execute_items(const flashc_problem *problem, const flashc_plan *plan)
 {
-    return plan->num_items + flashc_outputs_items(problem, plan);
+    return plan->num_items + flashc_score_outputs_items(problem, plan);
 }
 
 flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *plan, void *workspace,
                              flashc_progress *progress)
 {
-    const int64_t outputs = flashc_outputs_items(problem, plan);
+    const int64_t outputs = flashc_score_outputs_items(problem, plan);
     if (plan->num_items == 0 && outputs == 0)
         return FLASHC_OK;
     run r = {.problem = problem,
@@ -128,7 +128,7 @@ flashc_status flashc_execute(const flashc_problem *problem, const flashc_plan *p
     if (plan->num_items > 0)
         run_pass(&r);
     if (outputs > 0 && !atomic_load(&r.cancelled)) {
-        r.run_item = flashc_outputs_run;
+        r.run_item = flashc_score_outputs_run;
         r.num_items = outputs;
         run_pass(&r);
     }

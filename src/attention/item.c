@@ -9,7 +9,7 @@
 
 #include "attention/fold.h"
 #include "attention/stages.h"
-#include "attention/stream.h"
+#include "attention/state.h"
 #include "numerics.h"
 
 #include <math.h>
@@ -32,7 +32,7 @@ static void load_node(const flashc_item *it, int64_t node)
         const flashc_softmax_state state = flashc_tiles_state(it, &it->blocks[i]);
         clear(it, &state);
         if (node >= 0)
-            flashc_stream_load(it->p, &it->blocks[i], node, &state);
+            flashc_attention_state_load(it->p, &it->blocks[i], node, &state);
     }
 }
 
@@ -103,7 +103,7 @@ static void store_nodes(flashc_item *it, flashc_fold *fold)
         it->partial = flashc_fold_next(fold);
         for (int64_t i = 0; i < it->span.n_blocks; i++) {
             const flashc_softmax_state rows = flashc_tiles_state(it, &it->blocks[i]);
-            flashc_stream_store(it->p, &it->blocks[i], node, &rows);
+            flashc_attention_state_store(it->p, &it->blocks[i], node, &rows);
         }
     }
 }
@@ -113,10 +113,10 @@ static void store_nodes(flashc_item *it, flashc_fold *fold)
 static void run_chunk(flashc_item *it, flashc_fold *fold)
 {
     const flashc_chunk_pass *pass = &it->plan->pass;
-    flashc_stream_step step;
+    flashc_attention_state_step step;
     load_nodes(it, fold);
     for (int64_t begin = pass->begin; begin < pass->end; begin = step.end) {
-        step = flashc_stream_next(it->p->state, begin, pass->end, fold->open);
+        step = flashc_attention_state_next(it->p->state, begin, pass->end, fold->open);
         fold->open -= step.continues;
         fold->next_piece = step.index;
         it->partial = flashc_fold_next(fold);

@@ -3,15 +3,16 @@
 #include "params.h"
 #include "softmax/state.h"
 
-int64_t flashc_stream_piece_keys(const flashc_attention_state *state)
+int64_t flashc_attention_state_piece_keys(const flashc_attention_state *state)
 {
     return state->piece_n > 0 ? state->piece_n : FLASHC_SIZE_LIMIT;
 }
 
-flashc_stream_step flashc_stream_next(const flashc_attention_state *state, int64_t begin, int64_t end, int64_t nodes)
+flashc_attention_state_step flashc_attention_state_next(const flashc_attention_state *state, int64_t begin,
+                                                        int64_t end, int64_t nodes)
 {
-    const int64_t keys = flashc_stream_piece_keys(state), left = keys - begin % keys;
-    return (flashc_stream_step){
+    const int64_t keys = flashc_attention_state_piece_keys(state), left = keys - begin % keys;
+    return (flashc_attention_state_step){
         .index = begin / keys,
         .end = end - begin > left ? begin + left : end,
         .continues = begin % keys != 0 && nodes > 0,
@@ -19,10 +20,10 @@ flashc_stream_step flashc_stream_next(const flashc_attention_state *state, int64
     };
 }
 
-int64_t flashc_stream_nodes_after(const flashc_attention_state *s, int64_t begin, int64_t end, int64_t nodes)
+int64_t flashc_attention_state_nodes_after(const flashc_attention_state *s, int64_t begin, int64_t end, int64_t nodes)
 {
     while (begin < end) {
-        const flashc_stream_step step = flashc_stream_next(s, begin, end, nodes);
+        const flashc_attention_state_step step = flashc_attention_state_next(s, begin, end, nodes);
         nodes += !step.continues;
         if (step.completes)
             nodes -= flashc_min(flashc_softmax_tree_carries(step.index), nodes - 1);
@@ -31,9 +32,10 @@ int64_t flashc_stream_nodes_after(const flashc_attention_state *s, int64_t begin
     return nodes;
 }
 
-void flashc_stream_next_pass(const flashc_attention_state *s, int64_t most_runs, int64_t end, flashc_chunk_pass *pass)
+void flashc_attention_state_next_pass(const flashc_attention_state *s, int64_t most_runs, int64_t end,
+                                      flashc_chunk_pass *pass)
 {
-    const int64_t keys = flashc_stream_piece_keys(s), begin = pass->end, index = begin / keys;
+    const int64_t keys = flashc_attention_state_piece_keys(s), begin = pass->end, index = begin / keys;
     const int64_t pieces = begin % keys == 0 ? (end - begin) / keys : 0;
     *pass = (flashc_chunk_pass){.begin = begin, .end = end, .nodes = pass->nodes};
     if (most_runs == 1)

@@ -14,24 +14,26 @@ typedef struct flashc_chunk_pass {
 } flashc_chunk_pass;
 
 /* Keys of a piece; more than there can be if they are not cut. */
-int64_t flashc_stream_piece_keys(const flashc_attention_state *state);
+int64_t flashc_attention_state_piece_keys(const flashc_attention_state *state);
 
 /* One step of a chunk: the keys begin .. end - 1, which all lie in piece number `index`. */
-typedef struct flashc_stream_step {
+typedef struct flashc_attention_state_step {
     int64_t index, end;
     bool continues; /* the last node, which is unfinished */
     bool completes; /* the piece: its node meets those before it */
-} flashc_stream_step;
+} flashc_attention_state_step;
 
 /* The step from key begin on, of a chunk that ends at `end`, to a state that has so many nodes. */
-flashc_stream_step flashc_stream_next(const flashc_attention_state *state, int64_t begin, int64_t end, int64_t nodes);
+flashc_attention_state_step flashc_attention_state_next(const flashc_attention_state *state, int64_t begin,
+                                                        int64_t end, int64_t nodes);
 
 /* How many nodes every row has, of so many before, when the keys begin .. end - 1 have been taken. */
-int64_t flashc_stream_nodes_after(const flashc_attention_state *state, int64_t begin, int64_t end, int64_t nodes);
+int64_t flashc_attention_state_nodes_after(const flashc_attention_state *state, int64_t begin, int64_t end,
+                                           int64_t nodes);
 
 /* Sets *pass, a pass over a chunk whose keys end at `end`, to the one that follows it. With most_runs > 1 and whole
  * pieces left that is one of runs of equal length, at most so many; the bits are those of piece after piece. */
-void flashc_stream_next_pass(const flashc_attention_state *state, int64_t most_runs, int64_t end,
-                             flashc_chunk_pass *pass);
+void flashc_attention_state_next_pass(const flashc_attention_state *state, int64_t most_runs, int64_t end,
+                                      flashc_chunk_pass *pass);
 
 #endif

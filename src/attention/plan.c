@@ -1,7 +1,7 @@
 #include "attention/plan.h"
 
-#include "attention/cache.h"
 #include "attention/choose.h"
+#include "attention/kv_tiles.h"
 #include "attention/mask.h"
 #include "attention/threads.h"
 
@@ -83,7 +83,7 @@ static size_t take(size_t *size, int64_t count, size_t element_size)
 int64_t flashc_plan_piece_keys(const flashc_plan *plan, const flashc_problem *p, const flashc_sequence *s)
 {
     if (p->state)
-        return flashc_stream_piece_keys(p->state);
+        return flashc_attention_state_piece_keys(p->state);
     const int64_t few = flashc_max(2, flashc_ceil_div(CUT_BELOW_BLOCKS, flashc_max(1, p->num_heads_k)));
     if (flashc_ceil_div(s->n_queries * p->group, plan->block.block_m) >= few)
         return flashc_max(1, s->n_keys);
@@ -96,7 +96,7 @@ int64_t flashc_plan_piece_keys(const flashc_plan *plan, const flashc_problem *p,
 static void find_longest_piece(flashc_plan *plan, const flashc_problem *p)
 {
     if (p->state) { /* its pieces are of rows, whichever of them are keys */
-        const int64_t piece_keys = flashc_stream_piece_keys(p->state);
+        const int64_t piece_keys = flashc_attention_state_piece_keys(p->state);
         plan->longest_piece = piece_keys < p->state->next_key + p->seqlen_k ? piece_keys : 0;
         return;
     }
@@ -154,7 +154,8 @@ static int64_t choose_blocks_per_item(const flashc_plan *plan, const flashc_prob
 static void choose_runs(flashc_plan *plan, const flashc_problem *p, int64_t threads, int64_t *most_runs)
 {
     const int64_t row_items = plan->row_items * p->batch * p->num_heads_k;
-    const int64_t pieces = p->state ? flashc_max(1, p->seqlen_k / flashc_stream_piece_keys(p->state)) /* whole ones */
+    const int64_t pieces = p->state ? flashc_max(1, /* whole ones */
+                                                 p->seqlen_k / flashc_attention_state_piece_keys(p->state))
                                     : most_pieces(plan, p);
     /* Row items are divided by, not multiplied with the pieces: there may be any number of them. */
     if (flashc_ceil_div(threads, pieces) > row_items)
@@ -188,19 +189,19 @@ static void lay_out_scratch(flashc_plan *plan, const flashc_problem *p)
     const int64_t levels = plan->longest_piece > 0 ? FLASHC_TREE_LEVELS : 1;
     s->partials = take(&s->size, plan->partial_floats * levels, sizeof(float));
     s->scores = take(&s->size, tile, sizeof(float));
-    const bool k_in_place = flashc_cache_in_place(&p->k, k, p->head_dim);
-    s->k_tile = take(&s->size, k_in_place ? 0 : flashc_cache_copy_floats(k, n, p->head_dim), sizeof(float));
-    s->v_tile = take(&s->size, flashc_cache_copy_floats(v, n, p->head_dim_v), sizeof(float));
+    const bool k_in_place = flashc_kv_in_place(&p->k, k, p->head_dim);
+    s->k_tile = take(&s->size, k_in_place ? 0 : flashc_kv_copy_floats(k, n, p->head_dim), sizeof(float));
+    s->v_tile = take(&s->size, flashc_kv_copy_floats(v, n, p->head_dim_v), sizeof(float));
     /* The careful pass's rows of f32: where a copy of V lies, unless it packs them into that. */
-    s->v_finite = v->pack ? take(&s->size, flashc_cache_copy_floats(v, n, p->head_dim_v), sizeof(float)) : s->v_tile;
-    s->gathered = take(&s->size, flashc_max(flashc_cache_gathered_bytes(&p->k, k, n, p->head_dim),
-                                            flashc_cache_gathered_bytes(&p->v, v, n, p->head_dim_v)), 1);
-    s->k_rows = take(&s->size, flashc_cache_row_pointers(k, n), sizeof(void *));
-    s->v_rows = take(&s->size, flashc_cache_row_pointers(v, n), sizeof(void *));
-    s->k_scale = take(&s->size, flashc_cache_scales(&p->k, n), sizeof(float));
-    s->v_scale = take(&s->size, flashc_cache_scales(&p->v, n), sizeof(float));
-    s->k_starts = take(&s->size, flashc_cache_starts(&p->k, k), sizeof(flashc_start));
-    s->v_starts = take(&s->size, flashc_cache_starts(&p->v, v), sizeof(flashc_start));
+    s->v_finite = v->pack ? take(&s->size, flashc_kv_copy_floats(v, n, p->head_dim_v), sizeof(float)) : s->v_tile;
+    s->gathered = take(&s->size, flashc_max(flashc_kv_gathered_bytes(&p->k, k, n, p->head_dim),
+                                            flashc_kv_gathered_bytes(&p->v, v, n, p->head_dim_v)), 1);
+    s->k_rows = take(&s->size, flashc_kv_row_pointers(k, n), sizeof(void *));
+    s->v_rows = take(&s->size, flashc_kv_row_pointers(v, n), sizeof(void *));
+    s->k_scale = take(&s->size, flashc_kv_scales(&p->k, n), sizeof(float));
+    s->v_scale = take(&s->size, flashc_kv_scales(&p->v, n), sizeof(float));
+    s->k_starts = take(&s->size, flashc_kv_starts(&p->k, k), sizeof(flashc_start));
+    s->v_starts = take(&s->size, flashc_kv_starts(&p->v, v), sizeof(flashc_start));
     s->hidden = take(&s->size, tile, sizeof(uint8_t));
     s->correction = take(&s->size, m, sizeof(float));
 }
@@ -243,8 +244,8 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
     const int64_t threads = wanted_threads(plan, p);
     plan->row_blocks = flashc_ceil_div(plan->rows, plan->block.block_m);
     find_longest_piece(plan, p);
-    const bool in_place = flashc_cache_in_place(&p->k, &plan->kernel->gemm->k, p->head_dim) &&
-                          flashc_cache_in_place(&p->v, &plan->kernel->gemm->v, p->head_dim_v);
+    const bool in_place = flashc_kv_in_place(&p->k, &plan->kernel->gemm->k, p->head_dim) &&
+                          flashc_kv_in_place(&p->v, &plan->kernel->gemm->v, p->head_dim_v);
     plan->blocks_per_item = choose_blocks_per_item(plan, p, in_place, threads);
     plan->row_items = flashc_ceil_div(plan->row_blocks, plan->blocks_per_item);
     /* An item of one block would issue more prefetches than it gains where K and V stay in L2 anyway (-4 % at

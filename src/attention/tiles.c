@@ -144,22 +144,22 @@ static flashc_kv_tile load_v(const flashc_item *it, const flashc_tile_rows *rows
     const flashc_problem *p = it->p;
     const flashc_kernel_row *kernel = it->plan->kernel;
     const flashc_operand *operand = &kernel->gemm->v;
-    const float *scale = flashc_cache_load_scales(&p->v, rows, &it->v_scratch);
+    const float *scale = flashc_kv_load_scales(&p->v, rows, &it->v_scratch);
     const bool scale_rows = scale && operand->pack;
     flashc_kv_tile v;
     *has_non_finite = false;
     if (it->careful || scale_rows) {
         const int64_t ld = finite_v_ld(it);
-        flashc_cache_load_f32(&p->v, kernel, rows, p->head_dim_v, it->v_finite, ld);
+        flashc_kv_load_f32(&p->v, kernel, rows, p->head_dim_v, it->v_finite, ld);
         if (it->careful)
             *has_non_finite = flashc_careful_clear(it->v_finite, rows->n, p->head_dim_v, ld);
         for (int64_t i = 0; i < rows->n * ld && scale_rows; i++)
             it->v_finite[i] *= scale[i / ld];
         const flashc_tile tile = {.data = it->v_finite, .dtype = FLASHC_F32, .row_stride = ld, .col_stride = 1};
         v = operand->pack ? operand->pack(it->v_scratch.copy, tile, rows->n, p->head_dim_v)
-                          : flashc_cache_copied(operand, it->v_finite, rows->n, ld, &it->v_scratch);
+                          : flashc_kv_copied(operand, it->v_finite, rows->n, ld, &it->v_scratch);
     } else {
-        v = flashc_cache_load(&p->v, kernel, operand, rows, p->head_dim_v, &it->v_scratch);
+        v = flashc_kv_load(&p->v, kernel, operand, rows, p->head_dim_v, &it->v_scratch);
     }
     v.scale = scale_rows ? NULL : scale;
     return v;
@@ -190,8 +190,8 @@ bool flashc_tiles_run(const flashc_item *it, int64_t begin, int64_t end, int64_t
                                        .n = n_keys,
                                        .next = flashc_min(n_keys, run_end - key - n_keys)};
         flashc_kv_tile k =
-            flashc_cache_load(&p->k, kernel, &kernel->gemm->k, &rows, p->head_dim, &it->k_scratch);
-        k.scale = flashc_cache_load_scales(&p->k, &rows, &it->k_scratch);
+            flashc_kv_load(&p->k, kernel, &kernel->gemm->k, &rows, p->head_dim, &it->k_scratch);
+        k.scale = flashc_kv_load_scales(&p->k, &rows, &it->k_scratch);
         bool v_has_non_finite;
         flashc_kv_tile v = load_v(it, &rows, &v_has_non_finite);
         for (int64_t i = 0; i < it->span.n_blocks; i++) {

@@ -3,8 +3,8 @@
 #define FLASHC_TILES_H
 
 #include "attention/block.h"
-#include "attention/cache.h"
 #include "attention/fold.h"
+#include "attention/kv_tiles.h"
 #include "attention/span.h"
 
 /* The thread that an item runs on. */

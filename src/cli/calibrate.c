@@ -3,7 +3,7 @@
 #include "cli/arithmetic.h"
 #include "cli/cli.h"
 #include "cli/peak.h"
-#include "cli/probe.h"
+#include "cli/sample_call.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 /* The longest call: near enough to those that are predicted, and short enough to wait for. */
 #define LONGEST_CALL_SECONDS 0.02
 
-/* Each of these holds a probe or two; inlined together their frames would be beyond 8 KiB. */
+/* Each of these holds a sample or two; inlined together their frames would be beyond 8 KiB. */
 #define OUT_OF_LINE __attribute__((noinline))
 
 enum {
@@ -34,7 +34,7 @@ enum {
 #define MOST_USED 0.95
 
 typedef struct calibrator {
-    flashc_probed_call call;
+    flashc_sampled_call call;
     const flashc_attention_params *params;
     const flashc_explanation *plan;
     int64_t heads, group; /* K/V heads of all batch elements; query heads of each */
@@ -44,20 +44,20 @@ typedef struct calibrator {
 } calibrator;
 
 /* Times a shape with one thread, as one more sample. */
-static int add_sample(calibrator *c, flashc_probe_shape s)
+static int add_sample(calibrator *c, flashc_sample_shape s)
 {
-    flashc_probe p;
+    flashc_sample p;
     flashc_cost_sample *sample = &c->samples[c->n];
-    int code = flashc_probe_open(&c->call, &s, 0, &p);
+    int code = flashc_sample_open(&c->call, &s, 0, &p);
     if (code == FLASHC_CLI_OK)
-        code = flashc_probe_time(&p, &sample->seconds);
+        code = flashc_sample_time(&p, &sample->seconds);
     if (code == FLASHC_CLI_OK) {
         sample->units[FLASHC_COST_CALL] = 1.0;
         for (int64_t i = 0; i < p.count; i++)
             flashc_costs_count(&p.items[i], sample->units);
         c->n++;
     }
-    flashc_probe_close(&p);
+    flashc_sample_close(&p);
     return code;
 }
 
@@ -81,21 +81,21 @@ OUT_OF_LINE static int take_samples(calibrator *c)
     const int64_t cached = flashc_cli_min(long_keys, flashc_cli_max(1, cached_keys));
     const int64_t cached_heads = flashc_cli_min(heads, flashc_cli_max(1, cached_keys / flashc_cli_min(tile, keys)));
     const int64_t many_rows = flashc_cli_min(ITEMS_OF_ALL * c->plan->rows_per_item / heads, all_rows);
-    int code = add_sample(c, (flashc_probe_shape){1, row, flashc_cli_min(tile, keys), 0}) ||
-               add_sample(c, (flashc_probe_shape){1, row, 1, 0}) ||
-               add_sample(c, (flashc_probe_shape){1, row, flashc_cli_min(3 * tile, cached), 0}) ||
-               add_sample(c, (flashc_probe_shape){1, row, cached, 0}) ||
-               add_sample(c, (flashc_probe_shape){cached_heads, row, flashc_cli_min(tile, keys), 0});
+    int code = add_sample(c, (flashc_sample_shape){1, row, flashc_cli_min(tile, keys), 0}) ||
+               add_sample(c, (flashc_sample_shape){1, row, 1, 0}) ||
+               add_sample(c, (flashc_sample_shape){1, row, flashc_cli_min(3 * tile, cached), 0}) ||
+               add_sample(c, (flashc_sample_shape){1, row, cached, 0}) ||
+               add_sample(c, (flashc_sample_shape){cached_heads, row, flashc_cli_min(tile, keys), 0});
     if (code == FLASHC_CLI_OK && all_rows > block)
-        code = add_sample(c, (flashc_probe_shape){heads, rows, flashc_cli_min(tile, keys), 0}) ||
-               add_sample(c, (flashc_probe_shape){heads, rows, long_keys, 0}) ||
-               add_sample(c, (flashc_probe_shape){heads, many_rows, keys_of_longest(c, heads, many_rows), 0}) ||
-               add_sample(c, (flashc_probe_shape){1, rows, keys_of_longest(c, 1, rows), 0});
+        code = add_sample(c, (flashc_sample_shape){heads, rows, flashc_cli_min(tile, keys), 0}) ||
+               add_sample(c, (flashc_sample_shape){heads, rows, long_keys, 0}) ||
+               add_sample(c, (flashc_sample_shape){heads, many_rows, keys_of_longest(c, heads, many_rows), 0}) ||
+               add_sample(c, (flashc_sample_shape){1, rows, keys_of_longest(c, 1, rows), 0});
     const int edges = c->params->causal || c->params->window_left >= 0 || c->params->window_right >= 0;
     if (code == FLASHC_CLI_OK && edges) {
         const int64_t square = flashc_cli_min(keys, keys_of_longest(c, heads, many_rows));
-        code = add_sample(c, (flashc_probe_shape){heads, rows, flashc_cli_min(keys, rows / c->group), 1}) ||
-               add_sample(c, (flashc_probe_shape){heads, flashc_cli_min(many_rows, square * c->group), square, 1});
+        code = add_sample(c, (flashc_sample_shape){heads, rows, flashc_cli_min(keys, rows / c->group), 1}) ||
+               add_sample(c, (flashc_sample_shape){heads, flashc_cli_min(many_rows, square * c->group), square, 1});
     }
     return code ? FLASHC_CLI_FAILED : FLASHC_CLI_OK;
 }
@@ -125,24 +125,24 @@ int flashc_calibration_simulate(const flashc_calibration *known, int64_t count, 
 /* Small items with all threads: what the simulation lacks, threads took to start. */
 OUT_OF_LINE static int measure_start(const calibrator *c, flashc_calibration *out)
 {
-    const flashc_probe_shape s = {HEADS, flashc_cli_min(c->plan->block_m, c->params->seqlen_q * c->group),
+    const flashc_sample_shape s = {HEADS, flashc_cli_min(c->plan->block_m, c->params->seqlen_q * c->group),
                                   flashc_cli_min(c->plan->block_n, c->params->seqlen_k), 0};
-    flashc_probe p;
+    flashc_sample p;
     double seconds = 0.0;
     flashc_makespan foreseen = {.seconds = 0.0};
-    int code = flashc_probe_open(&c->call, &s, 0, &p);
+    int code = flashc_sample_open(&c->call, &s, 0, &p);
     if (code == FLASHC_CLI_OK)
-        code = flashc_probe_plan(&p, out->all_threads) || flashc_probe_time(&p, &seconds) ||
+        code = flashc_sample_plan(&p, out->all_threads) || flashc_sample_time(&p, &seconds) ||
                flashc_calibration_simulate(out, p.count, p.items, &c->bytes, out->all_threads, &foreseen);
     if (code == FLASHC_CLI_OK)
         out->team = fmax(0.0, seconds - foreseen.seconds) / log2(out->all_threads);
-    flashc_probe_close(&p);
+    flashc_sample_close(&p);
     return code;
 }
 
 /* Seconds that a byte delays a thread, so that the simulation meets what was measured. */
-static int fit_delay(const calibrator *c, const flashc_probe *p, int threads, double seconds, flashc_calibration *known,
-                     double *delay)
+static int fit_delay(const calibrator *c, const flashc_sample *p, int threads, double seconds,
+                     flashc_calibration *known, double *delay)
 {
     double low = 0.0, high = seconds * threads / COLD_BYTES * 16.0;
     known->memory.bandwidth = (double)INFINITY;
@@ -165,12 +165,12 @@ static double queue_at(double used)
 }
 
 /* A call whose time reading K and V from memory has a part in, as in the call to predict. */
-static flashc_probe_shape shape_of_cold(const calibrator *c)
+static flashc_sample_shape shape_of_cold(const calibrator *c)
 {
     const double keys_of_all = COLD_BYTES / c->bytes.key;
     const int64_t most_keys = flashc_cli_max(1, (int64_t)(keys_of_all / (double)flashc_cli_min(HEADS, c->heads)));
     const int64_t keys = flashc_cli_min(c->params->seqlen_k, most_keys);
-    return (flashc_probe_shape){
+    return (flashc_sample_shape){
         .heads = flashc_cli_min(MOST_COLD_HEADS, flashc_cli_max(1, (int64_t)(keys_of_all / (double)keys))),
         .rows = flashc_cli_min(COLD_BLOCKS * c->plan->block_m, c->params->seqlen_q * c->group),
         .keys = keys,
@@ -180,20 +180,20 @@ static flashc_probe_shape shape_of_cold(const calibrator *c)
 /* That call with one thread and with all: how a byte delays a thread, and more so under load. */
 OUT_OF_LINE static int measure_memory(const calibrator *c, flashc_calibration *out)
 {
-    const flashc_probe_shape s = shape_of_cold(c);
+    const flashc_sample_shape s = shape_of_cold(c);
     const double bytes = (double)s.heads * ((double)s.keys * c->bytes.key + (double)s.rows * c->bytes.row);
     double one = 0.0, all = 0.0, alone = 0.0, loaded = 0.0;
     flashc_read_bandwidth read;
     flashc_measure_read_bandwidth(out->all_threads, &read);
     out->cache_size = (double)read.cache_size;
-    flashc_probe p;
-    int code = flashc_probe_open(&c->call, &s, 1, &p);
+    flashc_sample p;
+    int code = flashc_sample_open(&c->call, &s, 1, &p);
     if (code == FLASHC_CLI_OK)
-        code = flashc_probe_time(&p, &one) || fit_delay(c, &p, 1, one, out, &alone);
+        code = flashc_sample_time(&p, &one) || fit_delay(c, &p, 1, one, out, &alone);
     if (code == FLASHC_CLI_OK)
-        code = flashc_probe_plan(&p, out->all_threads) || flashc_probe_time(&p, &all) ||
+        code = flashc_sample_plan(&p, out->all_threads) || flashc_sample_time(&p, &all) ||
                fit_delay(c, &p, out->all_threads, all, out, &loaded);
-    flashc_probe_close(&p);
+    flashc_sample_close(&p);
     if (code != FLASHC_CLI_OK)
         return FLASHC_CLI_FAILED;
     const double bandwidth = fmax(1e9 * read.gbytes_per_second, bytes / fmin(one, all));

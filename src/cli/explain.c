@@ -1,8 +1,8 @@
 /* What `explain` and `attention --dry-run` print: the plan, and what is measured about it if that is asked for. */
-#include "cli/choice.h"
 #include "cli/cli.h"
 #include "cli/job.h"
 #include "cli/predict.h"
+#include "cli/probe.h"
 #include "cli/stream_calls.h"
 
 /* One of the calls that a job is: on the own keys, or on a prefix. */
@@ -10,7 +10,7 @@ typedef struct plan_part {
     const flashc_explanation *plan;
     flashc_attention_params params;
     int measured; /* a part that computes nothing is not */
-    flashc_choice choice;
+    flashc_probe probe;
     flashc_predictions predictions;
 } plan_part;
 
@@ -23,7 +23,7 @@ typedef struct explanation_run {
 static int measure(const flashc_cli_attention_args *args, plan_part *part)
 {
     part->measured = 1;
-    if (args->probe && flashc_choice_probe(args, &part->params, part->plan, &part->choice))
+    if (args->probe && flashc_probe_run(args, &part->params, part->plan, &part->probe))
         return FLASHC_CLI_FAILED;
     return args->predict ? flashc_predict(args, &part->params, part->plan, &part->predictions) : FLASHC_CLI_OK;
 }
@@ -48,7 +48,7 @@ static void print_part(const flashc_cli_attention_args *args, const plan_part *p
 {
     flashc_cli_print_explanation(part->plan, stdout);
     if (part->measured && args->probe)
-        flashc_choice_print(&part->choice, stdout);
+        flashc_probe_print(&part->probe, stdout);
     if (part->measured && args->predict)
         flashc_predictions_print(&part->predictions, stdout);
 }
@@ -69,7 +69,7 @@ static void json_part(const flashc_cli_attention_args *args, const plan_part *pa
 {
     flashc_cli_json_explanation(part->plan, json);
     if (part->measured && args->probe)
-        flashc_choice_json(&part->choice, json);
+        flashc_probe_json(&part->probe, json);
     if (part->measured && args->predict)
         flashc_predictions_json(&part->predictions, json);
 }

@@ -70,7 +70,7 @@ static int make_outputs(const flashc_cli_attention_args *args, int plan_only, fl
     p->lse = (flashc_tensor){.data = job->lse.data, .dtype = FLASHC_F32};
     for (int i = 0; i < 3; i++)
         p->lse.stride[i] = axes[i] < 0 ? 0 : job->lse.strides[axes[i]];
-    return plan_only ? FLASHC_CLI_OK : flashc_cli_extra_make(args, q->rank, job->k.rank, &job->extra, p);
+    return plan_only ? FLASHC_CLI_OK : flashc_cli_extra_outputs_make(args, q->rank, job->k.rank, &job->extra, p);
 }
 
 static int set_alignment(const flashc_cli_attention_args *args, flashc_cli_job *job)
@@ -102,7 +102,7 @@ int flashc_cli_job_open(const flashc_cli_attention_args *args, int plan_only, fl
     job->params.compute = args->compute;
     if ((args->prefix_k && flashc_cli_prefix_open(args, plan_only, &job->prefix, &job->q, &job->params)) ||
         set_alignment(args, job) || read_mask_and_bias(args, plan_only, job) ||
-        flashc_cli_scores_set(args, plan_only, &job->scores, &job->params) || make_outputs(args, plan_only, job))
+        flashc_cli_score_options_set(args, plan_only, &job->scores, &job->params) || make_outputs(args, plan_only, job))
         return FLASHC_CLI_FAILED;
     return flashc_cli_score_mod_open(args, &job->score_mod, &job->params);
 }
@@ -126,10 +126,10 @@ void flashc_cli_job_close(flashc_cli_job *job)
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         flashc_cli_array_free(arrays[i]);
     flashc_cli_sequences_free(&job->sequences);
-    flashc_cli_scores_free(&job->scores);
+    flashc_cli_score_options_free(&job->scores);
     flashc_cli_score_mod_close(&job->score_mod);
     flashc_cli_prefix_close(&job->prefix);
-    flashc_cli_extra_free(&job->extra);
+    flashc_cli_extra_outputs_free(&job->extra);
     free(job->offsets);
     *job = (flashc_cli_job){0};
 }

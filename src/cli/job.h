@@ -6,11 +6,11 @@
 
 #include "cli/array.h"
 #include "cli/attention_options.h"
-#include "cli/extra.h"
+#include "cli/extra_outputs.h"
 #include "cli/json.h"
 #include "cli/prefix.h"
 #include "cli/score_mod.h"
-#include "cli/scores.h"
+#include "cli/score_options.h"
 #include "cli/sequences.h"
 
 #include <flashc.h>
@@ -21,9 +21,9 @@ typedef struct flashc_cli_job {
     flashc_cli_array q, k, v, k_scale, v_scale, mask, bias; /* data NULL: none */
     flashc_cli_array o, lse;        /* packed, in Q's rank and layout; always there */
     flashc_cli_prefix prefix;
-    flashc_cli_extra extra;         /* further outputs */
+    flashc_cli_extra_outputs extra;         /* further outputs */
     flashc_cli_sequences sequences; /* what params' lengths and tables point to */
-    flashc_cli_scores scores;       /* what params' slopes, sinks and block mask point to */
+    flashc_cli_score_options scores;       /* what params' slopes, sinks and block mask point to */
     flashc_cli_score_mod score_mod; /* what params.score_mod is in */
     int64_t *offsets;               /* what params.offsets points to */
 } flashc_cli_job;

@@ -1,8 +1,8 @@
 /* The calls by which states of some keys become results: merged into one, and finished. */
 #include "attention/problem.h"
 #include "attention/stages.h"
-#include "attention/stream.h"
-#include "attention/stream_check.h"
+#include "attention/state.h"
+#include "attention/state_check.h"
 #include "cpu.h"
 #include "numerics.h"
 #include "softmax/state.h"
@@ -16,16 +16,16 @@
 static void merge_nodes(const flashc_softmax_state *whole, const flashc_attention_state *state, int64_t first)
 {
     for (int64_t node = first; node < state->n_nodes; node++) {
-        const flashc_softmax_state part = flashc_stream_node(state, node);
+        const flashc_softmax_state part = flashc_attention_state_node(state, node);
         flashc_state_merge(whole, &part);
     }
 }
 
 flashc_status flashc_attention_state_merge(flashc_attention_state *into, const flashc_attention_state *from)
 {
-    flashc_status status = flashc_stream_check_state("into", into);
+    flashc_status status = flashc_attention_state_check_state("into", into);
     if (status == FLASHC_OK)
-        status = flashc_stream_check_state("from", from);
+        status = flashc_attention_state_check_state("from", from);
     if (status != FLASHC_OK)
         return status;
     if (into->rows != from->rows || into->head_dim_v != from->head_dim_v ||
@@ -37,11 +37,11 @@ flashc_status flashc_attention_state_merge(flashc_attention_state *into, const f
     if (into->rows > 0 && into->row_max == from->row_max)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "from: expected another state than into, found the same");
     const int64_t next_key = flashc_max(into->next_key, from->next_key);
-    if (next_key > flashc_stream_capacity(into))
+    if (next_key > flashc_attention_state_capacity(into))
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "from->next_key: expected at most the %" PRId64 " keys of into's levels, found %" PRId64,
-                           flashc_stream_capacity(into), from->next_key);
-    const flashc_softmax_state whole = flashc_stream_node(into, 0);
+                           flashc_attention_state_capacity(into), from->next_key);
+    const flashc_softmax_state whole = flashc_attention_state_node(into, 0);
     FLASHC_IN_DEFAULT_FLOAT_MODE;
     if (into->n_nodes == 0 && from->n_nodes > 0)
         flashc_state_init(&whole);
@@ -58,7 +58,7 @@ static void fold_row(const flashc_attention_state *s, int64_t index, const flash
 {
     flashc_state_init(row);
     for (int64_t node = s->n_nodes - 1; node >= 0; node--) {
-        flashc_softmax_state part = flashc_stream_node(s, node);
+        flashc_softmax_state part = flashc_attention_state_node(s, node);
         part.rows = 1;
         part.row_max += index;
         part.row_sum += index;
@@ -87,7 +87,7 @@ static void finish_row(const flashc_problem *p, const flashc_attention_state *s,
         if (row_max)
             *row_max = -INFINITY;
     } else {
-        fold_row(s, flashc_stream_row(s, sequence, head, query), row);
+        fold_row(s, flashc_attention_state_row(s, sequence, head, query), row);
         flashc_stages_finish_row(p, head, *row->row_max, *row->row_sum, &factor, lse, row_max);
     }
     for (int64_t d = 0; d < p->head_dim_v; d++)
@@ -99,7 +99,7 @@ flashc_status flashc_attention_finish(const flashc_attention_state *state, const
 {
     flashc_attention_params p;
     flashc_problem problem;
-    flashc_status status = flashc_stream_read_call(&p, state, params);
+    flashc_status status = flashc_attention_state_read_call(&p, state, params);
     if (status != FLASHC_OK)
         return status;
     p.seqlen_k = 0; /* what is about keys is not looked at */
@@ -111,12 +111,12 @@ flashc_status flashc_attention_finish(const flashc_attention_state *state, const
     p.window_left = p.window_right = -1;
     p.alignment = FLASHC_ALIGN_UNSET;
     p.alibi_slopes = NULL;
-    status = flashc_stream_check_outputs(&p);
+    status = flashc_attention_state_check_outputs(&p);
     p.scores.data = NULL; /* of a chunk */
     if (status == FLASHC_OK)
         status = flashc_problem_init(&problem, &p);
     if (status == FLASHC_OK)
-        status = flashc_stream_check_rows(state, &p);
+        status = flashc_attention_state_check_rows(state, &p);
     if (status != FLASHC_OK)
         return status;
     float row_max, row_sum, *acc = malloc((size_t)(p.head_dim_v + 1) * sizeof *acc);

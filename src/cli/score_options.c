@@ -1,4 +1,4 @@
-#include "cli/scores.h"
+#include "cli/score_options.h"
 
 #include "cli/cli.h"
 
@@ -55,8 +55,8 @@ static int read_block_mask(const flashc_cli_attention_args *args, int plan_only,
                             (long long)n, flashc_cli_shape_text(4, sizes, expected));
 }
 
-int flashc_cli_scores_set(const flashc_cli_attention_args *args, int plan_only, flashc_cli_scores *scores,
-                          flashc_attention_params *p)
+int flashc_cli_score_options_set(const flashc_cli_attention_args *args, int plan_only,
+                                 flashc_cli_score_options *scores, flashc_attention_params *p)
 {
     p->window_left = args->window[0];
     p->window_right = args->window[1];
@@ -71,7 +71,7 @@ int flashc_cli_scores_set(const flashc_cli_attention_args *args, int plan_only, 
     return FLASHC_CLI_OK;
 }
 
-void flashc_cli_scores_free(flashc_cli_scores *scores)
+void flashc_cli_score_options_free(flashc_cli_score_options *scores)
 {
     flashc_cli_array_free(&scores->alibi);
     flashc_cli_array_free(&scores->sinks);

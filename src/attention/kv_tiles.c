@@ -1,4 +1,4 @@
-#include "attention/cache.h"
+#include "attention/kv_tiles.h"
 
 #include <limits.h>
 #include <string.h>
@@ -13,7 +13,7 @@ static bool reads_in_place(const flashc_tensor *tensor, const flashc_operand *op
            (!operand->blas_rows || (row_stride >= n_cols && row_stride <= INT_MAX));
 }
 
-bool flashc_cache_in_place(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_cols)
+bool flashc_kv_in_place(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_cols)
 {
     return (flashc_cache_page_rows(rows) == 0 || operand->by_row) && reads_in_place(&rows->tensor, operand, n_cols);
 }
@@ -29,24 +29,24 @@ static int64_t copy_ld(const flashc_operand *operand, int64_t n_cols)
     return ld > 0 && ld % (4 * line) == 0 ? ld + line : ld;
 }
 
-int64_t flashc_cache_copy_floats(const flashc_operand *operand, int64_t n_rows, int64_t n_cols)
+int64_t flashc_kv_copy_floats(const flashc_operand *operand, int64_t n_rows, int64_t n_cols)
 {
     return n_rows * copy_ld(operand, n_cols);
 }
 
-int64_t flashc_cache_gathered_bytes(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_rows,
-                                    int64_t n_cols)
+int64_t flashc_kv_gathered_bytes(const flashc_cache_rows *rows, const flashc_operand *operand, int64_t n_rows,
+                                 int64_t n_cols)
 {
     const bool gathers = flashc_cache_page_rows(rows) > 0 && operand->pack;
     return gathers ? n_rows * flashc_row_bytes(rows->tensor.dtype, n_cols) : 0;
 }
 
-int64_t flashc_cache_row_pointers(const flashc_operand *operand, int64_t n_rows)
+int64_t flashc_kv_row_pointers(const flashc_operand *operand, int64_t n_rows)
 {
     return operand->by_row ? flashc_round_up(n_rows, FLASHC_COLUMN_MULTIPLE) + FLASHC_ROWS_AHEAD : 0;
 }
 
-int64_t flashc_cache_scales(const flashc_cache_rows *rows, int64_t n_rows)
+int64_t flashc_kv_scales(const flashc_cache_rows *rows, int64_t n_rows)
 {
     return rows->scale.data ? flashc_round_up(n_rows, FLASHC_COLUMN_MULTIPLE) : 0;
 }
@@ -108,7 +108,7 @@ enum { STARTS_AHEAD = 16384, START_BYTES = 1024, MAX_STARTS = 64 };
  * head_dim 128 loses 5 % by it, and nothing by one for each page of the cache. */
 enum { TOUCH_ROW_BYTES = 256 };
 
-int64_t flashc_cache_starts(const flashc_cache_rows *rows, const flashc_operand *operand)
+int64_t flashc_kv_starts(const flashc_cache_rows *rows, const flashc_operand *operand)
 {
     return operand->by_row && flashc_cache_page_rows(rows) > 0 ? MAX_STARTS + 1 : 0;
 }
@@ -151,14 +151,14 @@ static const flashc_start *find_starts(const flashc_cache_rows *rows, const flas
 /* Fills in the addresses beyond the `known` ones, for a tile of n rows: the last known one again. */
 static const void **point_ahead(const flashc_operand *operand, int64_t n, int64_t known, const void **row)
 {
-    const int64_t end = flashc_cache_row_pointers(operand, n);
+    const int64_t end = flashc_kv_row_pointers(operand, n);
     for (int64_t i = known; i < end; i++)
         row[i] = row[known - 1];
     return row;
 }
 
-flashc_kv_tile flashc_cache_copied(const flashc_operand *operand, const float *copy, int64_t n_rows, int64_t ld,
-                                   const flashc_tile_scratch *scratch)
+flashc_kv_tile flashc_kv_copied(const flashc_operand *operand, const float *copy, int64_t n_rows, int64_t ld,
+                                const flashc_tile_scratch *scratch)
 {
     if (!operand->by_row)
         return (flashc_kv_tile){.data = copy, .dtype = FLASHC_F32, .row_stride = ld};
@@ -167,9 +167,9 @@ flashc_kv_tile flashc_cache_copied(const flashc_operand *operand, const float *c
     return (flashc_kv_tile){.row = point_ahead(operand, n_rows, n_rows, scratch->row), .dtype = FLASHC_F32};
 }
 
-flashc_kv_tile flashc_cache_load(const flashc_cache_rows *rows, const flashc_kernel_row *kernel,
-                                 const flashc_operand *operand, const flashc_tile_rows *tile, int64_t n_cols,
-                                 const flashc_tile_scratch *scratch)
+flashc_kv_tile flashc_kv_load(const flashc_cache_rows *rows, const flashc_kernel_row *kernel,
+                              const flashc_operand *operand, const flashc_tile_rows *tile, int64_t n_cols,
+                              const flashc_tile_scratch *scratch)
 {
     const bool in_place = reads_in_place(&rows->tensor, operand, n_cols);
     if (in_place && operand->by_row) {
@@ -191,12 +191,12 @@ flashc_kv_tile flashc_cache_load(const flashc_cache_rows *rows, const flashc_ker
                                            : gather(rows, tile, n_cols, scratch->gathered),
                              tile->n, n_cols);
     const int64_t ld = copy_ld(operand, n_cols);
-    flashc_cache_load_f32(rows, kernel, tile, n_cols, scratch->copy, ld);
-    return flashc_cache_copied(operand, scratch->copy, tile->n, ld, scratch);
+    flashc_kv_load_f32(rows, kernel, tile, n_cols, scratch->copy, ld);
+    return flashc_kv_copied(operand, scratch->copy, tile->n, ld, scratch);
 }
 
-void flashc_cache_load_f32(const flashc_cache_rows *rows, const flashc_kernel_row *kernel,
-                           const flashc_tile_rows *tile, int64_t n_cols, float *dst, int64_t ld)
+void flashc_kv_load_f32(const flashc_cache_rows *rows, const flashc_kernel_row *kernel, const flashc_tile_rows *tile,
+                        int64_t n_cols, float *dst, int64_t ld)
 {
     for (int64_t done = 0, n; done < tile->n; done += n) {
         n = flashc_cache_run(rows, &rows->tensor, tile->sequence, tile->first + done, tile->n - done);
@@ -204,8 +204,8 @@ void flashc_cache_load_f32(const flashc_cache_rows *rows, const flashc_kernel_ro
     }
 }
 
-const float *flashc_cache_load_scales(const flashc_cache_rows *rows, const flashc_tile_rows *tile,
-                                      const flashc_tile_scratch *scratch)
+const float *flashc_kv_load_scales(const flashc_cache_rows *rows, const flashc_tile_rows *tile,
+                                   const flashc_tile_scratch *scratch)
 {
     if (!rows->scale.data)
         return NULL;

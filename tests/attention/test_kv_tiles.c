@@ -1,6 +1,6 @@
 /* Tiles of K and V as products are told of them: where each row lies and what is to be prefetched, or a copy; and no
  * byte of scratch beyond what the sizes say. On every kernel, in one array and in pages. */
-#include "attention/cache.h"
+#include "attention/kv_tiles.h"
 #include "kernels/tiles.h"
 #include "support/memory.h"
 
@@ -54,11 +54,11 @@ static void check_tile(const rows_case *c, const flashc_tile_rows *tile, int64_t
     const flashc_cache_rows *rows = &c->rows;
     const flashc_operand *operand = &kernel->gemm->k;
     const int64_t n = tile->n;
-    const size_t sizes[SCRATCH] = {(size_t)flashc_cache_copy_floats(operand, n, columns) * sizeof(float),
-                                   (size_t)flashc_cache_gathered_bytes(rows, operand, n, columns),
-                                   (size_t)flashc_cache_row_pointers(operand, n) * sizeof(void *),
-                                   (size_t)flashc_cache_starts(rows, operand) * sizeof(flashc_start),
-                                   (size_t)flashc_cache_scales(rows, n) * sizeof(float)};
+    const size_t sizes[SCRATCH] = {(size_t)flashc_kv_copy_floats(operand, n, columns) * sizeof(float),
+                                   (size_t)flashc_kv_gathered_bytes(rows, operand, n, columns),
+                                   (size_t)flashc_kv_row_pointers(operand, n) * sizeof(void *),
+                                   (size_t)flashc_kv_starts(rows, operand) * sizeof(flashc_start),
+                                   (size_t)flashc_kv_scales(rows, n) * sizeof(float)};
     guarded_buffer b[SCRATCH];
     for (int i = 0; i < SCRATCH; i++)
         b[i] = guarded_alloc(sizes[i], false);
@@ -66,8 +66,8 @@ static void check_tile(const rows_case *c, const flashc_tile_rows *tile, int64_t
                                          .row = (const void **)(void *)b[2].bytes,
                                          .start = (flashc_start *)(void *)b[3].bytes,
                                          .scale = (float *)(void *)b[4].bytes};
-    const flashc_kv_tile k = flashc_cache_load(rows, kernel, operand, tile, columns, &scratch);
-    const float *scale = flashc_cache_load_scales(rows, tile, &scratch);
+    const flashc_kv_tile k = flashc_kv_load(rows, kernel, operand, tile, columns, &scratch);
+    const float *scale = flashc_kv_load_scales(rows, tile, &scratch);
     for (int64_t i = 0; i < n; i++) {
         const char *want = flashc_cache_row(rows, tile->sequence, tile->head, tile->first + i);
         assert_true(scale[i] == *flashc_cache_scale(rows, tile->sequence, tile->head, tile->first + i));

@@ -1,4 +1,4 @@
-#include "attention/stream_check.h"
+#include "attention/state_check.h"
 
 #include "attention/passes.h"
 #include "attention/plan.h"
@@ -10,13 +10,13 @@
 /* As many pieces of them as there may be are keys. */
 static const int64_t MOST_PIECE_KEYS = FLASHC_SIZE_LIMIT / FLASHC_MAX_PIECES;
 
-flashc_status flashc_stream_read_params(flashc_attention_params *ours, const flashc_attention_params *params)
+flashc_status flashc_attention_state_read_params(flashc_attention_params *ours, const flashc_attention_params *params)
 {
     flashc_attention_params_init(ours, sizeof *ours);
     return flashc_params_read(ours, sizeof *ours, params, sizeof *ours, "flashc_attention_params_init");
 }
 
-int64_t flashc_stream_capacity(const flashc_attention_state *s)
+int64_t flashc_attention_state_capacity(const flashc_attention_state *s)
 {
     if (s->piece_n == 0)
         return FLASHC_SIZE_LIMIT - 1;
@@ -28,14 +28,14 @@ int64_t flashc_stream_capacity(const flashc_attention_state *s)
  * were merged or begin in the middle; more would not fit into the levels later on. */
 static int64_t most_nodes(const flashc_attention_state *s)
 {
-    const int64_t keys = flashc_stream_piece_keys(s);
+    const int64_t keys = flashc_attention_state_piece_keys(s);
     int64_t nodes = s->next_key % keys != 0;
     for (int64_t pieces = s->next_key / keys; pieces > 0; pieces /= 2)
         nodes += pieces % 2;
     return nodes;
 }
 
-flashc_status flashc_stream_check_memory(const char *name, const flashc_attention_state *s)
+flashc_status flashc_attention_state_check_memory(const char *name, const flashc_attention_state *s)
 {
     int64_t rows, floats;
     const int64_t width = flashc_max(1, s->head_dim_v); /* of the widest array */
@@ -47,7 +47,7 @@ flashc_status flashc_stream_check_memory(const char *name, const flashc_attentio
                        " * %" PRId64 " * %" PRId64, name, s->levels, s->rows, s->head_dim_v);
 }
 
-flashc_status flashc_stream_check_state(const char *name, const flashc_attention_state *s)
+flashc_status flashc_attention_state_check_state(const char *name, const flashc_attention_state *s)
 {
     if (!s)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected a pointer, found NULL", name);
@@ -68,13 +68,13 @@ flashc_status flashc_stream_check_state(const char *name, const flashc_attention
         {"seqlen_k", s->seqlen_k, 0, FLASHC_SIZE_LIMIT},
         {"levels", s->levels, 1, FLASHC_TREE_LEVELS},
         {"n_nodes", s->n_nodes, 0, s->levels},
-        {"next_key", s->next_key, 0, fits ? flashc_stream_capacity(s) : 0},
+        {"next_key", s->next_key, 0, fits ? flashc_attention_state_capacity(s) : 0},
     };
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         if (sizes[i].value < sizes[i].low || sizes[i].value > sizes[i].high)
             return flashc_fail(FLASHC_ERR_ARGUMENT, "%s->%s: expected %" PRId64 " to %" PRId64 ", found %" PRId64, name,
                                sizes[i].name, sizes[i].low, sizes[i].high, sizes[i].value);
-    flashc_status status = flashc_stream_check_memory(name, s);
+    flashc_status status = flashc_attention_state_check_memory(name, s);
     if (status != FLASHC_OK)
         return status;
     if (s->n_nodes > most_nodes(s))
@@ -87,14 +87,14 @@ flashc_status flashc_stream_check_state(const char *name, const flashc_attention
     return FLASHC_OK;
 }
 
-flashc_status flashc_stream_read_call(flashc_attention_params *ours, const flashc_attention_state *state,
-                                      const flashc_attention_params *params)
+flashc_status flashc_attention_state_read_call(flashc_attention_params *ours, const flashc_attention_state *state,
+                                               const flashc_attention_params *params)
 {
-    const flashc_status status = flashc_stream_check_state("state", state);
-    return status == FLASHC_OK ? flashc_stream_read_params(ours, params) : status;
+    const flashc_status status = flashc_attention_state_check_state("state", state);
+    return status == FLASHC_OK ? flashc_attention_state_read_params(ours, params) : status;
 }
 
-flashc_status flashc_stream_check_rows(const flashc_attention_state *s, const flashc_attention_params *p)
+flashc_status flashc_attention_state_check_rows(const flashc_attention_state *s, const flashc_attention_params *p)
 {
     const int64_t size[3] = {p->cu_seqlens_q ? 1 : p->batch, p->num_heads, p->seqlen_q};
     if (s->rows != size[0] * size[1] * size[2])
@@ -124,7 +124,7 @@ flashc_status flashc_stream_check_rows(const flashc_attention_state *s, const fl
         .types = FLASHC_TYPES_F32});
 }
 
-flashc_status flashc_stream_check_outputs(const flashc_attention_params *p)
+flashc_status flashc_attention_state_check_outputs(const flashc_attention_params *p)
 {
     const bool weights = p->scores.data && p->scores_stage == FLASHC_SCORES_WEIGHTS;
     if (weights || p->key_mass.data)

@@ -1,6 +1,6 @@
 /* The verdict behind `explain --probe`, which is pure: when do timings speak against the kernel that was chosen? */
 #include "cli/bench.h"
-#include "cli/choice.h"
+#include "cli/probe.h"
 
 #include "support/cmocka.h"
 
@@ -9,17 +9,17 @@
 
 enum { ROUNDS = 12 };
 
-static flashc_choice_verdict judge(const double *speed)
+static flashc_probe_verdict judge(const double *speed)
 {
     double chosen[ROUNDS], rival[ROUNDS];
     for (int i = 0; i < ROUNDS; i++) {
         rival[i] = 1e-3 * (1 + i % 3); /* the machine's own pace changes, for both */
         chosen[i] = rival[i] * speed[i];
     }
-    return flashc_choice_judge(ROUNDS, chosen, rival);
+    return flashc_probe_judge(ROUNDS, chosen, rival);
 }
 
-static flashc_choice_verdict judge_steady(double speed)
+static flashc_probe_verdict judge_steady(double speed)
 {
     double all[ROUNDS];
     for (int i = 0; i < ROUNDS; i++)
@@ -32,8 +32,8 @@ static void only_more_than_the_margin_disagrees(void **state)
     (void)state;
     assert_false(judge_steady(0.5).disagrees);
     assert_false(judge_steady(1.0).disagrees);
-    assert_false(judge_steady(1.0 + FLASHC_CHOICE_MARGIN - 1e-6).disagrees);
-    assert_true(judge_steady(1.0 + FLASHC_CHOICE_MARGIN + 1e-6).disagrees);
+    assert_false(judge_steady(1.0 + FLASHC_PROBE_MARGIN - 1e-6).disagrees);
+    assert_true(judge_steady(1.0 + FLASHC_PROBE_MARGIN + 1e-6).disagrees);
     assert_true(judge_steady(5.0).disagrees);
     assert_true(fabs(judge_steady(1.25).speed - 1.25) < 1e-12);
 }
@@ -54,8 +54,8 @@ static void rounds_that_differ_too_much_say_nothing(void **state)
 {
     (void)state;
     const double unclear[ROUNDS] = {1.2, 0.9, 1.3, 0.8, 1.2, 0.9, 1.3, 0.8, 1.2, 0.9, 1.3, 1.2};
-    const flashc_choice_verdict verdict = judge(unclear);
-    assert_true(verdict.speed > 1.0 + FLASHC_CHOICE_MARGIN && verdict.low < 1.0 && verdict.high > 1.0);
+    const flashc_probe_verdict verdict = judge(unclear);
+    assert_true(verdict.speed > 1.0 + FLASHC_PROBE_MARGIN && verdict.low < 1.0 && verdict.high > 1.0);
     assert_false(verdict.disagrees);
 }
 
@@ -63,9 +63,9 @@ static void few_rounds(void **state)
 {
     (void)state;
     const double chosen[] = {3.0, 5.0}, rival[] = {2.0, 2.0};
-    assert_true(flashc_choice_judge(1, chosen, rival).disagrees);
-    assert_true(fabs(flashc_choice_judge(1, chosen, rival).speed - 1.5) < 1e-12);
-    assert_true(fabs(flashc_choice_judge(2, chosen, rival).speed - 2.0) < 1e-12);
+    assert_true(flashc_probe_judge(1, chosen, rival).disagrees);
+    assert_true(fabs(flashc_probe_judge(1, chosen, rival).speed - 1.5) < 1e-12);
+    assert_true(fabs(flashc_probe_judge(2, chosen, rival).speed - 2.0) < 1e-12);
 }
 
 /* Of numbers in any order; the spread is that of a sample. */

@@ -1,20 +1,20 @@
 /*
  * What a call does to scores and hides of them beside mask and bias: window, softcap, ALiBi, sinks, block mask.
  */
-#ifndef FLASHC_CLI_SCORES_H
-#define FLASHC_CLI_SCORES_H
+#ifndef FLASHC_CLI_SCORE_OPTIONS_H
+#define FLASHC_CLI_SCORE_OPTIONS_H
 
 #include "cli/array.h"
 #include "cli/attention_options.h"
 
-typedef struct flashc_cli_scores {
+typedef struct flashc_cli_score_options {
     flashc_cli_array alibi, sinks, block_mask;
-} flashc_cli_scores;
+} flashc_cli_score_options;
 
 /* Reads the files that args name and sets all of it in *p, whose sizes are set. plan_only: of the block mask the header
  * only. Returns FLASHC_CLI_OK, or FLASHC_CLI_FAILED after a message; *scores is to be freed in any case. */
-int flashc_cli_scores_set(const flashc_cli_attention_args *args, int plan_only, flashc_cli_scores *scores,
-                          flashc_attention_params *p);
-void flashc_cli_scores_free(flashc_cli_scores *scores);
+int flashc_cli_score_options_set(const flashc_cli_attention_args *args, int plan_only,
+                                 flashc_cli_score_options *scores, flashc_attention_params *p);
+void flashc_cli_score_options_free(flashc_cli_score_options *scores);
 
 #endif

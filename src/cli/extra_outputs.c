@@ -1,4 +1,4 @@
-#include "cli/extra.h"
+#include "cli/extra_outputs.h"
 
 #include "cli/cli.h"
 
@@ -15,8 +15,8 @@ static int make(const char *name, int axes, const int64_t *sizes, int rank, flas
     return FLASHC_CLI_OK;
 }
 
-int flashc_cli_extra_make(const flashc_cli_attention_args *args, int rank_q, int rank_k, flashc_cli_extra *extra,
-                          flashc_attention_params *p)
+int flashc_cli_extra_outputs_make(const flashc_cli_attention_args *args, int rank_q, int rank_k,
+                                  flashc_cli_extra_outputs *extra, flashc_attention_params *p)
 {
     const int64_t of_queries[4] = {p->cu_seqlens_q ? 1 : p->batch, p->num_heads, p->seqlen_q, p->seqlen_k};
     const int64_t of_keys[3] = {p->cu_seqlens_k ? 1 : p->batch, p->num_heads, p->seqlen_k};
@@ -26,7 +26,7 @@ int flashc_cli_extra_make(const flashc_cli_attention_args *args, int rank_q, int
            (args->row_max && make("row max", 3, of_queries, rank_q - 1, &extra->row_max, &p->row_max));
 }
 
-void flashc_cli_extra_free(flashc_cli_extra *extra)
+void flashc_cli_extra_outputs_free(flashc_cli_extra_outputs *extra)
 {
     flashc_cli_array_free(&extra->scores);
     flashc_cli_array_free(&extra->key_mass);

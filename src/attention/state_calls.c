@@ -2,8 +2,8 @@
 #include "attention/execute.h"
 #include "attention/plan.h"
 #include "attention/scales.h"
-#include "attention/stream.h"
-#include "attention/stream_check.h"
+#include "attention/state.h"
+#include "attention/state_check.h"
 #include "softmax/state.h"
 
 #include <inttypes.h>
@@ -42,7 +42,7 @@ flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t 
         return flashc_fail(FLASHC_ERR_ARGUMENT, "state: expected a pointer, found NULL");
     if (struct_size != sizeof *state)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "struct_size: expected %zu, found %zu", sizeof *state, struct_size);
-    flashc_status status = flashc_stream_read_params(&p, params);
+    flashc_status status = flashc_attention_state_read_params(&p, params);
     if (status != FLASHC_OK)
         return status;
     forget_data(&p);
@@ -62,9 +62,9 @@ flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t 
         .levels = 1,
     };
     /* More rows than that many pieces have are not keys: seqlens_k says so, by which pieces go. */
-    while (made.levels < FLASHC_TREE_LEVELS && flashc_stream_capacity(&made) < problem.seqlen_k)
+    while (made.levels < FLASHC_TREE_LEVELS && flashc_attention_state_capacity(&made) < problem.seqlen_k)
         made.levels++;
-    status = flashc_stream_check_memory("state", &made);
+    status = flashc_attention_state_check_memory("state", &made);
     if (status == FLASHC_OK)
         *state = made;
     return status;
@@ -73,15 +73,15 @@ flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t 
 flashc_status flashc_attention_state_clear(flashc_attention_state *state)
 {
     if (!state || state->struct_size != sizeof *state)
-        return flashc_stream_check_state("state", state); /* says so */
+        return flashc_attention_state_check_state("state", state); /* says so */
     flashc_attention_state none = *state; /* the caller's stays as it is where something else is wrong with it */
     none.n_nodes = none.next_key = 0;
-    const flashc_status status = flashc_stream_check_state("state", &none);
+    const flashc_status status = flashc_attention_state_check_state("state", &none);
     if (status != FLASHC_OK)
         return status;
     *state = none;
     for (int64_t node = 0; node < state->levels; node++) {
-        const flashc_softmax_state all = flashc_stream_node(state, node);
+        const flashc_softmax_state all = flashc_attention_state_node(state, node);
         flashc_state_init(&all);
     }
     return FLASHC_OK;
@@ -92,20 +92,21 @@ static flashc_status plan_chunk(const flashc_attention_state *state, const flash
                                 flashc_problem *problem, flashc_plan *plan)
 {
     flashc_attention_params p;
-    flashc_status status = flashc_stream_read_call(&p, state, params);
+    flashc_status status = flashc_attention_state_read_call(&p, state, params);
     if (status != FLASHC_OK)
         return status;
     p.sinks = NULL;
     p.lse.data = p.row_max.data = NULL;
-    status = flashc_stream_check_outputs(&p);
+    status = flashc_attention_state_check_outputs(&p);
     if (status == FLASHC_OK)
         status = flashc_problem_init_chunk(problem, &p, state);
     if (status == FLASHC_OK)
-        status = flashc_stream_check_rows(state, &p);
-    if (status == FLASHC_OK && problem->seqlen_k > flashc_stream_capacity(state) - state->next_key)
+        status = flashc_attention_state_check_rows(state, &p);
+    if (status == FLASHC_OK && problem->seqlen_k > flashc_attention_state_capacity(state) - state->next_key)
         status = flashc_fail(FLASHC_ERR_ARGUMENT,
                              "seqlen_k: expected at most %" PRId64 " more keys, for which the state has %" PRId64
-                             " levels, found %" PRId64, flashc_stream_capacity(state) - state->next_key, state->levels,
+                             " levels, found %" PRId64,
+                             flashc_attention_state_capacity(state) - state->next_key, state->levels,
                              problem->seqlen_k);
     return status == FLASHC_OK ? flashc_plan_init(plan, problem, NULL, 0) : status;
 }
@@ -129,7 +130,7 @@ static int64_t count_passes(const flashc_attention_state *state, int64_t most_ru
     flashc_chunk_pass pass = {.end = state->next_key};
     int64_t n = 0;
     do {
-        flashc_stream_next_pass(state, most_runs, end, &pass);
+        flashc_attention_state_next_pass(state, most_runs, end, &pass);
         n++;
     } while (pass.end < end);
     return n;
@@ -146,10 +147,11 @@ static flashc_status run_passes(flashc_attention_state *state, flashc_problem *p
     plan->pass = (flashc_chunk_pass){.end = state->next_key, .nodes = state->n_nodes};
     const flashc_tensor scores = problem->scores;
     do {
-        flashc_stream_next_pass(state, plan->runs, end, &plan->pass);
+        flashc_attention_state_next_pass(state, plan->runs, end, &plan->pass);
         problem->scores.data = plan->pass.end < end ? NULL : scores.data; /* all of the chunk's, once */
         status = flashc_execute(problem, plan, workspace, &progress);
-        plan->pass.nodes = flashc_stream_nodes_after(state, plan->pass.begin, plan->pass.end, plan->pass.nodes);
+        plan->pass.nodes = flashc_attention_state_nodes_after(state, plan->pass.begin, plan->pass.end,
+                                                              plan->pass.nodes);
     } while (status == FLASHC_OK && plan->pass.end < end);
     if (status == FLASHC_OK) {
         state->n_nodes = plan->pass.nodes;

@@ -1,6 +1,6 @@
-#include "attention/stream.h"
+#include "attention/state.h"
 
-flashc_softmax_state flashc_stream_node(const flashc_attention_state *s, int64_t node)
+flashc_softmax_state flashc_attention_state_node(const flashc_attention_state *s, int64_t node)
 {
     return (flashc_softmax_state){.rows = s->rows,
                                   .head_dim_v = s->head_dim_v,
@@ -11,7 +11,8 @@ flashc_softmax_state flashc_stream_node(const flashc_attention_state *s, int64_t
                                   .acc_col_stride = 1};
 }
 
-int64_t flashc_stream_row(const flashc_attention_state *s, const flashc_sequence *sequence, int64_t head, int64_t query)
+int64_t flashc_attention_state_row(const flashc_attention_state *s, const flashc_sequence *sequence, int64_t head,
+                                   int64_t query)
 {
     return sequence->q_element * s->row_stride[0] + head * s->row_stride[1] +
            (sequence->first_query + query) * s->row_stride[2];
@@ -19,13 +20,14 @@ int64_t flashc_stream_row(const flashc_attention_state *s, const flashc_sequence
 
 static int64_t block_row_of(const flashc_problem *p, const flashc_row_block *block, int64_t r)
 {
-    return flashc_stream_row(p->state, &block->sequence, flashc_row_head(p, block, r), flashc_row_query(p, block, r));
+    return flashc_attention_state_row(p->state, &block->sequence, flashc_row_head(p, block, r),
+                                      flashc_row_query(p, block, r));
 }
 
-void flashc_stream_load(const flashc_problem *p, const flashc_row_block *block, int64_t node,
-                        const flashc_softmax_state *to)
+void flashc_attention_state_load(const flashc_problem *p, const flashc_row_block *block, int64_t node,
+                                 const flashc_softmax_state *to)
 {
-    const flashc_softmax_state from = flashc_stream_node(p->state, node);
+    const flashc_softmax_state from = flashc_attention_state_node(p->state, node);
     for (int64_t r = 0; r < block->n_rows; r++) {
         const int64_t row = block_row_of(p, block, r);
         to->row_max[r] = from.row_max[row];
@@ -35,10 +37,10 @@ void flashc_stream_load(const flashc_problem *p, const flashc_row_block *block, 
     }
 }
 
-void flashc_stream_store(const flashc_problem *p, const flashc_row_block *block, int64_t node,
-                         const flashc_softmax_state *from)
+void flashc_attention_state_store(const flashc_problem *p, const flashc_row_block *block, int64_t node,
+                                  const flashc_softmax_state *from)
 {
-    const flashc_softmax_state to = flashc_stream_node(p->state, node);
+    const flashc_softmax_state to = flashc_attention_state_node(p->state, node);
     for (int64_t r = 0; r < block->n_rows; r++) {
         const int64_t row = block_row_of(p, block, r);
         to.row_max[row] = from->row_max[r];

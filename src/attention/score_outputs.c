@@ -1,11 +1,11 @@
-#include "attention/outputs.h"
+#include "attention/score_outputs.h"
 
 #include "attention/mask.h"
 #include "numerics.h"
 
 #include <math.h>
 
-int64_t flashc_outputs_items(const flashc_problem *p, const flashc_plan *plan)
+int64_t flashc_score_outputs_items(const flashc_problem *p, const flashc_plan *plan)
 {
     const bool has_scores = p->scores.data && p->seqlen_q > 0;
     if (p->num_heads == 0 || (!has_scores && !p->key_mass.data))
@@ -153,7 +153,8 @@ static void run_tile(const flashc_item *it, const flashc_score_tile *tile, flash
         add_mass(p, tile);
 }
 
-void flashc_outputs_run(const flashc_problem *p, const flashc_plan *plan, int64_t index, const flashc_worker *worker)
+void flashc_score_outputs_run(const flashc_problem *p, const flashc_plan *plan, int64_t index,
+                              const flashc_worker *worker)
 {
     const int64_t block_n = plan->block.block_n, m = plan->block.block_m;
     const int64_t tiles = flashc_max(1, flashc_ceil_div(p->seqlen_k, block_n)), head_index = index / tiles;
@@ -173,8 +174,8 @@ void flashc_outputs_run(const flashc_problem *p, const flashc_plan *plan, int64_
     const flashc_tile_rows rows = {
         .sequence = s.k_element, .head = head_k, .first = s.first_key + first_key, .n = n_keys};
     const flashc_operand *operand = &plan->kernel->gemm->k;
-    flashc_kv_tile k = flashc_cache_load(&p->k, plan->kernel, operand, &rows, p->head_dim, &it.k_scratch);
-    k.scale = flashc_cache_load_scales(&p->k, &rows, &it.k_scratch);
+    flashc_kv_tile k = flashc_kv_load(&p->k, plan->kernel, operand, &rows, p->head_dim, &it.k_scratch);
+    k.scale = flashc_kv_load_scales(&p->k, &rows, &it.k_scratch);
     const int64_t rows_end = s.n_queries * p->group;
     for (int64_t first_row = 0; first_row < rows_end && worker->keep_going(worker->context); first_row += m) {
         flashc_row_block block = {.batch = batch,
