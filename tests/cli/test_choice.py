@@ -48,11 +48,14 @@ class ChoiceTest(support.CliTest):
             self.skipTest('sanitizers slow kernels by their own factors: f32_avx2 may come after f32_generic')
         if support.is_emulated():
             self.skipTest('emulated kernels may come after f32_generic')
-        _, warning = self.probe(*GENERIC)
-        self.assertRegex(warning, r'^flashc-run: warning: \w+ was [\d.]+ times as fast as f32_generic \(--kernel ')
+        result, warning = self.probe(*GENERIC)
+        fastest = max((rival for rival in result['probe'] if rival['disagrees']), key=lambda rival: rival['speed'])
+        self.assertRegex(warning, rf'^flashc-run: warning: {fastest["kernel"]} was [\d.]+ times as fast as f32_generic '
+                                  rf'\(--kernel {fastest["kernel"]} ')
         run = self.run_cli('explain', '--probe', *GENERIC, *SHAPE)
         self.assertRegex(run.stderr.decode(), '^flashc-run: warning: ')
         text = run.stdout.decode()
+        self.assertNotIn('no other kernel', text)
         self.assertRegex(text, rf'(?m)^probe      {best}: [\d.]+ times as fast \(middle half of \d+ rounds: '
                                r'[\d.]+ to [\d.]+\), against the choice$')
 

@@ -1,6 +1,7 @@
 """flashc-run explain --predict. Times are never judged, only what must hold of them; the simulation has a test of its
 own."""
 import math
+import os
 
 import support
 
@@ -20,10 +21,13 @@ class PredictTest(support.CliTest):
         self.assertEqual(result['costs']['disturbed'], result['costs']['team'] > 2e-4)
         self.assertGreaterEqual(result['costs']['samples'], 3)
         self.assertGreater(result['memory']['gbytes_per_second'], 0)
+        self.assertEqual(result['memory']['cache_bytes'] % 1024, 0)
         expected = [2**i for i in range(10) if 2**i < threads] + [threads]
         self.assertEqual([p['threads'] for p in result['predictions']], expected)
         for p in result['predictions']:
             self.assertLessEqual(p['team'], min(p['threads'], p['items']))
+            start = result['costs']['call'] + result['costs']['team'] * math.log2(p['team'])
+            self.assertTrue(math.isclose(p['start'], start, rel_tol=ROUNDING))
             self.assertTrue(math.isclose(p['seconds'], sum(p[part] for part in PARTS), rel_tol=ROUNDING))
             self.assertTrue(math.isclose(p['balance'], (p['computing'] + p['waiting']) / p['seconds'],
                                          rel_tol=ROUNDING))
@@ -63,6 +67,13 @@ class PredictTest(support.CliTest):
 
     def test_pages(self):
         self.check(2, '--heads', 2, '--seqlen-q', 1, '--seqlen-k', 900, '--page-size', 16, '--threads', 2)
+
+    def test_with_one_thread(self):
+        """Nothing is known of a second thread then, which costs nothing more."""
+        result = self.ok_json('explain', '--predict', '--heads', 2, '--seqlen-q', 64, '--threads', 4,
+                              env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        self.assertEqual((result['memory']['threads'], result['costs']['team']), (1, 0))
+        self.assertEqual([p['start'] for p in result['predictions']], [result['costs']['call']] * 3)
 
     def test_text_on_files(self):
         for name in ('q', 'k', 'v'):
