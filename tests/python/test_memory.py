@@ -1,7 +1,9 @@
 """Memory that flashc refuses to read or write, and memory that it gives back."""
 import ctypes
 import gc
+import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -139,6 +141,111 @@ def test_no_reference_is_kept(dtype: str) -> None:
     after = [sys.getrefcount(o) for o in objects]
     grown = [(repr(o)[:40], b - a) for o, a, b in zip(objects, before, after, strict=True) if abs(b - a) >= REPEATS]
     assert not grown
+
+
+def test_nothing_is_kept_of_what_most_calls_leave_out() -> None:
+    """Arrays beside q, k and v, in calls that succeed and calls that fail after they were taken; and no object that was
+    made on the way stays."""
+    rng = np.random.default_rng(14)
+    q, k, v, cache = (normal(rng, (1, 2, n, 4)) for n in (3, 3, 3, 8))
+    codes, blocks = np.ones((1, 2, 8, 4), np.int8), np.ones((3, 3), bool)
+    scales, scores, mass, row_max = (normal(rng, shape) for shape in ((1, 2, 8), (1, 2, 3, 3), (1, 2, 3), (1, 2, 3)))
+    heads, angles = normal(rng, (2,)), normal(rng, (8, 2))
+    one, starts, table = np.array([3]), np.array([0, 3]), np.zeros((1, 1), np.int32)
+    objects = [q, k, v, cache, codes, blocks, scales, scores, mass, row_max, heads, angles, one, starts, table]
+    scales[...] = 1
+    number = np.int64(1000)  # beyond the ints that Python keeps
+    long, double = normal(rng, (1, 2, 1000, 4)), np.zeros((3, 4))
+    objects += [long, double]
+    attention, append, prefix = flashc.attention, flashc.append_kv, flashc.shared_prefix_attention
+
+    def state(**options: Any) -> None:
+        made = flashc.AttentionState(q, seqlen_k=2000, **options)
+        made.accumulate(long, long)
+        made.merge(flashc.AttentionState(q, seqlen_k=2000))
+        made.finish()
+
+    def stop(*_: Any) -> None:
+        raise ValueError
+
+    fine: list[Callable[[], Any]] = [
+        flashc.kernels, flashc.info,
+        lambda: flashc.explain(q, k, v, return_items=True),
+        lambda: attention(q, k, v, alibi_slopes=heads, sinks=heads, align=number, block_mask=blocks,
+                          block_mask_tile=(1, 1), scores=scores, key_mass=mass, row_max=row_max),
+        lambda: attention(q, k, v, seqlens_q=one, seqlens_k=one, leftpad_k=one - 3, kernel="f32_generic"),
+        lambda: attention(q[0], k[0], v[0], cu_seqlens_q=starts, cu_seqlens_k=starts),
+        lambda: attention(q, cache, cache, block_table=table, block_table_v=[[0]], seqlens_k=[3]),
+        lambda: attention(q, codes, codes, k_scale=scales, v_scale=scales),
+        lambda: attention(q, k, v, score_mod=lambda score, *_: score, progress=lambda *_: []),
+        lambda: append(k, v, cache, codes, one, v_scale=scales, q=q, cos=angles, sin=angles, rotary_positions=one),
+        lambda: append(k, v, cache, cache.copy(), one, block_table=table, seqlens=one),
+        lambda: prefix(q, k[0], v[0], k, v),
+        lambda: prefix(q, codes[0], codes[0], k, v, prefix_k_scale=scales[0], prefix_v_scale=scales[0]),
+        state, lambda: state(align=number),
+    ]
+    wrong: list[Callable[[], Any]] = [
+        lambda: attention(q, k, v, alibi_slopes=heads, sinks=heads, align=number, block_mask=blocks,
+                          block_mask_tile=(1, 1), scores=scores, key_mass=mass, row_max=row_max, kernel="none"),
+        lambda: attention(q, k, v, seqlens_q=one, seqlens_k=one + 1),
+        lambda: attention(q, cache, cache, block_table=[[0], [1, 2]]),
+        lambda: attention(q, codes, codes, k_scale=scales, v_scale=scales[..., :1, :2]),
+        lambda: attention(q, Dlpack(double), v),
+        lambda: attention(q, k, v, score_mod=stop),
+        lambda: attention(q, k, v, progress=stop),
+        lambda: append(k, v, cache, codes, one + 4, v_scale=scales),
+        lambda: prefix(q, k[0], v[0, :1], k, v),
+        lambda: state(score_mod=stop), lambda: state(seqlens_k=[2000, 1]),
+    ]
+
+    def run_all() -> None:
+        for call in fine:
+            call()
+        for call in wrong:
+            try:  # not pytest.raises(), which keeps objects itself
+                call()
+                raise AssertionError
+            except (TypeError, ValueError):
+                pass
+
+    def counts() -> list[int]:
+        gc.collect()
+        return [*map(sys.getrefcount, objects), sys.getallocatedblocks()]
+
+    for _ in range(2):  # what Python keeps for reuse grows at first
+        before = counts()
+        for _ in range(REPEATS):
+            run_all()
+    names = [*(f"{x.dtype}{list(x.shape)}" for x in objects), "all objects"]
+    grown = [(name, b - a) for name, a, b in zip(names, before, counts(), strict=True) if b - a >= REPEATS]
+    assert not grown
+
+
+# In a process of its own, where no memory that others gave back is taken instead.
+NUMBERS = """
+import numpy as np, flashc
+n = 2**16
+batch, pages = np.zeros((n, 1, 1, 8), np.float32), np.zeros((1, 1, 1, 8), np.float32)
+packed, each, starts = batch[:, 0, 0][None], np.ones(n, np.int64), np.arange(n + 1)
+def calls():
+    flashc.explain(batch, batch, batch, causal=True, align=each, seqlens_q=each, seqlens_k=each, leftpad_k=each)
+    flashc.explain(packed, packed, packed, cu_seqlens_q=starts, cu_seqlens_k=starts)
+    flashc.explain(batch, pages, pages, block_table=each[:, None] - 1, block_table_v=each[:, None] - 1, seqlens_k=each)
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+calls()
+before = resident()
+for _ in range(30):
+    calls()
+print((resident() - before) // each.nbytes)
+"""
+
+
+def test_copies_of_numbers_are_freed() -> None:
+    """One that is not would be kept thirty times, or the half of each."""
+    run = subprocess.run([sys.executable, "-c", NUMBERS], check=True, text=True, capture_output=True)
+    assert int(run.stdout) < 10
 
 
 def test_memory_is_given_back() -> None:
