@@ -75,13 +75,16 @@ int flashc_cli_array_to_float(flashc_cli_array *array, int dtype)
     case FLASHC_NPY_U16:
     case FLASHC_NPY_V2:
         if (dtype != FLASHC_BF16)
-            return flashc_cli_error("%s: expected f32 or f16, found %s (--dtype bf16 reads two raw bytes as bf16)",
-                                    array->name, found);
+            return flashc_cli_error("%s: expected %s, found %s (--dtype bf16 reads two raw bytes as bf16)",
+                                    array->name, dtype ? "f32, f16 or f64" : "f32 or f16", found);
         array->dtype = FLASHC_BF16;
         break;
     default:
-        return flashc_cli_error("%s: expected f32 or f16 (f64, or bf16 as two raw bytes, with --dtype), found %s",
-                                array->name, found);
+        return flashc_cli_error("%s: expected %s, found %s", array->name,
+                                !dtype                 ? "f32 or f16 (f64, or bf16 as two raw bytes, with --dtype)"
+                                : dtype == FLASHC_BF16 ? "f32, f16, f64, or bf16 as two raw bytes"
+                                                       : "f32, f16 or f64",
+                                found);
     }
     const flashc_dtype wanted = dtype ? (flashc_dtype)dtype : array->dtype;
     if (array->reserved) {

@@ -66,7 +66,7 @@ const flashc_cli_option flashc_cli_attention_table[] = {
      "Type of K and V if it is not Q's: f32, f16, bf16, i8, f8_e4m3, f8_e5m2 or q8_0. In files codes of the 8-bit "
      "floats are u8, and blocks of q8_0 34 bytes of u8 each; i8 is taken as it is.", FOR_EACH},
     {FLASHC_OPT_K_SCALE, "k-scale", 0, "FILE",
-     "Factors of K's codes: K's shape without the last axis (i8), sizes of 1 repeat (8-bit floats).", FOR_EACH},
+     "Factors of K's codes: K's shape without the last axis, sizes of 1 repeat; needed with i8.", FOR_EACH},
     {FLASHC_OPT_V_SCALE, "v-scale", 0, "FILE", "Factors of V's codes.", FOR_EACH},
     {FLASHC_OPT_OUT_DTYPE, "out-dtype", 0, "T",
      "Type of O: f32, f16 or bf16 (written as <V2); default Q's type.", FOR_EACH},

@@ -56,7 +56,11 @@ class AttentionErrors(CliTest):
         self.bad(1, ['bad.npy', 'f64', '--dtype'], q='bad.npy')
         for descr, name in [('<i4', 'i32'), ('<i8', 'i64'), ('|b1', 'bool')]:
             self.write('bad.npy', shape, [0] * 320, descr)
-            self.bad(1, ['bad.npy', 'expected f32', name], q='bad.npy')
+            self.bad(1, ['bad.npy', 'expected f32 or f16 (f64, or bf16', 'with --dtype', name], q='bad.npy')
+            # No option that was given is recommended.
+            self.bad(1, [f'bad.npy: expected f32, f16 or f64, found {name}\n'], '--dtype', 'f32', q='bad.npy')
+            self.bad(1, [f'expected f32, f16, f64, or bf16 as two raw bytes, found {name}\n'], '--dtype', 'bf16',
+                     q='bad.npy')
         for descr in ('<V2', '<u2'):
             self.write('bad.npy', shape, [0] * 320, descr)
             for args in ([], ['--dtype', 'f16']):

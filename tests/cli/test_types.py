@@ -51,6 +51,17 @@ class TypesTest(CliTest):
             self.assertIn(words, text)
         self.check(k, v, '--cache-dtype', 'i8', '--k-scale', 'ks.npy', '--v-scale', 'vs.npy')
 
+    def test_i8_with_a_scale_a_head(self):
+        """As --help and the man page say: scales of size 1 repeat, whatever codes they are of."""
+        codes = [self.codes(shape, -127, 127) for shape in (K, V)]
+        for name, shape, values in zip('kv', (K, V), codes):
+            self.write(f'{name}.npy', shape, values, '|i1')
+        self.write('s.npy', [1, 2, 1], [0.0625, 0.03125])
+        k, v = ([c * (0.0625, 0.03125)[i // (len(values) // 2)] for i, c in enumerate(values)] for values in codes)
+        self.check(k, v, '--k-scale', 's.npy', '--v-scale', 's.npy')
+        words = self.ok('attention', '--help').split('--k-scale FILE')[1].split('--v-scale')[0]
+        self.assertIn("K's shape without the last axis, sizes of 1 repeat; needed with i8.", ' '.join(words.split()))
+
     def test_f8_with_a_scale_a_head(self):
         for name, decode, most in (('f8_e5m2', e5m2, 0x47), ('f8_e4m3', e4m3, 0x47)):
             values = []
