@@ -3,6 +3,7 @@
 #include "cli/arithmetic.h"
 #include "cli/attention_table.h"
 #include "cli/cli.h"
+#include "cli/library_error.h"
 
 #include <float.h>
 #include <limits.h>
@@ -170,6 +171,39 @@ static int check_together(flashc_cli_attention_args *args)
     return FLASHC_CLI_OK;
 }
 
+/* What the library calls them. */
+static void name_fields(const flashc_cli_attention_args *args)
+{
+    static flashc_cli_field fields[32];
+    const flashc_cli_field all[] = {
+        {"q", "-q", args->q},
+        {"k", "-k", args->k},
+        {"v", "-v", args->v},
+        {"mask", "--mask", args->mask},
+        {"bias", "--bias", args->bias},
+        {"k_scale", "--k-scale", args->k_scale},
+        {"v_scale", "--v-scale", args->v_scale},
+        {"cu_seqlens_q", "--cu-seqlens-q", args->cu_seqlens_q},
+        {"cu_seqlens_k", "--cu-seqlens-k", args->cu_seqlens_k},
+        {"seqlens_q", "--seqlens-q", args->seqlens_q},
+        {"seqlens_k", "--seqlens-k", args->seqlens_k},
+        {"leftpad_k", "--leftpad-k", args->leftpad_k},
+        {"offsets", "--offsets", args->offsets},
+        {"block_table", "--block-table", args->block_table},
+        {"block_table_v", "--block-table-v", args->block_table_v},
+        {"alibi_slopes", "--alibi", args->alibi},
+        {"sinks", "--sinks", args->sinks},
+        {"block_mask", "--block-mask", args->block_mask},
+        {"prefix->k", "--prefix-k", args->prefix_k},
+        {"prefix->v", "--prefix-v", args->prefix_v},
+        {"prefix->k_scale", "--prefix-k-scale", args->prefix_k_scale},
+        {"prefix->v_scale", "--prefix-v-scale", args->prefix_v_scale},
+    };
+    _Static_assert(sizeof all < sizeof fields, "room for all, and the end");
+    memcpy(fields, all, sizeof all);
+    flashc_cli_library_fields(fields);
+}
+
 int flashc_cli_attention_parse(const flashc_cli_syntax *words, int argc, char **argv, flashc_cli_attention_args *args,
                                int *exit_code)
 {
@@ -182,6 +216,7 @@ int flashc_cli_attention_parse(const flashc_cli_syntax *words, int argc, char **
     syntax.take = take_option;
     if (!flashc_cli_options_parse(&syntax, argc, argv, args, exit_code))
         return 0;
+    name_fields(args);
     *exit_code = check_together(args);
     return *exit_code == FLASHC_CLI_OK;
 }

@@ -2,7 +2,7 @@
 
 #include "cli/cli.h"
 #include "cli/clock.h"
-#include "cli/job.h"
+#include "cli/library_error.h"
 #include "cli/proc.h"
 
 #include <math.h>

@@ -1,7 +1,7 @@
 #include "cli/append_job.h"
 #include "cli/caches.h"
 #include "cli/cli.h"
-#include "cli/job.h"
+#include "cli/library_error.h"
 #include "cli/options.h"
 #include "cli/output.h"
 
@@ -174,18 +174,30 @@ static int check_scales(const append_run *run)
     return FLASHC_CLI_OK;
 }
 
-/* The library's message, which has seqlens_new and cu_seqlens_new where the options are --seqlens and --cu-seqlens. */
-static int append_error(void)
+/* What the library calls them. */
+static void name_fields(const flashc_cli_append_job *job)
 {
-    char text[512];
-    size_t used = 0;
-    for (const char *at = flashc_last_error(); *at && used + 1 < sizeof text;)
-        if (strncmp(at, "_new", 4) == 0)
-            at += 4;
-        else
-            text[used++] = *at++;
-    text[used] = '\0';
-    return flashc_cli_error("%s", text);
+    const char *const *arrays = job->array_path, *const *integers = job->integers_path;
+    static flashc_cli_field fields[APPEND_ARRAYS + APPEND_INTEGERS + 1];
+    const flashc_cli_field all[APPEND_ARRAYS + APPEND_INTEGERS] = {
+        {"k", "-k", arrays[APPEND_K]},
+        {"v", "-v", arrays[APPEND_V]},
+        {"q", "-q", arrays[APPEND_Q]},
+        {"k_cache", "--cache-k", arrays[APPEND_CACHE_K]},
+        {"v_cache", "--cache-v", arrays[APPEND_CACHE_V]},
+        {"rotary_cos", "--cos", arrays[APPEND_COS]},
+        {"rotary_sin", "--sin", arrays[APPEND_SIN]},
+        {"k_cache_scale", "--k-scale", arrays[APPEND_SCALE_K]},
+        {"v_cache_scale", "--v-scale", arrays[APPEND_SCALE_V]},
+        {"positions", "--positions", integers[APPEND_POSITIONS]},
+        {"seqlens_new", "--seqlens", integers[APPEND_SEQLENS]},
+        {"cu_seqlens_new", "--cu-seqlens", integers[APPEND_CU_SEQLENS]},
+        {"block_table", "--block-table", integers[APPEND_BLOCK_TABLE]},
+        {"block_table_v", "--block-table-v", integers[APPEND_BLOCK_TABLE_V]},
+        {"rotary_positions", "--rotary-positions", integers[APPEND_ROTARY_POSITIONS]},
+    };
+    memcpy(fields, all, sizeof all);
+    flashc_cli_library_fields(fields);
 }
 
 static int run_append(append_run *run)
@@ -210,7 +222,7 @@ static int run_append(append_run *run)
     const flashc_status status = flashc_append(params);
     if (status != FLASHC_OK) {
         flashc_npy_abort(batch);
-        return append_error();
+        return flashc_cli_library_error();
     }
     flashc_cli_array_to_file(&array[APPEND_CACHE_K]);
     flashc_cli_array_to_file(&array[APPEND_CACHE_V]);
@@ -240,6 +252,7 @@ int flashc_cmd_append(int argc, char **argv)
     int exit_code;
     if (!flashc_cli_options_parse(&syntax, argc, argv, &run, &exit_code))
         return exit_code;
+    name_fields(&run.job);
     exit_code = check_args(&run);
     if (exit_code == FLASHC_CLI_OK)
         exit_code = run_append(&run);

@@ -2,6 +2,7 @@
 #include "cli/clock.h"
 #include "cli/compare.h"
 #include "cli/job.h"
+#include "cli/library_error.h"
 #include "cli/output.h"
 #include "cli/prefix.h"
 #include "cli/progress.h"

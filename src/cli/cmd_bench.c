@@ -6,6 +6,7 @@
 #include "cli/cli.h"
 #include "cli/costs.h"
 #include "cli/job.h"
+#include "cli/library_error.h"
 
 #include <flashc.h>
 #include <math.h>

@@ -1,6 +1,8 @@
 #include "cli/array.h"
 #include "cli/cli.h"
-#include "cli/job.h"
+#include "cli/json.h"
+#include "cli/library_error.h"
+#include "cli/options.h"
 #include "cli/output.h"
 
 #include <math.h>

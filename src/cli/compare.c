@@ -1,6 +1,7 @@
 #include "cli/compare.h"
 
 #include "cli/cli.h"
+#include "cli/library_error.h"
 
 #include <string.h>
 

@@ -3,14 +3,10 @@
 #include "cli/cli.h"
 #include "cli/job_inputs.h"
 #include "cli/layout.h"
+#include "cli/library_error.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-int flashc_cli_library_error(void)
-{
-    return flashc_cli_error("%s", flashc_last_error());
-}
 
 /* NumPy's rule: axes are aligned at the last one; missing ones and those of size 1 repeat. */
 static int broadcast(const flashc_cli_array *array, const flashc_attention_params *p, flashc_tensor *tensor)

@@ -35,9 +35,6 @@ typedef struct flashc_cli_job {
 int flashc_cli_job_open(const flashc_cli_attention_args *args, int plan_only, flashc_cli_job *job);
 void flashc_cli_job_close(flashc_cli_job *job);
 
-/* The exit code of a call into the library that failed, after its message. */
-int flashc_cli_library_error(void);
-
 /* Prints Q, K, V and the other arrays' shapes and types: as text, or as members of the open JSON object. */
 void flashc_cli_job_print_shapes(const flashc_cli_job *job, FILE *out);
 void flashc_cli_job_json_shapes(const flashc_cli_job *job, flashc_cli_json *json);

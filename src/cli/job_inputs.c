@@ -152,6 +152,9 @@ static int make_inputs(const flashc_cli_attention_args *args, int plan_only, fla
             memmove(shape[i], shape[i] + 1, 3 * sizeof shape[i][0]);
         }
     }
+    if (heads % heads_k != 0)
+        return flashc_cli_usage_error("--heads expects a multiple of --heads-k %lld, found %lld%s", (long long)heads_k,
+                                      (long long)heads, args->heads < 0 ? ", the default" : "");
     if (head_dim % columns != 0 || head_dim_v % columns != 0)
         return flashc_cli_usage_error("--cache-dtype q8_0 expects multiples of 32 for --head-dim and --head-dim-v");
     if (args->packed && page_size)

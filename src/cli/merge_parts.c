@@ -1,5 +1,5 @@
 #include "cli/cli.h"
-#include "cli/job.h"
+#include "cli/library_error.h"
 #include "cli/merge.h"
 
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 
 #include "cli/arithmetic.h"
 #include "cli/cli.h"
-#include "cli/job.h"
+#include "cli/library_error.h"
 
 #include <stdlib.h>
 #include <string.h>

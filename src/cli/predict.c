@@ -1,7 +1,7 @@
 #include "cli/predict.h"
 
 #include "cli/cli.h"
-#include "cli/job.h"
+#include "cli/library_error.h"
 
 #include <stdlib.h>
 

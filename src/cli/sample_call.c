@@ -3,6 +3,7 @@
 #include "cli/arithmetic.h"
 #include "cli/cli.h"
 #include "cli/clock.h"
+#include "cli/library_error.h"
 #include "cli/peak.h"
 
 #include <math.h>

@@ -2,6 +2,7 @@
 
 #include "cli/arithmetic.h"
 #include "cli/cli.h"
+#include "cli/library_error.h"
 #include "cli/stream_calls.h"
 #include "cli/stream_chunks.h"
 

@@ -202,9 +202,10 @@ class CachesTest(CliTest):
         self.write('four.npy', [1], [4], '<i8')
         self.write('starts.npy', [2], [0, 2], '<i8')
         at = ('--positions', 'four.npy')
-        self.fails(1, ['flashc-run: seqlens[0]: expected 0 to seqlen = 3, found 4'], 'append', *k, *at,
+        self.fails(1, ['--seqlens four.npy: seqlens_new[0]: expected 0 to seqlen_new = 3, found 4'], 'append', *k, *at,
                    '--seqlens', 'four.npy')
-        self.fails(1, ['flashc-run: cu_seqlens[1]: expected seqlen = 3, found 2'], 'append', '-k', 'packed.npy',
+        self.fails(1, ['--cu-seqlens starts.npy: cu_seqlens_new[1]: expected seqlen_new = 3, found 2'], 'append',
+                   '-k', 'packed.npy',
                    '--cache-k', 'cache.npy', '--output-k', 'new.npy', *at, '--cu-seqlens', 'starts.npy')
         self.write('empty.npy', [0], [], '<i8')
         none = ['empty.npy: expected a number for each sequence and one more, found none']

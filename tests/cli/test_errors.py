@@ -1,4 +1,5 @@
 """flashc-run: every kind of bad input gives one clear line, the right exit code, and no output file."""
+import math
 import os
 import resource
 import subprocess
@@ -44,6 +45,51 @@ class AttentionErrors(CliTest):
         self.bad_bytes([], q.replace(b"'shape'", b"'shapf'"))
         self.bad_bytes([], q.replace(b'(8, 10', b'(8,-10'))
         self.bad_bytes([], q.replace(b"'<f4'", b"'|O8'"))
+
+    def test_what_is_in_files(self):
+        """The library finds it, the message names the option and the file that it is from."""
+        for name, shape, values in (('long', [2], [3, 13]), ('cu', [3], [0, 4, 3]), ('far', [1, 2], [0, 9])):
+            self.write(f'{name}.npy', shape, values, '<i8')
+        for name, shape in (('q', [2, 8, 10, 4]), ('k', [2, 4, 12, 4]), ('pages', [3, 4, 6, 4])):
+            self.write_normal(f'{name}4.npy', shape)
+        four = {'q': 'q4.npy', 'k': 'k4.npy', 'v': 'k4.npy'}
+        for option in ('seqlens-k', 'seqlens-q', 'leftpad-k'):
+            field = option.replace('-', '_')
+            self.bad(1, [f'flashc-run: --{option} long.npy: {field}[1]: expected ', 'found 13'],
+                     f'--{option}', 'long.npy', **four)
+        self.bad(1, ['flashc-run: --cu-seqlens-q cu.npy: cu_seqlens_q'], '--cu-seqlens-q', 'cu.npy',
+                 '--cu-seqlens-k', 'cu.npy')
+        self.write_normal('q1.npy', [1, 8, 10, 4])
+        self.bad(1, ['flashc-run: --block-table far.npy: block_table[0][1]: ', 'found 9'], '--block-table', 'far.npy',
+                 q='q1.npy', k='pages4.npy', v='pages4.npy')
+        self.write('nan.npy', [8], [math.nan] * 8)
+        self.bad(1, ['flashc-run: --sinks nan.npy: sinks[0]: '], '--sinks', 'nan.npy')
+        self.bad(1, ['flashc-run: --alibi nan.npy: alibi_slopes[0]: '], '--alibi', 'nan.npy', '--align', 0)
+        for name in 'kv':
+            self.write(f'{name}8.npy', [4, 12, 4], [1] * 192, '|i1')
+        self.write('scale.npy', [4, 1], [1, 1, -1, 1])
+        self.write('one.npy', [1, 1], [1])
+        for bad, good in ('kv', 'vk'):
+            self.bad(1, [f'flashc-run: --{bad}-scale scale.npy: {bad}_scale[0][2]'], f'--{bad}-scale', 'scale.npy',
+                     f'--{good}-scale', 'one.npy', k='k8.npy', v='v8.npy')
+
+    def test_what_is_in_files_of_a_prefix(self):
+        for name in 'kv':
+            self.write(f'{name}8.npy', [4, 12, 4], [1] * 192, '|i1')
+        self.write('one.npy', [1, 1], [1])
+        self.write('scale.npy', [4, 1], [1, 1, -1, 1])
+        self.bad(1, ['flashc-run: --prefix-v-scale scale.npy: prefix->v_scale['], '--k-scale', 'one.npy', '--v-scale',
+                 'one.npy', '--prefix-k', 'k8.npy', '--prefix-v', 'v8.npy', '--prefix-k-scale', 'one.npy',
+                 '--prefix-v-scale', 'scale.npy', k='k8.npy', v='v8.npy')
+
+    def test_what_is_in_files_of_append(self):
+        self.write_normal('cache.npy', [1, 4, 16, 4])
+        self.write_normal('new.npy', [1, 4, 12, 4])
+        self.write('at.npy', [1], [5], '<i8')
+        self.write('long.npy', [1], [13], '<i8')
+        args = ['append', '-k', 'new.npy', '--cache-k', 'cache.npy', '--output-k', 'o.npy', '--positions', 'at.npy']
+        self.fails(1, ['flashc-run: --positions at.npy: positions[0]: expected 0 to 4'], *args)
+        self.fails(1, ['flashc-run: --seqlens long.npy: seqlens_new[0]: expected 0 to'], *args, '--seqlens', 'long.npy')
 
     def test_impossibly_large(self):
         for shape in [(1 << 30, 1 << 20, 64), (1 << 62, 4, 4), (1 << 33, 1 << 33, 1)]:
@@ -241,7 +287,9 @@ class UsageErrors(CliTest):
         self.fails(2, ['--split', "'0'"], 'softmax', '-x', 'x.npy', '--split', 0)
 
     def test_explain(self):
-        self.fails(1, ['q has 8 heads, k has 3', 'not a multiple'], 'explain', '--heads', 8, '--heads-k', 3)
+        self.fails(2, ['--heads expects a multiple of --heads-k 2, found 3 (see'], 'explain', '--heads', 3,
+                   '--heads-k', 2)
+        self.fails(2, ['--heads expects a multiple of --heads-k 3, found 8, the default'], 'bench', '--heads-k', 3)
         self.fails(1, ['kernel', 'none'], 'explain', '--kernel', 'none')
         self.fails(1, ['q', 'shape'], 'explain', '--batch', 1 << 40, '--seqlen-q', 1 << 40)
 

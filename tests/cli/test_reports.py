@@ -342,7 +342,7 @@ class BenchTest(support.CliTest):
 
     def test_errors(self):
         self.fails(1, ['no_such_kernel'], 'bench', '--kernel', 'no_such_kernel', '--seqlen-q', 4)
-        self.fails(1, ['3', '2'], 'bench', '--heads', 3, '--heads-k', 2)
+        self.fails(2, ['3', '2'], 'bench', '--heads', 3, '--heads-k', 2)
         self.fails(1, ['decode_generic', 'found 100'], 'bench', '--kernel', 'decode_generic', '--seqlen-q', 100)
         self.fails(2, ['--align'], 'bench', '--causal')
         self.fails(2, ['--repeats'], 'bench', '--repeats', 0)
