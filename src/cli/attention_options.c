@@ -213,6 +213,7 @@ int flashc_cli_attention_parse(const flashc_cli_syntax *words, int argc, char **
         .repeats = -1};
     flashc_cli_syntax syntax = *words;
     syntax.options = flashc_cli_attention_table;
+    syntax.groups = flashc_cli_attention_groups;
     syntax.take = take_option;
     if (!flashc_cli_options_parse(&syntax, argc, argv, args, exit_code))
         return 0;

@@ -115,14 +115,27 @@ static void print_without_effect(const flashc_cli_syntax *syntax)
     print_wrapped(text, column, 0);
 }
 
+/* Whatever --help says of the option, below the title of its group if it is the first that is printed of it. */
+static void print_entry(const flashc_cli_syntax *syntax, const flashc_cli_option *entry, const char **title)
+{
+    for (const flashc_cli_group *group = syntax->groups; group && group->title; group++)
+        if (group->first == entry->id)
+            *title = group->title;
+    if (!(entry->commands & ~(entry->commands >> FLASHC_CLI_NO_EFFECT) & syntax->command))
+        return;
+    if (*title)
+        printf("\n%s:\n", *title);
+    *title = NULL;
+    print_option(entry->short_name, entry->name, entry->argument, entry->help);
+}
+
 static int print_help(const flashc_cli_syntax *syntax)
 {
+    const char *title = "Options";
     printf("Usage: %s\n\n", syntax->usage);
     print_wrapped(syntax->description, 0, 0);
-    printf("\nOptions:\n");
     for (const flashc_cli_option *entry = syntax->options; entry->name; entry++)
-        if (entry->commands & ~(entry->commands >> FLASHC_CLI_NO_EFFECT) & syntax->command)
-            print_option(entry->short_name, entry->name, entry->argument, entry->help);
+        print_entry(syntax, entry, &title);
     print_option('h', "help", NULL, "Show this help.");
     print_without_effect(syntax);
     if (syntax->notes)

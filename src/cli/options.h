@@ -17,6 +17,13 @@ typedef struct flashc_cli_option {
                            * shifted by FLASHC_CLI_NO_EFFECT, which of them only let it pass */
 } flashc_cli_option;
 
+/* Where a group of a table's options begins, which --help shows under a title of its own; of groups that a command has
+ * no options of, nothing. */
+typedef struct flashc_cli_group {
+    int first; /* the id of its first option */
+    const char *title;
+} flashc_cli_group;
+
 /* The commands that a table is for: tables of one command use FLASHC_CLI_FOR_ALL. */
 enum {
     FLASHC_CLI_FOR_ATTENTION = 1,
@@ -29,6 +36,7 @@ enum {
 /* How a command is called, and what --help says of it (wrapped to 80 columns). */
 typedef struct flashc_cli_syntax {
     const flashc_cli_option *options; /* the last one's name is NULL; --help (-h) is added */
+    const flashc_cli_group *groups;   /* in the table's order; the last one's title is NULL. NULL: the table is one */
     unsigned command;                 /* one of FLASHC_CLI_FOR_... */
     int takes_operands;
     const char *usage, *description;

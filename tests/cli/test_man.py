@@ -25,13 +25,34 @@ def commands():
 def help_options(command):
     """{option: its argument or None}, short and long."""
     options = {}
-    block = output(command, '--help').split('\nOptions:\n')[1].split('\n\n')[0]
-    for match in re.finditer(r'^ {2,6}(?:(-\w), )?(--[a-z-]+)(?: (\S+))?(?:  |$)', block, re.MULTILINE):
+    for match in re.finditer(r'^ {2,6}(?:(-\w), )?(--[a-z-]+)(?: (\S+))?(?:  |$)', output(command, '--help'), re.M):
         short, name, argument = match.groups()
         options[name] = argument
         if short:
             options[short] = argument
     return options
+
+
+def groups_of_help(command):
+    """[title, [long options]] in the order of --help, which is not among them."""
+    groups = []
+    for title, name in re.findall(r'^(?:(\S.*):|(?:  -\w, |      )--([a-z-]+)\b.*)$', output(command, '--help'), re.M):
+        if title:
+            groups.append((title, []))
+        elif name != 'help':
+            groups[-1][1].append(name)
+    return [group for group in groups if group[1]]
+
+
+def groups_of_page(text):
+    """The same of a section, where paragraphs define the options."""
+    groups = []
+    for title, name in re.findall(r'^(?:## (.*)|(?:\*-\w\*, )?\*--([a-z-]+)\*(?: _\S+_)?\n\t.*)$', text, re.M):
+        if title:
+            groups.append((title, []))
+        else:
+            groups[-1][1].append(name)
+    return groups
 
 
 def without_effect(command):
@@ -67,6 +88,25 @@ class ManTest(unittest.TestCase):
                 self.assertGreater(len(shown), len(COMMON))
                 found = set(re.findall(r'\*(--?[a-z][a-z-]*)\*', self.sections[command.upper()]))
                 self.assertEqual(sorted(found - COMMON), sorted(shown - COMMON))
+
+    def test_groups(self):
+        """--help and the page have the options under the same titles, in the same order."""
+        help_groups = {command: groups_of_help(command) for command in self.commands}
+        page_groups = {command: groups_of_page('## Options\n' + self.sections[command.upper()])
+                       for command in self.commands}
+        for command in self.commands:
+            with self.subTest(command=command):
+                if command in ('explain', 'bench'): # whose pages define what attention has not
+                    of_help = dict(help_groups[command])
+                    for title, names in page_groups[command][1:]:
+                        self.assertEqual(names, [name for name in of_help[title] if name in names])
+                else:
+                    self.assertEqual([group for group in page_groups[command] if group[1]], help_groups[command])
+        titles = [title for title, _ in help_groups['attention']]
+        self.assertEqual(len(set(titles)), 8)
+        for command in ('explain', 'bench'):
+            shared = [title for title, _ in help_groups[command] if title in titles]
+            self.assertEqual(shared, [title for title in titles if title in shared])
 
     def test_options_without_effect_are_not_among_those_that_act(self):
         passed = {'-o', '--output', '--lse', '--compare', '--rtol', '--atol'}
