@@ -6,6 +6,7 @@
 #include "cli/cli.h"
 #include "cli/costs.h"
 #include "cli/job.h"
+#include "cli/lengths.h"
 #include "cli/library_error.h"
 
 #include <flashc.h>
@@ -71,17 +72,9 @@ static void name_run(const flashc_cli_attention_args *args, const flashc_attenti
 /* Of one sequence, keys that some query sees by position. */
 static int64_t visible_keys(const flashc_attention_params *p, int64_t b)
 {
-    const int64_t queries = p->cu_seqlens_q ? p->cu_seqlens_q[b + 1] - p->cu_seqlens_q[b]
-                            : p->seqlens_q  ? p->seqlens_q[b]
-                                            : p->seqlen_q;
-    int64_t keys = p->cu_seqlens_k ? p->cu_seqlens_k[b + 1] - p->cu_seqlens_k[b]
-                   : p->seqlens_k  ? p->seqlens_k[b]
-                                   : p->seqlen_k;
-    keys -= p->leftpad_k ? p->leftpad_k[b] : 0;
-    /* In doubles, which overflow in no sum of positions. */
-    const double offset = (double)(p->alignment == FLASHC_ALIGN_EXPLICIT       ? p->offsets[b]
-                                   : p->alignment == FLASHC_ALIGN_BOTTOM_RIGHT ? keys - queries
-                                                                               : 0);
+    const int64_t queries = flashc_cli_queries_of(p, b), rows = flashc_cli_keys_of(p, b);
+    const int64_t keys = rows - (p->leftpad_k ? p->leftpad_k[b] : 0);
+    const double offset = (double)flashc_cli_offset_of(p, b, rows); /* as a double no sum of positions overflows */
     double begin = 0, end = (double)keys;
     if (p->causal || p->window_right >= 0) /* one beyond what the last query sees */
         end = fmin(end, (double)queries + offset + (p->causal ? 0.0 : (double)p->window_right));

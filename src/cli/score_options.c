@@ -1,6 +1,7 @@
 #include "cli/score_options.h"
 
 #include "cli/cli.h"
+#include "cli/lengths.h"
 
 /* An array of f32, C order, of the shape [heads], or [batch, heads] where that is allowed. */
 static int read_per_head(const char *path, const flashc_attention_params *p, int per_batch, flashc_cli_array *array)
@@ -17,24 +18,14 @@ static int read_per_head(const char *path, const flashc_attention_params *p, int
                             flashc_cli_shape_text(array->rank, array->shape, text));
 }
 
-/* Rows of the longest packed sequence. */
-static int64_t longest(const int64_t *cu_seqlens, int64_t batch, int64_t otherwise)
-{
-    int64_t most = 0, rows;
-    for (int64_t b = 0; cu_seqlens && b < batch; b++)
-        if (!__builtin_sub_overflow(cu_seqlens[b + 1], cu_seqlens[b], &rows) && rows > most)
-            most = rows;
-    return cu_seqlens ? most : otherwise;
-}
-
 /* [tiles of queries, tiles of keys], with heads or batch elements and heads before them; 1 repeats. */
 static int read_block_mask(const flashc_cli_attention_args *args, int plan_only, flashc_cli_array *array,
                            flashc_attention_params *p)
 {
     char found[FLASHC_CLI_SHAPE_TEXT], expected[FLASHC_CLI_SHAPE_TEXT];
     const int64_t m = args->block_mask_tile[0], n = args->block_mask_tile[1];
-    const int64_t queries = longest(p->cu_seqlens_q, p->batch, p->seqlen_q);
-    const int64_t keys = longest(p->cu_seqlens_k, p->batch, p->seqlen_k);
+    const int64_t queries = flashc_cli_longest_of(p->cu_seqlens_q, p->batch, p->seqlen_q);
+    const int64_t keys = flashc_cli_longest_of(p->cu_seqlens_k, p->batch, p->seqlen_k);
     const int64_t sizes[4] = {p->batch, p->num_heads, queries / m + (queries % m != 0), keys / n + (keys % n != 0)};
     if (flashc_cli_array_read(args->block_mask, plan_only, array) || flashc_cli_array_to_mask(array))
         return FLASHC_CLI_FAILED;

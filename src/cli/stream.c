@@ -2,6 +2,7 @@
 
 #include "cli/arithmetic.h"
 #include "cli/cli.h"
+#include "cli/lengths.h"
 #include "cli/library_error.h"
 #include "cli/stream_calls.h"
 #include "cli/stream_chunks.h"
@@ -59,7 +60,7 @@ static int64_t first_key(const stream *s, int64_t b)
 /* How many these are. */
 static int64_t keys_in_all(const stream *s, int64_t b)
 {
-    return flashc_cli_max(s->args->total_keys, first_key(s, b) + flashc_cli_stream_keys(&s->whole, b));
+    return flashc_cli_max(s->args->total_keys, first_key(s, b) + flashc_cli_keys_of(&s->whole, b));
 }
 
 /* Of the state before that of sequence b goes on from: a number of its keys. */
@@ -89,7 +90,7 @@ static int plan_sequence(const stream *s, const flashc_attention_params *call, i
 static flashc_cli_states_part part_of(const stream *s, int64_t b, int before)
 {
     const flashc_attention_params *p = &s->whole;
-    const int64_t n = p->cu_seqlens_q ? flashc_cli_stream_queries(p, b) : p->seqlen_q;
+    const int64_t n = p->cu_seqlens_q ? flashc_cli_queries_of(p, b) : p->seqlen_q;
     if (p->cu_seqlens_q)
         return (flashc_cli_states_part){0, p->cu_seqlens_q[b], n, before ? sequence_before(s, b) : b};
     if (before && s->job->prefix.k.data)
@@ -137,7 +138,7 @@ static int begin_sequence(stream *s, flashc_attention_params *call, int64_t b)
     call->score_mod = whole->score_mod ? call_score_mod : NULL;
     call->score_mod_user_data = &s->mod;
     if (call->alignment != FLASHC_ALIGN_UNSET) {
-        s->offset = flashc_cli_stream_add(flashc_cli_stream_offset(whole, b, call->seqlen_k), first_key(s, b));
+        s->offset = flashc_cli_stream_add(flashc_cli_offset_of(whole, b, call->seqlen_k), first_key(s, b));
         call->alignment = FLASHC_ALIGN_EXPLICIT;
         call->offsets = &s->offset;
     }
@@ -209,7 +210,7 @@ static int64_t count_chunks(const stream *s)
     const int64_t rows = s->args->stream_kv;
     int64_t count = s->job->prefix.k.data ? flashc_cli_chunks_count(rows, s->job->prefix.shared.seqlen) : 0;
     for (int64_t b = 0; b < s->whole.batch; b++)
-        count += flashc_cli_chunks_count(rows, flashc_cli_stream_keys(&s->whole, b));
+        count += flashc_cli_chunks_count(rows, flashc_cli_keys_of(&s->whole, b));
     return count;
 }
 

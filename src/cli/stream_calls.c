@@ -1,24 +1,18 @@
 #include "cli/stream_calls.h"
 
+#include "cli/lengths.h"
+
+/* With a new field of flashc_attention_params this does not build, since what flashc-run makes of a call must know of
+ * it: one that points to numbers or rows of each sequence is advanced in flashc_cli_stream_sequence() (or else every
+ * sequence of --stream-kv takes those of the first, silently), one of keys is cut in stream_chunks.c, one that a shared
+ * prefix does not have is cleared in flashc_cli_stream_prefix(). Then the size here is the new one. */
+_Static_assert(sizeof(void *) != 8 || sizeof(flashc_attention_params) == 992, "stream_calls.c knows every field");
+
 flashc_tensor flashc_cli_stream_skip(flashc_tensor whole, int axis, int64_t n)
 {
     if (whole.data)
         whole.data = (char *)whole.data + n * whole.stride[axis] * (int64_t)flashc_dtype_size(whole.dtype);
     return whole;
-}
-
-int64_t flashc_cli_stream_keys(const flashc_attention_params *whole, int64_t b)
-{
-    return whole->cu_seqlens_k ? whole->cu_seqlens_k[b + 1] - whole->cu_seqlens_k[b]
-           : whole->seqlens_k  ? whole->seqlens_k[b]
-                               : whole->seqlen_k;
-}
-
-int64_t flashc_cli_stream_queries(const flashc_attention_params *whole, int64_t b)
-{
-    return whole->cu_seqlens_q ? whole->cu_seqlens_q[b + 1] - whole->cu_seqlens_q[b]
-           : whole->seqlens_q  ? whole->seqlens_q[b]
-                               : whole->seqlen_q;
 }
 
 int64_t flashc_cli_stream_add(int64_t a, int64_t b)
@@ -27,15 +21,6 @@ int64_t flashc_cli_stream_add(int64_t a, int64_t b)
     if (__builtin_add_overflow(a, b, &sum))
         return b < 0 ? INT64_MIN : INT64_MAX;
     return sum;
-}
-
-int64_t flashc_cli_stream_offset(const flashc_attention_params *whole, int64_t b, int64_t rows)
-{
-    if (whole->alignment == FLASHC_ALIGN_EXPLICIT)
-        return whole->offsets[b];
-    if (whole->alignment == FLASHC_ALIGN_BOTTOM_RIGHT)
-        return rows - (whole->leftpad_k ? whole->leftpad_k[b] : 0) - flashc_cli_stream_queries(whole, b);
-    return 0;
 }
 
 /* Of one sequence, neither packed nor in pages. */
@@ -55,8 +40,8 @@ flashc_attention_params flashc_cli_stream_sequence(const flashc_attention_params
                                              : flashc_cli_stream_skip(*of_queries[i], 0, b);
     p.block_mask = flashc_cli_stream_skip(p.block_mask, 0, b);
     if (whole->cu_seqlens_q)
-        p.seqlen_q = flashc_cli_stream_queries(whole, b);
-    p.seqlen_k = flashc_cli_stream_keys(whole, b);
+        p.seqlen_q = flashc_cli_queries_of(whole, b);
+    p.seqlen_k = flashc_cli_keys_of(whole, b);
     make_single(&p);
     const int64_t **const of_batch[] = {&p.seqlens_q, &p.leftpad_k, &p.offsets};
     for (size_t i = 0; i < sizeof of_batch / sizeof of_batch[0]; i++)

@@ -7,13 +7,6 @@
 /* The tensor without its first n elements of an axis. */
 flashc_tensor flashc_cli_stream_skip(flashc_tensor whole, int axis, int64_t n);
 
-/* Rows of K, and queries, that sequence b has. */
-int64_t flashc_cli_stream_keys(const flashc_attention_params *whole, int64_t b);
-int64_t flashc_cli_stream_queries(const flashc_attention_params *whole, int64_t b);
-
-/* The position of sequence b's query 0 among its keys, of which there are so many rows. */
-int64_t flashc_cli_stream_offset(const flashc_attention_params *whole, int64_t b, int64_t rows);
-
 /* The sum, or the nearest number of 64 bits: beyond all keys. */
 int64_t flashc_cli_stream_add(int64_t a, int64_t b);
 

@@ -1,6 +1,7 @@
 /* What --stream-kv is given besides K and V, before the work. */
 #include "cli/arithmetic.h"
 #include "cli/cli.h"
+#include "cli/lengths.h"
 #include "cli/stream.h"
 #include "cli/stream_calls.h"
 
@@ -84,8 +85,8 @@ int flashc_cli_stream_open(const flashc_cli_attention_args *args, flashc_cli_job
     int code = FLASHC_CLI_OK;
     for (int64_t b = 0; b < p->batch && code == FLASHC_CLI_OK; b++) {
         const int64_t first = flashc_cli_stream_first_key(args, states, b);
-        const int64_t end = flashc_cli_stream_add(first, flashc_cli_stream_keys(p, b));
-        offsets[b] = flashc_cli_stream_add(flashc_cli_stream_offset(p, b, args->total_keys), -first);
+        const int64_t end = flashc_cli_stream_add(first, flashc_cli_keys_of(p, b));
+        offsets[b] = flashc_cli_stream_add(flashc_cli_offset_of(p, b, args->total_keys), -first);
         if (args->total_keys && args->total_keys < end)
             code = flashc_cli_error("--total-keys %lld: expected at least the %lld keys of sequence %lld up to the "
                                     "last row of %s",
