@@ -3,6 +3,7 @@
 #include "cli/arithmetic.h"
 #include "cli/attention_table.h"
 #include "cli/cli.h"
+#include "cli/cpu_features.h"
 #include "cli/library_error.h"
 
 #include <float.h>
@@ -219,5 +220,7 @@ int flashc_cli_attention_parse(const flashc_cli_syntax *words, int argc, char **
         return 0;
     name_fields(args);
     *exit_code = check_together(args);
+    if (*exit_code == FLASHC_CLI_OK && !args->quiet)
+        flashc_cli_warn_of_cpu_features();
     return *exit_code == FLASHC_CLI_OK;
 }

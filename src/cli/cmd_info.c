@@ -1,5 +1,6 @@
 /* flashc-run info: what this library and this machine have. */
 #include "cli/cli.h"
+#include "cli/cpu_features.h"
 #include "cli/json.h"
 #include "cli/options.h"
 #include "cli/proc.h"
@@ -9,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { OPT_JSON = 1, CPU_NAME_SIZE = 128 };
+enum { OPT_JSON = 1, CPU_NAME_SIZE = 128, FEATURES_SIZE = 256 };
 
 static const flashc_cli_option options[] = {
     {OPT_JSON, "json", 0, NULL, "One JSON object on standard output instead of text.", FLASHC_CLI_FOR_ALL},
@@ -30,10 +31,13 @@ static int name_width(void)
 static void print_text(const flashc_system_info *system)
 {
     const int width = name_width();
-    char cpu[CPU_NAME_SIZE];
+    char cpu[CPU_NAME_SIZE], unknown[FEATURES_SIZE];
     printf("version          %s\n", system->version);
     printf("CPU              %s\n", flashc_proc_cpu_name(cpu, sizeof cpu));
     printf("CPU features     %s\n", system->cpu_features[0] != '\0' ? system->cpu_features : "none");
+    if (*flashc_cli_unknown_cpu_features(unknown, sizeof unknown))
+        printf("unknown features %s (in FLASHC_DISABLE_CPU_FEATURES, whose names are %s)\n", unknown,
+               flashc_cli_cpu_features);
     printf("BLAS             %s\n", system->blas);
     printf("OpenMP           %s\n", system->openmp ? "yes" : "no");
     printf("default threads  %d\n", system->default_threads);
@@ -50,13 +54,14 @@ static void print_text(const flashc_system_info *system)
 
 static void print_json(const flashc_system_info *system)
 {
-    char cpu[CPU_NAME_SIZE];
+    char cpu[CPU_NAME_SIZE], unknown[FEATURES_SIZE];
     flashc_cli_json json;
     flashc_cli_json_begin(&json, stdout);
     flashc_cli_json_object(&json, NULL);
     flashc_cli_json_string(&json, "version", system->version);
     flashc_cli_json_string(&json, "cpu", flashc_proc_cpu_name(cpu, sizeof cpu));
     flashc_cli_json_string(&json, "cpu_features", system->cpu_features);
+    flashc_cli_json_string(&json, "unknown_cpu_features", flashc_cli_unknown_cpu_features(unknown, sizeof unknown));
     flashc_cli_json_string(&json, "blas", system->blas);
     flashc_cli_json_bool(&json, "openmp", system->openmp != 0);
     flashc_cli_json_int(&json, "default_threads", system->default_threads);

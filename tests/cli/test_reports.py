@@ -1,4 +1,4 @@
-"""flashc-run trace, info and bench: what they report. Times are never judged, only what must hold of them."""
+"""flashc-run trace and bench: what they report. Times are never judged, only what must hold of them."""
 import math
 import os
 import unittest
@@ -104,47 +104,6 @@ class TraceTest(support.CliTest):
         for name, words in (('matrix', 'rank 2'), ('nan', 'x[1]')):
             with open(self.path(name + '.npy'), 'rb') as file:
                 self.fails(1, ['standard input: ', words], 'trace', '-x', '-', stdin=file.read())
-
-
-class InfoTest(support.CliTest):
-    def test_agrees_with_itself(self):
-        result = self.ok_json('info')
-        text = self.ok('info')
-        self.assertEqual(self.ok('--version'), f'flashc-run {result["version"]}\n')
-        self.assertRegex(text, rf'(?m)^version +{result["version"]}$')
-        self.assertRegex(text, rf'(?m)^CPU features +{result["cpu_features"] or "none"}$')
-        self.assertIn(result['blas'], text)
-        self.assertRegex(text, rf'(?m)^OpenMP +{"yes" if result["openmp"] else "no"}$')
-        self.assertRegex(text, rf'(?m)^default threads +{result["default_threads"]}$')
-        self.assertGreaterEqual(result['default_threads'], 1)
-        self.assertLessEqual(result['default_threads'], os.cpu_count())
-        names = [kernel['name'] for kernel in result['kernels']]
-        self.assertEqual(len(set(names)), len(names))
-        self.assertTrue(result['kernels'][-1]['available'], 'the last row of the table always fits')
-        for kernel in result['kernels']:
-            self.assertTrue(kernel['description'])
-            self.assertEqual(kernel['available'], kernel['unavailable'] is None)
-            self.assertRegex(text, rf'(?m)^ +{kernel["name"]} ')
-            if not kernel['available']:
-                self.assertIn(kernel['unavailable'], text)
-        lines = text.splitlines()
-        columns = {line.index(kernel['description']) for kernel in result['kernels'] for line in lines
-                   if line.startswith(f'  {kernel["name"]} ')}
-        self.assertEqual(len(columns), 1, 'descriptions stand in one column')
-
-    def test_hidden_features(self):
-        """A feature that the environment hides is gone, and a kernel that needs it says so."""
-        features = self.ok_json('info')['cpu_features'].split()
-        if not features:
-            self.skipTest('this CPU has no feature that could be hidden')
-        result = self.ok_json('info', env={**os.environ, 'FLASHC_DISABLE_CPU_FEATURES': ','.join(features)})
-        self.assertEqual(result['cpu_features'], '')
-        self.assertFalse(all(kernel['available'] for kernel in result['kernels']))
-        self.assertTrue(result['kernels'][-1]['available'])
-
-    def test_errors(self):
-        self.fails(2, ['word'], 'info', 'word')
-        self.fails(2, ['--values'], 'info', '--values', '1')
 
 
 class BenchTest(support.CliTest):
