@@ -67,7 +67,7 @@ def attention_in_two_pieces() -> None:
     q, k, v = (rng.standard_normal((2, n, 64), dtype=np.float32) for n in (5, 1000, 1000))
     whole = flashc.attention(q, k, v)
     parts = [flashc.attention(q, k[:, keys], v[:, keys], return_lse=True) for keys in (slice(0, 300), slice(300, None))]
-    o, _ = flashc.merge_states([o for o, _ in parts], [lse for _, lse in parts])
+    o, _ = flashc.merge_partials([o for o, _ in parts], [lse for _, lse in parts])
     found = flashc.compare(o, whole)
     show("300 + 700 keys equal 1000 keys", found.equal)
     show("  largest difference", f"{found.max_abs_error:.1e}")

@@ -245,5 +245,5 @@ def test_array_api_namespace() -> None:
     assert flashc.softmax(strict[0], out=out) is out
     assert type(flashc.softmax(strict[0])) is type(out)
     assert flashc.explain(*strict).kernel == flashc.explain(*arrays).kernel
-    merged = flashc.merge_states([o, o], [lse, lse])
+    merged = flashc.merge_partials([o, o], [lse, lse])
     assert type(merged[0]) is type(out) and type(merged[1]) is type(out)

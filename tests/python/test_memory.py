@@ -117,7 +117,7 @@ def test_no_reference_is_kept(dtype: str) -> None:
         lambda: flashc.attention(q, k, v, progress=lent[6]),
         lambda: flashc.softmax(q, out=out),
         lambda: flashc.softmax(q, out=v[:2]),
-        lambda: flashc.merge_states([q, k], [q[0], lent[6]]),
+        lambda: flashc.merge_partials([q, k], [q[0], lent[6]]),
         lambda: flashc.compare(q, lent[6]),
         lambda: flashc.compare(q, k, rtol=lent[6]),
         lambda: flashc.is_softmax(q, tolerance=np.nan),

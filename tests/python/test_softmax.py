@@ -1,4 +1,4 @@
-"""softmax, SoftmaxState, merge_states, trace, compare, is_softmax and convert against their definitions in float64."""
+"""softmax, SoftmaxState, merge_partials, trace, compare, is_softmax, convert against their definitions in float64."""
 from typing import Any
 
 import ml_dtypes
@@ -133,7 +133,7 @@ def test_state_without_v_and_without_keys() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_merge_states_is_attention_over_the_union(seed: int) -> None:
+def test_merge_partials_is_attention_over_the_union(seed: int) -> None:
     """Attention over pieces of the keys, merged, is attention over all of them; a piece may show a row nothing."""
     _, _, rng, pieces = split_problem(seed)
     keys = pieces[-1].stop
@@ -143,12 +143,37 @@ def test_merge_states_is_attention_over_the_union(seed: int) -> None:
     mask[3] = False
     parts = [flashc.attention(q, k[:, :, p], v[:, :, p], mask=mask[:, p], return_lse=True) for p in pieces]
     parts[0][0][...] = np.nan  # LSE is -inf everywhere: the identity, whatever its O holds
-    o, lse = flashc.merge_states([o for o, _ in parts], [lse for _, lse in parts])
+    o, lse = flashc.merge_partials([o for o, _ in parts], [lse for _, lse in parts])
     exact = oracle.attention(q, k, v, mask=mask)
     assert np.isneginf(exact.lse[0, :, 3]).all()
     oracle.check(o, exact._replace(n=exact.n + 4 * len(parts)), lse)
-    again = flashc.merge_states(np.stack([o for o, _ in parts]), np.stack([lse for _, lse in parts]))
+    again = flashc.merge_partials(np.stack([o for o, _ in parts]), np.stack([lse for _, lse in parts]))
     assert again[0].tobytes() == o.tobytes() and again[1].tobytes() == lse.tobytes()
+
+
+@pytest.mark.parametrize("axes, seqlen", [(4, 3), (4, 7), (3, 3), (3, 7), (2, 5)])  # of 3 heads
+def test_merge_partials_of_either_layout(axes: int, seqlen: int) -> None:
+    """What attention returns in a layout merges in that layout: the same bits."""
+    rng = np.random.default_rng(axes * seqlen)
+    lengths = (seqlen, 6, 6)
+    q, k, v = (normal(rng, (2, 3, n, 8)[4 - axes:]) for n in lengths)
+    results = {}
+    for layout in ("bhsd", "bshd"):
+        given = [x if layout == "bhsd" or axes < 3 else np.ascontiguousarray(np.swapaxes(x, -3, -2)) for x in (q, k, v)]
+        rows = (np.s_[..., p, :] if layout == "bhsd" or axes < 3 else np.s_[..., p, :, :] for p in np.s_[:2, 2:])
+        parts = [flashc.attention(given[0], given[1][p], given[2][p], layout=layout, return_lse=True) for p in rows]
+        o, lse = flashc.merge_partials([o for o, _ in parts], [lse for _, lse in parts], layout=layout)
+        assert o.shape == given[0].shape and lse.shape == q.shape[:-1]
+        results[layout] = np.ascontiguousarray(o if layout == "bhsd" or axes < 3 else np.swapaxes(o, -3, -2)), lse
+    assert [x.tobytes() for x in results["bhsd"]] == [x.tobytes() for x in results["bshd"]]
+    exact = oracle.attention(*(x.reshape((1,) * (4 - axes) + x.shape) for x in (q, k, v)))
+    np.testing.assert_allclose(results["bshd"][0], exact.o.reshape(q.shape), rtol=0, atol=1e-6)
+    none = flashc.merge_partials([np.zeros((0, 3, 8), np.float32)], [np.zeros((3, 0), np.float32)], layout="bshd")
+    assert none[0].shape == (0, 3, 8) and none[1].shape == (3, 0)
+
+
+def test_merge_partials_has_two_names() -> None:
+    assert flashc.merge_states is flashc.merge_partials
 
 
 # ---- trace --------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ FUNCTIONS = {
     "flashc_softmax_state_update": "SoftmaxState.update",
     "flashc_softmax_state_merge": "SoftmaxState.merge",
     "flashc_softmax_state_finish": "SoftmaxState.finish",
-    "flashc_merge_partials": "merge_states",
+    "flashc_merge_partials": "merge_partials",
     "flashc_softmax_trace": "trace",
     "flashc_convert": "convert",
     "flashc_compare": "compare",

@@ -146,7 +146,7 @@ static PyMethodDef methods[] = {
     ROW("shared_prefix_attention", flashc_py_shared_prefix_attention),
     ROW("explain_shared_prefix", flashc_py_explain_shared_prefix),
     ROW("softmax", flashc_py_softmax),
-    ROW("merge_states", flashc_py_merge_states),
+    ROW("merge_partials", flashc_py_merge_partials),
     ROW("state_init", flashc_py_state_init),
     ROW("state_update", flashc_py_state_update),
     ROW("state_merge", flashc_py_state_merge),

@@ -37,7 +37,7 @@ FLASHC_PY_FUNCTION(flashc_py_attention_state_merge);
 FLASHC_PY_FUNCTION(flashc_py_shared_prefix_attention);
 FLASHC_PY_FUNCTION(flashc_py_explain_shared_prefix);
 FLASHC_PY_FUNCTION(flashc_py_softmax);
-FLASHC_PY_FUNCTION(flashc_py_merge_states);
+FLASHC_PY_FUNCTION(flashc_py_merge_partials);
 FLASHC_PY_FUNCTION(flashc_py_state_init);
 FLASHC_PY_FUNCTION(flashc_py_state_update);
 FLASHC_PY_FUNCTION(flashc_py_state_merge);

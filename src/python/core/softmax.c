@@ -38,12 +38,65 @@ static int check_packed_f32(const flashc_py_view *view, const flashc_py_view *li
            flashc_py_view_as_flat(view, &n);
 }
 
-/* merge_states(o_parts, lse_parts, o, lse): two tuples of n arrays, two outputs. */
-PyObject *flashc_py_merge_states(PyObject *module, PyObject *const *args, Py_ssize_t count)
+/* LSE of o: its rows, in layout "bshd" with the last two axes, seqlen and heads, the other way round. */
+static int check_lse_part(const flashc_py_view *lse, const flashc_py_view *o, bool swapped)
+{
+    char expected[256], found[256];
+    int64_t shape[FLASHC_PY_MAX_NDIM] = {0}, n;
+    const int ndim = o->ndim - 1;
+    bool fits = lse->ndim == ndim, fits_other = fits && ndim > 1;
+    for (int i = 0; i < ndim; i++) {
+        const int other = i < ndim - 2 || ndim < 2 ? i : 2 * ndim - 3 - i;
+        shape[i] = o->shape[swapped ? other : i];
+        fits = fits && lse->shape[i] == shape[i];
+        fits_other = fits_other && lse->shape[i] == o->shape[swapped ? i : other];
+    }
+    if (fits)
+        return flashc_py_view_expect_dtype(lse, FLASHC_F32) || flashc_py_view_as_flat(lse, &n);
+    PyErr_Format(PyExc_ValueError, "%s: expected shape %s (of o_parts, in layout '%s'), found %s%s", lse->name,
+                 flashc_py_shape_text(expected, sizeof expected, shape, ndim), swapped ? "bshd" : "bhsd",
+                 flashc_py_shape_text(found, sizeof found, lse->shape, lse->ndim),
+                 !fits_other ? "" : swapped ? ", that of layout 'bhsd'" : ", that of layout 'bshd'");
+    return -1;
+}
+
+/* to[b][c][r] = from[b][r][c] */
+static void swap_axes(const float *from, float *to, int64_t batch, int64_t rows, int64_t columns)
+{
+    for (int64_t b = 0; b < batch; b++, from += rows * columns, to += rows * columns)
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < columns; c++)
+                to[c * rows + r] = from[r * columns + c];
+}
+
+/* flashc_merge_partials(), whose LSE lies as the rows of O do: in layout "bshd" (o [batch, seqlen, heads, head_dim_v])
+ * on copies, n and one, since that of attention is [batch, heads, seqlen] in any layout. */
+static flashc_status merge(int64_t n, int64_t rows, const flashc_py_view *o, const float **parts, float *lse,
+                           float *copies)
+{
+    const int64_t cols = o->shape[o->ndim - 1];
+    if (!copies || rows == 0)
+        return flashc_merge_partials(n, rows, cols, parts, parts + n, o->data, lse);
+    const int64_t heads = o->shape[o->ndim - 2], seqlen = o->shape[o->ndim - 3], batch = rows / heads / seqlen;
+    float *merged = copies + n * rows;
+    for (int64_t i = 0; i < n; i++) {
+        swap_axes(parts[n + i], copies + i * rows, batch, heads, seqlen);
+        parts[n + i] = copies + i * rows;
+    }
+    const flashc_status status = flashc_merge_partials(n, rows, cols, parts, parts + n, o->data, merged);
+    swap_axes(merged, lse, batch, seqlen, heads);
+    return status;
+}
+
+/* merge_partials(o_parts, lse_parts, o, lse, bshd): two tuples of n arrays, two outputs. */
+PyObject *flashc_py_merge_partials(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
     static const flashc_py_argument outputs[] = {{"o", true, false}, {"lse", true, false}};
-    if (flashc_py_check_count("merge_states", count, 4) != 0)
+    if (flashc_py_check_count("merge_partials", count, 5) != 0)
+        return NULL;
+    const int bshd = PyObject_IsTrue(args[4]);
+    if (bshd < 0)
         return NULL;
     if (!PyTuple_Check(args[0]) || !PyTuple_Check(args[1])) {
         PyErr_SetString(PyExc_TypeError, "o_parts, lse_parts: expected two tuples");
@@ -63,27 +116,36 @@ PyObject *flashc_py_merge_states(PyObject *module, PyObject *const *args, Py_ssi
         return PyErr_NoMemory();
     }
     flashc_py_view *out = &views[2 * n];
+    float *copies = NULL;
     flashc_status status = FLASHC_OK;
     int64_t rows = 0, cols = 0, stride;
     int checked = flashc_py_acquire_all(out, args + 2, outputs, 2);
     if (checked == 0)
         checked = flashc_py_view_as_rows(&out[0], &rows, &cols, &stride) || check_packed_f32(&out[0], &out[0], 0) ||
-                  check_packed_f32(&out[1], &out[0], 1);
+                  check_lse_part(&out[1], &out[0], bshd && out[0].ndim > 2);
     for (Py_ssize_t i = 0; checked == 0 && i < 2 * n; i++) {
         const int is_lse = i >= n;
         checked = flashc_py_view_acquire(&views[i], PyTuple_GetItem(args[is_lse], i % n),
                                          is_lse ? "lse_parts" : "o_parts", FLASHC_PY_FLOATS) ||
-                  check_packed_f32(&views[i], &out[0], is_lse);
+                  (is_lse ? check_lse_part(&views[i], &out[0], bshd && out[0].ndim > 2)
+                          : check_packed_f32(&views[i], &out[0], 0));
         parts[i] = views[i].data;
+    }
+    if (checked == 0 && bshd && out[0].ndim > 2) {
+        copies = calloc((size_t)(n + 1) * (size_t)rows + 1, sizeof *copies);
+        if (!copies)
+            PyErr_NoMemory();
+        checked = copies ? 0 : -1;
     }
     if (checked == 0) {
         Py_BEGIN_ALLOW_THREADS
-        status = flashc_merge_partials(n, rows, cols, parts, parts + n, out[0].data, out[1].data);
+        status = merge(n, rows, &out[0], parts, out[1].data, copies);
         Py_END_ALLOW_THREADS
     }
     PyObject *result = flashc_py_finish(views, (int)(2 * n + 2), checked, status);
     free(views);
     free(parts);
+    free(copies);
     return result;
 }
 

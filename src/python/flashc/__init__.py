@@ -22,7 +22,7 @@ from ._attention import attention
 from ._caches import append_kv
 from ._explain import Explanation, ItemWork, explain
 from ._prefix import explain_shared_prefix, shared_prefix_attention
-from ._softmax import SoftmaxState, merge_states, softmax, trace
+from ._softmax import SoftmaxState, merge_partials, merge_states, softmax, trace
 from ._state import AttentionState
 from ._system import Info, Kernel, info, kernels
 
@@ -45,6 +45,7 @@ __all__ = [
     "info",
     "is_softmax",
     "kernels",
+    "merge_partials",
     "merge_states",
     "shared_prefix_attention",
     "softmax",

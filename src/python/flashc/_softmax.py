@@ -7,6 +7,7 @@ from typing import Any
 
 from . import _core
 from ._arrays import index, kind_of, refuse_gradients
+from ._call import is_bshd, new_lse
 
 # flashc_trace_step, all of them float64.
 _TRACE_FIELDS = (
@@ -39,14 +40,18 @@ def _parts(parts: Sequence[Any], argument: str) -> tuple[Any, ...]:
         raise TypeError(f"{argument}: expected a sequence of arrays, found {parts!r}") from None
 
 
-def merge_states(o_parts: Sequence[Any], lse_parts: Sequence[Any]) -> tuple[Any, Any]:
+def merge_partials(o_parts: Sequence[Any], lse_parts: Sequence[Any], *, layout: str = "bhsd") -> tuple[Any, Any]:
     """Merges attention results over disjoint keys into exact attention over their union, in a fixed binary tree.
 
-    o_parts: arrays [..., head_dim_v], lse_parts: arrays [...] (natural log), float32, C-contiguous; at least one of
-    each. A row whose lse is -inf is the identity, whatever its o holds. Returns (o, lse) of the kind of o_parts[0]. The
-    axes of lse are those of o: of attention in layout "bshd", whose lse is [batch, heads, seqlen], swap two axes of one
-    of them first.
+    o_parts, lse_parts: the o and lse (natural log) of attention(), float32, C-contiguous; at least one of each. A row
+    whose lse is -inf is the identity, whatever its o holds.
+    layout: "bhsd", o [..., head_dim_v] and lse [...], or "bshd", o [batch, seqlen, heads, head_dim_v] or [seqlen,
+    heads, head_dim_v] and lse [batch, heads, seqlen] or [heads, seqlen]: as attention() had it. Where seqlen is the
+    number of heads the shapes do not tell.
+
+    Returns (o, lse) in the same layout, of the kind of o_parts[0]. merge_states is another name of this function.
     """
+    bshd = is_bshd(layout)
     o_tuple, lse_tuple = _parts(o_parts, "o_parts"), _parts(lse_parts, "lse_parts")
     if not o_tuple:
         raise ValueError("o_parts: expected at least one array, found none")
@@ -54,9 +59,15 @@ def merge_states(o_parts: Sequence[Any], lse_parts: Sequence[Any]) -> tuple[Any,
     for o_part, lse_part in zip(o_tuple, lse_tuple):
         refuse_gradients(o_parts=o_part, lse_parts=lse_part)
     o = kind.empty(first, tuple(first.shape), "float32")
-    lse = kind.empty(first, tuple(first.shape[:-1]), "float32")
-    _core.merge_states(o_tuple, lse_tuple, o, lse)
+    if bshd and not 2 <= len(first.shape) <= 4:
+        raise ValueError(f"o_parts: expected 2, 3 or 4 axes in layout 'bshd', found {len(first.shape)}: "
+                         f"{list(first.shape)}")
+    lse = new_lse(first, kind, bshd)
+    _core.merge_partials(o_tuple, lse_tuple, o, lse, bshd)
     return kind.result(first, o), kind.result(first, lse)
+
+
+merge_states = merge_partials  # as other libraries call it
 
 
 def _size(size: int, argument: str) -> int:

@@ -82,7 +82,7 @@ def test_other_functions() -> None:
     torch.testing.assert_close(lse, x.logsumexp(-1))
     assert flashc.is_softmax(y) and flashc.compare(y, y.numpy()).equal
     assert torch.equal(flashc.convert(x, torch.bfloat16), x.bfloat16())
-    o, merged = flashc.merge_states([x, x], [lse, lse])
+    o, merged = flashc.merge_partials([x, x], [lse, lse])
     torch.testing.assert_close(o, x)
     torch.testing.assert_close(merged, lse + np.log(2))
     state = flashc.SoftmaxState(3)
