@@ -94,7 +94,8 @@ PyObject *flashc_py_attention(PyObject *module, PyObject *const *args, Py_ssize_
     if (flashc_py_check_count("attention", count, N_ATTENTION) != 0)
         return NULL;
     flashc_py_call c;
-    if (flashc_py_call_build(&c, args, false) != 0 || flashc_py_call_set_workspace(&c, args[WORKSPACE]) != 0) {
+    if (flashc_py_call_build(&c, args, false) != 0 || flashc_py_call_set_workspace(&c, args[WORKSPACE]) != 0 ||
+        flashc_py_call_check_apart(&c, args[O], NULL, 0) != 0) {
         flashc_py_call_release(&c);
         return NULL;
     }
@@ -140,7 +141,8 @@ PyObject *flashc_py_explain(PyObject *module, PyObject *const *args, Py_ssize_t 
     flashc_explanation e = {.struct_size = sizeof e};
     PyObject *plan = NULL, *items = NULL;
     flashc_status status = FLASHC_OK;
-    if (flashc_py_call_build(&c, args, true) == 0 && (status = flashc_explain(&c.params, &e)) == FLASHC_OK) {
+    if (flashc_py_call_build(&c, args, true) == 0 && flashc_py_call_check_apart(&c, args[O], NULL, 0) == 0 &&
+        (status = flashc_explain(&c.params, &e)) == FLASHC_OK) {
         plan = flashc_py_explanation(&e);
         items = args[N_EXPLAIN] == Py_True ? items_of(&c.params, e.num_items) : Py_NewRef(Py_None);
     }

@@ -95,6 +95,10 @@ int flashc_py_call_set_outputs(flashc_py_call *call, PyObject *features);
 int flashc_py_call_take_sequences(flashc_py_call *call, PyObject *sequences);
 int flashc_py_call_set_sequences(flashc_py_call *call, const int64_t k_size[4], const int64_t v_size[4]);
 
+/* Raises ValueError and returns -1 if an output (or the workspace) has an element of another array of the call, or of
+ * n_more views besides, which may be without a name. o: the argument O; text is none. */
+int flashc_py_call_check_apart(const flashc_py_call *call, PyObject *o, const flashc_py_view *more, int n_more);
+
 /* Takes the argument workspace. Returns 0, or -1 with an exception. */
 int flashc_py_call_set_workspace(flashc_py_call *call, PyObject *workspace);
 

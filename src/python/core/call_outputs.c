@@ -1,4 +1,5 @@
-/* What attention() fills besides o and lse: scores, key_mass, row_max. */
+/* What attention() fills: scores, key_mass and row_max, besides o and lse; and that nothing else is in its memory. */
+#include "python/core/apart.h"
 #include "python/core/call.h"
 
 static const char *const output_name[N_EXTRA_OUTPUTS] = {"scores", "key_mass", "row_max"};
@@ -54,4 +55,29 @@ int flashc_py_call_set_outputs(flashc_py_call *c, PyObject *features)
             return -1;
     }
     return p->scores.data ? set_stage(p, PyTuple_GetItem(features, SCORES_STAGE)) : 0;
+}
+
+int flashc_py_call_check_apart(const flashc_py_call *c, PyObject *o, const flashc_py_view *more, int n_more)
+{
+    enum { MAX_MORE = 4, MAX_EXTENTS = N_TENSORS + N_FEATURE_ARRAYS + N_EXTRA_OUTPUTS + 1 + MAX_MORE };
+    flashc_py_extent extents[MAX_EXTENTS];
+    int n = 0;
+    if (!PyUnicode_Check(o))
+        extents[n++] = flashc_py_extent_of(&c->view[O]);
+    extents[n++] = flashc_py_extent_of(&c->view[LSE]);
+    for (int i = 0; i < N_EXTRA_OUTPUTS; i++)
+        extents[n++] = flashc_py_extent_of(&c->extra[i]);
+    if (c->workspace.obj) {
+        const uintptr_t low = (uintptr_t)c->workspace.buf;
+        extents[n++] = (flashc_py_extent){"workspace", NULL, low, low + (uintptr_t)c->workspace.len};
+    }
+    const int outputs = n;
+    for (int i = 0; i < N_TENSORS; i++)
+        if (i != O && i != LSE)
+            extents[n++] = flashc_py_extent_of(&c->view[i]);
+    for (int i = 0; i < N_FEATURE_ARRAYS; i++)
+        extents[n++] = flashc_py_extent_of(&c->feature[i]);
+    for (int i = 0; i < n_more && i < MAX_MORE; i++)
+        extents[n++] = flashc_py_extent_of(&more[i]);
+    return flashc_py_expect_extents_apart(extents, outputs, n);
 }

@@ -64,7 +64,8 @@ static int acquire(PyObject *const *args, int n_own, bool plan_only, flashc_py_v
 {
     if (flashc_py_acquire_all(views, args + n_own, arguments, N_PREFIX) != 0)
         return -1;
-    if (flashc_py_call_build(c, args, plan_only) == 0 && set_prefix(c, views, prefix) == 0)
+    if (flashc_py_call_build(c, args, plan_only) == 0 && set_prefix(c, views, prefix) == 0 &&
+        flashc_py_call_check_apart(c, args[O], views, N_PREFIX) == 0)
         return 0;
     flashc_py_call_release(c);
     release_views(views);

@@ -174,7 +174,8 @@ static PyObject *run(flashc_py_function *function, PyObject *const *args, PyObje
                       flashc_py_check_progress(progress) == 0 &&
                       flashc_py_integers_expect(&s.seqlens_k, "seqlens_k", c.params.batch) == 0 &&
                       check_block_mask(&s.state, &c.params) == 0 && check_head_dim_v(&s.state, &c.params) == 0 &&
-                      check_scales(&c) == 0;
+                      check_scales(&c) == 0 &&
+                      flashc_py_call_check_apart(&c, args[O], s.view, STATE_ARRAYS) == 0;
     if (fits) {
         set_row_strides(&s.state, &c.params);
         raised = flashc_py_call_watched(&c, progress, function, &s.state, &status);

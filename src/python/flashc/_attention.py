@@ -106,8 +106,9 @@ def attention(
     layout:
         "bhsd" as above, or "bshd": [batch, seqlen, heads, dim] and [seqlen, heads, dim].
     out:
-        Array to fill instead of a new one, q's shape with v's last axis, any of the three types. It must share no
-        element with q, k, v, mask or bias: that is checked only where it begins at the same address.
+        Array to fill instead of a new one, q's shape with v's last axis, any of the three types. It, scores, key_mass
+        and row_max must share no element with an input or each other: that is refused. Views that interleave, as of a
+        packed buffer of q, k and v, share none.
     out_dtype:
         Element type of a new output: "float32", "float16", "bfloat16", or NumPy's or torch's object. None is q's.
     return_lse:
