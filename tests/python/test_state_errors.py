@@ -43,6 +43,32 @@ def test_a_score_mod_that_raises() -> None:
         state.accumulate(k, v)
 
 
+@pytest.mark.parametrize("raised", [LookupError, KeyboardInterrupt])
+def test_clear_after_a_cancelled_chunk(raised: type[BaseException]) -> None:
+    """The next chunks may be of other types and lengths, as in a new state."""
+    q, k, v = arrays((8, 300, 32), (2, 900, 32), (2, 900, 32))
+
+    def cancel(*_: int) -> None:
+        raise raised
+
+    state = flashc.AttentionState(q, seqlen_k=900)
+    state.clear()
+    for last in (450, 900):
+        state.accumulate(k[:, :300], v[:, :300])
+        with pytest.raises(raised):
+            state.accumulate(k[:, 300:], v[:, 300:], progress=cancel)
+        with pytest.raises(ValueError, match="next_key: expected 0 to .*, found -1"):
+            state.accumulate(k, v)
+        state.clear()
+        assert state.arrays() is None and (state.n_nodes, state.next_key) == (0, 0)
+        with pytest.raises(ValueError, match="^finish: expected a chunk of keys before, found none$"):
+            state.finish()
+        state.accumulate(k[:, :last], v[:, :last, :last // 30])
+        expected = flashc.attention(q, k[:, :last], v[:, :last, :last // 30])
+        assert state.finish().tobytes() == expected.tobytes()
+        state.clear()
+
+
 def test_errors() -> None:
     q, k, v = arrays((2, 3, 16), (2, 40, 16), (2, 40, 16))
     with pytest.raises(ValueError, match="finish: expected a chunk"):

@@ -37,7 +37,7 @@ FUNCTIONS = {
     "flashc_append_params_init": "append_kv's defaults",
     "flashc_append": "append_kv",
     "flashc_attention_state_init": "AttentionState",
-    "flashc_attention_state_clear": "AttentionState",
+    "flashc_attention_state_clear": "AttentionState.clear",
     "flashc_attention_accumulate_workspace_size": "AttentionState allocates",
     "flashc_attention_accumulate": "AttentionState.accumulate",
     "flashc_attention_state_merge": "AttentionState.merge",

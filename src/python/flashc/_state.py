@@ -32,7 +32,7 @@ class AttentionState:
 
     q, scale, causal, align, softcap, window, block_mask, block_mask_tile, alibi_slopes, score_mod, sinks, seqlens_q,
     leftpad_k, cu_seqlens_q, layout, num_threads, kernel, compute: as in attention() on all keys. A score_mod that
-    raises spoils the state.
+    raises spoils the state, which clear() makes one of no keys.
     seqlens_k: how many keys each batch element will have in all, if not seqlen_k; align "bottom-right" needs it where
     chunks have seqlens_k or cu_seqlens_k.
 
@@ -100,6 +100,10 @@ class AttentionState:
         # All at once, without a call between: Ctrl-C leaves the state as it was, or whole.
         self._arrays, self._piece_n, self.n_nodes, self.next_key = arrays, piece_n, merged.n_nodes, merged.next_key
 
+    def clear(self) -> None:
+        """Forgets all keys: the state is as it was made, also where a chunk that was cancelled has spoiled it."""
+        self._arrays, self._piece_n, self.n_nodes, self.next_key = None, None, 0, 0
+
     def accumulate(self, k: Any, v: Any, *, mask: Any = None, bias: Any = None, k_scale: Any = None,
                    v_scale: Any = None, seqlens_k: Any = None, cu_seqlens_k: Any = None, block_table: Any = None,
                    block_table_v: Any = None, scores: Any = None, scores_stage: str = "scaled",
@@ -107,7 +111,7 @@ class AttentionState:
         """Takes a chunk of keys: k and v as in attention(), of the types of caches too, packed or in pages; the others
         for the chunk's keys alone: seqlens_k says how many of the chunk's keys each batch element has, and scores are
         filled with those of its keys (at any stage but "weights", which need all keys). What progress(done, total)
-        raises, as Ctrl-C, spoils the state."""
+        raises, as Ctrl-C, spoils the state: clear() it, or restore() what was saved."""
         refuse_gradients(k=k, v=v, bias=bias, k_scale=k_scale, v_scale=v_scale, scores=scores)
         k, v = kind_of(k, "k")[0], kind_of(v, "v")[0]
         lies = {"k_scale": k_scale, "v_scale": v_scale, "seqlens_k": seqlens_k, "cu_seqlens_k": cu_seqlens_k,
