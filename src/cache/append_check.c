@@ -158,13 +158,13 @@ static flashc_status check_tensors(const flashc_append_params *p)
 
 /* So many new rows from first on must lie in 0 .. capacity - 1. */
 static flashc_status check_position(const char *name, int64_t b, int64_t first, int64_t rows, int64_t capacity,
-                                    const char *capacity_name)
+                                    const char *of_what)
 {
     if (first < 0 || first > capacity - rows)
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "%s[%" PRId64 "]: expected 0 to %" PRId64 " (%" PRId64 " new rows, %s has %" PRId64
-                           "), found %" PRId64,
-                           name, b, capacity - rows, rows, capacity_name, capacity, first);
+                           " rows), found %" PRId64,
+                           name, b, capacity - rows, rows, of_what, capacity, first);
     return FLASHC_OK;
 }
 
@@ -176,7 +176,7 @@ static flashc_status check_rows_in_cache(const flashc_append_params *p, int64_t 
     } tables[] = {{"block_table", &p->block_table}, {"block_table_v", &p->block_table_v}};
     const int64_t first = p->positions[b], rows = flashc_append_rows(p, b);
     if (!p->block_table.pages)
-        return check_position("positions", b, first, rows, p->seqlen_cache, "seqlen_cache");
+        return check_position("positions", b, first, rows, p->seqlen_cache, "the cache");
     flashc_status status = FLASHC_OK;
     for (int i = 0; i < 2 && status == FLASHC_OK; i++)
         if (tables[i].table->pages) {
@@ -205,7 +205,7 @@ static flashc_status check_positions(const flashc_append_params *p)
         if (status == FLASHC_OK && rotates)
             status = check_position(p->rotary_positions ? "rotary_positions" : "positions", b,
                                     flashc_append_rotary_position(p, b), flashc_append_rows(p, b), p->rotary_len,
-                                    "rotary_len");
+                                    "rotary_cos");
     }
     return status;
 }

@@ -223,18 +223,18 @@ static void test_positions(void **state)
     MISTAKE(false, p.positions = NULL, "positions: expected one per sequence, found NULL");
     MISTAKE(false, (p.positions = NULL, p.k.data = p.v.data = p.k_cache.data = p.v_cache.data = NULL),
             "positions: expected one per sequence, found NULL"); /* q alone is turned by them too */
-    MISTAKE(false, positions[1] = -1, "positions[1]: expected 0 to 13 (3 new rows, seqlen_cache has 16), found -1");
-    MISTAKE(false, positions[0] = 14, "positions[0]: expected 0 to 13 (3 new rows, seqlen_cache has 16), found 14");
+    MISTAKE(false, positions[1] = -1, "positions[1]: expected 0 to 13 (3 new rows, the cache has 16 rows), found -1");
+    MISTAKE(false, positions[0] = 14, "positions[0]: expected 0 to 13 (3 new rows, the cache has 16 rows), found 14");
     MISTAKE(false, positions[0] = INT64_MAX,
-            "positions[0]: expected 0 to 13 (3 new rows, seqlen_cache has 16), found 9223372036854775807");
-    MISTAKE(true, positions[1] = 15, "positions[1]: expected 0 to 13 (3 new rows, block_table has 16), found 15");
+            "positions[0]: expected 0 to 13 (3 new rows, the cache has 16 rows), found 9223372036854775807");
+    MISTAKE(true, positions[1] = 15, "positions[1]: expected 0 to 13 (3 new rows, block_table has 16 rows), found 15");
     MISTAKE(false, (p.k.data = p.k_cache.data = p.q.data = p.q_out.data = NULL, p.rotary_dim = 0, positions[1] = 14),
-            "positions[1]: expected 0 to 13 (3 new rows, seqlen_cache has 16), found 14"); /* of V alone too */
+            "positions[1]: expected 0 to 13 (3 new rows, the cache has 16 rows), found 14"); /* of V alone too */
     MISTAKE(true, (p.block_table_v = p.block_table, p.block_table_v.max_pages = 1),
-            "positions[0]: expected 0 to 1 (3 new rows, block_table_v has 4), found 2");
-    MISTAKE(false, (p.rotary_len = 4), "positions[0]: expected 0 to 1 (3 new rows, rotary_len has 4), found 2");
+            "positions[0]: expected 0 to 1 (3 new rows, block_table_v has 4 rows), found 2");
+    MISTAKE(false, (p.rotary_len = 4), "positions[0]: expected 0 to 1 (3 new rows, rotary_cos has 4 rows), found 2");
     MISTAKE(false, p.rotary_positions = rotary_positions,
-            "rotary_positions[1]: expected 0 to 13 (3 new rows, rotary_len has 16), found 14");
+            "rotary_positions[1]: expected 0 to 13 (3 new rows, rotary_cos has 16 rows), found 14");
 }
 
 static void test_pages(void **state)
