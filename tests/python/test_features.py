@@ -107,6 +107,36 @@ def test_score_mod_that_raises(num_threads: int) -> None:
             flashc.attention(Q, K, V, score_mod=broken, num_threads=num_threads)
 
 
+@pytest.mark.parametrize("returned", [lambda score: 3.0, lambda score: np.arange(score.shape[1]),
+                                      lambda score: np.zeros((score.shape[0], 1), np.float16)])
+def test_scores_that_broadcast(returned: Any) -> None:
+    """A number is the score of the whole block, a row that of every query."""
+    found = flashc.attention(Q, K, V, score_mod=lambda score, *_: returned(score))
+    scores = np.broadcast_to(np.asarray(returned(np.empty((40, 50))), F), (40, 50))
+    expected = flashc.attention(Q, K, V, scale=0.0, bias=np.ascontiguousarray(scores))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("number", [17, np.int64(17), np.array(17, np.int32)], ids=["int", "int64", "array"])
+@pytest.mark.parametrize("name", ["seqlens_q", "seqlens_k", "leftpad_k"])
+def test_one_length_for_all(name: str, number: Any) -> None:
+    one, each = ({name: lengths} for lengths in (number, [17, 17]))
+    assert flashc.attention(Q, K, V, **one).tobytes() == flashc.attention(Q, K, V, **each).tobytes()
+    assert flashc.explain(Q, K, V, **one) == flashc.explain(Q, K, V, **each)
+    if name != "seqlens_k":
+        return
+    prefix = flashc.shared_prefix_attention(Q, K[0], V[0], K, V, **one)
+    assert prefix.tobytes() == flashc.shared_prefix_attention(Q, K[0], V[0], K, V, **each).tobytes()
+    for q, starts in ((Q, None), (Q[0], [0, 15, 40]), (Q[0], None)):
+        each = [17] * (2 if q is Q or starts else 1)
+        states = [flashc.AttentionState(q, seqlen_k=50, seqlens_k=lengths, causal=True, align="bottom-right",
+                                        cu_seqlens_q=starts) for lengths in (number, each)]
+        for state in states:
+            k, v = (x[0] if q is not Q and starts is None else x for x in (K, V))
+            state.accumulate(k, v, seqlens_k=number)
+        assert states[0].finish().tobytes() == states[1].finish().tobytes()
+
+
 def test_score_mod_that_raised_is_not_called_again() -> None:
     calls = []
 
@@ -188,11 +218,12 @@ REFUSED = [
     (dict(alibi_slopes=[1, 2, 3, 4], align=0), TypeError, "alibi_slopes: expected an array"),
     (dict(sinks=np.ones((2, 4), F)), ValueError, "sinks: expected [4] (heads), found [2, 4]"),
     (dict(sinks=np.ones(4, np.float16)), TypeError, "sinks: expected"),
-    (dict(seqlens_q=[40]), ValueError, "seqlens_q: expected one number per batch element, 2, found 1"),
-    (dict(seqlens_q=40), TypeError, "seqlens_q: expected a sequence of one int per batch element, found 40"),
+    (dict(seqlens_q=[40]), ValueError, "seqlens_q: expected one int per batch element, 2, found 1"),
+    (dict(seqlens_q=4.0), TypeError, "seqlens_q: expected an int or one per batch element, found 4.0"),
+    (dict(seqlens_k=True), TypeError, "seqlens_k: expected an int or one per batch element, found True"),
     (dict(seqlens_k=[50, 51]), ValueError, "seqlens_k[1]: expected 0 to 50, found 51"),
     (dict(seqlens_k=[50, -1]), ValueError, "seqlens_k[1]: expected 0 to 50, found -1"),
-    (dict(leftpad_k=["a", "b"]), TypeError, "leftpad_k: expected a sequence of one int per batch element"),
+    (dict(leftpad_k=["a", "b"]), TypeError, "leftpad_k: expected an int or one per batch element"),
     (dict(block_mask=np.ones((3, 4), bool)), TypeError, "block_mask_tile: expected a tuple of two ints, found None"),
     (dict(block_mask=np.ones((3, 4), bool), block_mask_tile=(0, 13)), ValueError, "block_mask_tile: expected two"),
     (dict(block_mask=np.ones((3, 4), bool), block_mask_tile=(16, 0)), ValueError, "block_mask_tile: expected two"),

@@ -9,7 +9,7 @@
 static int set_offsets(flashc_py_call *c, PyObject *align)
 {
     c->offsets = flashc_py_integers_per_batch(
-        align, "align", "'top-left', 'bottom-right', a position (int) or one per batch element", true, c->params.batch);
+        align, "align", "'top-left', 'bottom-right', a position (int) or one per batch element", c->params.batch);
     if (!c->offsets)
         return -1;
     c->params.alignment = FLASHC_ALIGN_EXPLICIT;

@@ -177,7 +177,7 @@ static int set_lengths(flashc_py_call *c, PyObject *features)
         if (object == Py_None)
             continue;
         c->lengths[i] = flashc_py_integers_per_batch(object, feature_name[FIRST_LENGTHS + i],
-                                                     "a sequence of one int per batch element", false, c->params.batch);
+                                                     "an int or one per batch element", c->params.batch);
         if (!c->lengths[i])
             return -1;
         *fields[i] = c->lengths[i];

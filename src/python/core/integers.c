@@ -144,8 +144,7 @@ int flashc_py_integers_take_pages(PyObject *object, const char *name, flashc_py_
     return 0;
 }
 
-int64_t *flashc_py_integers_per_batch(PyObject *object, const char *name, const char *expected, bool single,
-                                      int64_t batch)
+int64_t *flashc_py_integers_per_batch(PyObject *object, const char *name, const char *expected, int64_t batch)
 {
     if (PyBool_Check(object) || PyDict_Check(object) || PyUnicode_Check(object))
         return flashc_py_wrong_argument(name, expected, object), NULL;
@@ -154,13 +153,13 @@ int64_t *flashc_py_integers_per_batch(PyObject *object, const char *name, const 
     if (n < 0) { /* a number, or an array without axes */
         PyErr_Clear();
         n = (Py_ssize_t)batch;
-        one = single ? PyNumber_Index(object) : NULL;
+        one = PyNumber_Index(object);
         if (!one)
             return flashc_py_wrong_argument(name, expected, object), NULL;
     }
     if (n != batch) { /* not with one */
-        PyErr_Format(PyExc_ValueError, "%s: expected one %s per batch element, %lld, found %zd", name,
-                     single ? "position" : "number", (long long)batch, n);
+        PyErr_Format(PyExc_ValueError, "%s: expected one int per batch element, %lld, found %zd", name,
+                     (long long)batch, n);
         return NULL;
     }
     int64_t *array = malloc(((size_t)n + 1) * sizeof *array);

@@ -17,10 +17,9 @@ int flashc_py_integers_take(PyObject *object, const char *name, int axes, flashc
 /* The same for page numbers: fills narrow too. */
 int flashc_py_integers_take_pages(PyObject *object, const char *name, flashc_py_integers *out);
 
-/* One int for every batch element, to be freed: from an int (if single) or from what has as many items. NULL with an
+/* One int for every batch element, to be freed: from an int or from what has as many items. NULL with an
  * exception that names the argument. */
-int64_t *flashc_py_integers_per_batch(PyObject *object, const char *name, const char *expected, bool single,
-                                      int64_t batch);
+int64_t *flashc_py_integers_per_batch(PyObject *object, const char *name, const char *expected, int64_t batch);
 
 /* Raises ValueError and returns -1 unless there are none or so many. */
 int flashc_py_integers_expect(const flashc_py_integers *integers, const char *name, int64_t count);

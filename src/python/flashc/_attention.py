@@ -82,9 +82,9 @@ def attention(
     sinks:
         float32 [num_heads]: one more logit in each softmax, without a value. lse includes it; -inf is none.
     seqlens_q, seqlens_k, leftpad_k:
-        One int per batch element, as a list, an array or a tensor: how many of its queries and keys count, and how many
-        of these keys are padding in front. Key positions count from the first key behind it. Rows of queries that do
-        not count become 0, and -inf in lse and row_max.
+        One int per batch element, as a list, an array or a tensor, or an int for all: how many of its queries and keys
+        count, and how many of these keys are padding in front. Key positions count from the first key behind it. Rows
+        of queries that do not count become 0, and -inf in lse and row_max.
     block_mask, block_mask_tile:
         bool, True = visible, for whole tiles of block_mask_tile = (queries, keys): [batch, num_heads, tiles of queries,
         tiles of keys], the first two perhaps 1 or missing. Hidden tiles are not computed.
@@ -94,8 +94,8 @@ def attention(
     score_mod:
         score_mod(score, b, h, q_idx, kv_idx), as FlexAttention's but on blocks: score is a NumPy float32 array
         [queries, keys], q_idx [queries, 1] and kv_idx [1, keys] are the indices; it returns the scores to take instead,
-        -inf to hide. Called in the worker threads, where calls may overlap, and more than once for the same scores;
-        slow, and for trying things out.
+        -inf to hide: score's shape, or what broadcasts to it, as a number does. Called in the worker threads, where
+        calls may overlap, and more than once for the same scores; slow, and for trying things out.
     cu_seqlens_q, cu_seqlens_k:
         Packed sequences, [heads, total, dim]: sequence b has the rows cu_seqlens[b] to cu_seqlens[b + 1] - 1, of q and
         the output, of k and v. mask and bias have a row for each row of q and a column for each row of k. These and the

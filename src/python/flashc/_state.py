@@ -52,7 +52,7 @@ class AttentionState:
         refuse_gradients(q=q, alibi_slopes=alibi_slopes, sinks=sinks)
         self._bshd = is_bshd(layout)
         self._q, self._kind = kind_of(q, "q")
-        self._in_all = (seqlen_k, integers(seqlens_k))
+        self._in_all = (seqlen_k, self._lengths(integers(seqlens_k), integers(cu_seqlens_q)))
         self._options = (scale, causal, align, self._bshd, num_threads, kernel, compute)
         self._block_mask = (block_mask, block_mask_tile)
         self._of_scores = (softcap, window, score_mod, alibi_slopes, sinks, seqlens_q, leftpad_k)
@@ -62,6 +62,15 @@ class AttentionState:
         self.n_nodes = 0
         self.next_key = 0
         """position of the next chunk's first key; may be set before the first chunk"""
+
+    def _lengths(self, seqlens_k: Any, cu_seqlens_q: Any) -> Any:
+        """An int is that of all batch elements."""
+        if not hasattr(seqlens_k, "__index__") or isinstance(seqlens_k, bool) or getattr(seqlens_k, "shape", ()) != ():
+            return seqlens_k
+        each = [index(seqlens_k, "seqlens_k")]
+        if hasattr(cu_seqlens_q, "__len__"):
+            return each * (len(cu_seqlens_q) - 1)
+        return each * (self._q.shape[0] if len(self._q.shape) == 4 else 1)
 
     def _call(self, k: Any, v: Any, o: Any, lse: Any, last: tuple[Any, ...], *, mask: Any = None, bias: Any = None,
               k_scale: Any = None, v_scale: Any = None, seqlens_k: Any = None, cu_seqlens_k: Any = None,
