@@ -1,4 +1,6 @@
 """flashc.AttentionState: what is refused, and what raises."""
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,12 @@ def test_clear_after_a_cancelled_chunk(raised: type[BaseException]) -> None:
         expected = flashc.attention(q, k[:, :last], v[:, :last, :last // 30])
         assert state.finish().tobytes() == expected.tobytes()
         state.clear()
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_no_copies_behind_the_states_back(duplicate: Any) -> None:
+    with pytest.raises(TypeError, match=r"^AttentionState: cannot be pickled .*arrays\(\), n_nodes .* to restore\(\)"):
+        duplicate(flashc.AttentionState(*arrays((2, 3, 16)), seqlen_k=80))
 
 
 def test_errors() -> None:

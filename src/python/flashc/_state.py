@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _core
 from ._arrays import index, integers, kind_of, refuse_gradients
@@ -108,6 +108,10 @@ class AttentionState:
         _core.attention_state_merge(into, seen._state(), merged)
         # All at once, without a call between: Ctrl-C leaves the state as it was, or whole.
         self._arrays, self._piece_n, self.n_nodes, self.next_key = arrays, piece_n, merged.n_nodes, merged.next_key
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("AttentionState: cannot be pickled or copied; save arrays(), n_nodes and next_key, and give "
+                        "them to restore() of a state made with the same arguments")
 
     def clear(self) -> None:
         """Forgets all keys: the state is as it was made, also where a chunk that was cancelled has spoiled it."""
