@@ -35,7 +35,22 @@ static int number(PyObject *object, const char *name, double *value)
     return -1;
 }
 
-/* compare(a, b, rtol, atol) -> (equal, mismatches, worst, max_abs_error, max_abs_index): indices of flat arrays */
+/* Those of flashc-run's --compare, by the coarser of both types. */
+static const struct { flashc_dtype dtype; double rtol, atol; } default_tolerances[] = {
+    {FLASHC_F32, 1e-5, 1e-6}, {FLASHC_F16, 2e-3, 1e-3}, {FLASHC_BF16, 1.6e-2, 8e-3}};
+
+static int tolerance(PyObject *object, bool relative, const flashc_py_view views[2], double *value)
+{
+    if (object != Py_None)
+        return number(object, relative ? "rtol" : "atol", value);
+    for (size_t i = 0; i < sizeof default_tolerances / sizeof default_tolerances[0]; i++)
+        if (views[0].dtype == default_tolerances[i].dtype || views[1].dtype == default_tolerances[i].dtype)
+            *value = relative ? default_tolerances[i].rtol : default_tolerances[i].atol; /* the last is the coarsest */
+    return 0;
+}
+
+/* compare(a, b, rtol or None, atol or None) -> (equal, mismatches, worst, max_abs_error, max_abs_index): indices of
+ * flat arrays */
 PyObject *flashc_py_compare(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     (void)module;
@@ -45,7 +60,7 @@ PyObject *flashc_py_compare(PyObject *module, PyObject *const *args, Py_ssize_t 
         return NULL;
     int64_t n = 0;
     double rtol = 0, atol = 0;
-    const int checked = number(args[2], "rtol", &rtol) || number(args[3], "atol", &atol) ||
+    const int checked = tolerance(args[2], true, views, &rtol) || tolerance(args[3], false, views, &atol) ||
                         flashc_py_view_expect_float(&views[0]) || flashc_py_view_expect_float(&views[1]) ||
                         flashc_py_view_as_flat(&views[0], &n) || flashc_py_view_as_flat(&views[1], &n) ||
                         flashc_py_view_expect_shape_of(&views[0], &views[1], 0);
