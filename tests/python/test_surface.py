@@ -15,6 +15,7 @@ import pytest
 
 import flashc
 from flashc import _core
+from flashc._call import Features
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEADER = (ROOT / "include" / "flashc.h").read_text(encoding="utf-8")
@@ -127,6 +128,14 @@ def test_explaining_takes_the_arguments_of_the_call(explain: Any, call: Any, mor
     explained = inspect.signature(explain).parameters.values()
     assert [x for x in explained if x.name not in more] == list(inspect.signature(call).parameters.values())
     assert more < {x.name for x in explained}
+
+
+def test_features_are_in_the_extensions_order() -> None:
+    code = ROOT / "src" / "python" / "core"
+    names = re.search(r"feature_name\[N_FEATURES\] = \{(.*?)\};", (code / "call_features.c").read_text(), re.DOTALL)
+    order = re.search(r"enum \{ (SOFTCAP, .*?), N_FEATURES \}", (code / "call.h").read_text(), re.DOTALL)
+    assert names and order
+    assert re.findall(r'"(\w+)"', names[1]) == list(Features._fields) == re.findall(r"\w+", order[1].lower())
 
 
 @pytest.mark.parametrize("name", TUPLES)

@@ -158,9 +158,11 @@ def attention(
     needs_lse = return_lse or key_mass is not None or scores is not None
     lse = new_lse(q, kind, bshd) if needs_lse else None
     sequences = sequences_of(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
-    features = features_of(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, k_scale,
-                           v_scale, seqlens_q, seqlens_k, leftpad_k, scores, key_mass, row_max,
-                           stage_of(scores, scores_stage))
+    features = features_of(softcap=softcap, window=window, block_mask_tile=block_mask_tile, score_mod=score_mod,
+                           alibi_slopes=alibi_slopes, sinks=sinks, block_mask=block_mask, k_scale=k_scale,
+                           v_scale=v_scale, seqlens_q=seqlens_q, seqlens_k=seqlens_k, leftpad_k=leftpad_k,
+                           scores=scores, key_mass=key_mass, row_max=row_max,
+                           scores_stage=stage_of(scores, scores_stage))
     _core.attention(q, k, v, o, lse, mask, bias, scale, causal, align, bshd, num_threads, kernel, compute, sequences,
                     features, progress, workspace)
     if out is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._arrays import Kind, dtype_name, integers, kind_of
 
@@ -71,19 +71,42 @@ def stage_of(scores: Any, scores_stage: str) -> str | None:
     return None if scores is None else scores_stage
 
 
+class Features(NamedTuple):
+    """What the extension takes as one argument, since most calls have none of it; in its order."""
+
+    softcap: float | None
+    window: tuple[int | None, int | None] | None
+    block_mask_tile: tuple[int, int] | None
+    score_mod: Callable[..., bytes] | None
+    alibi_slopes: Any
+    sinks: Any
+    block_mask: Any
+    k_scale: Any
+    v_scale: Any
+    seqlens_q: Any
+    seqlens_k: Any
+    leftpad_k: Any
+    scores: Any
+    key_mass: Any
+    row_max: Any
+    scores_stage: str | None
+
+
 def features_of(
-    softcap: Any = None, window: Any = None, block_mask_tile: Any = None, score_mod: Any = None,
-    alibi_slopes: Any = None, sinks: Any = None, block_mask: Any = None, k_scale: Any = None, v_scale: Any = None,
-    seqlens_q: Any = None, seqlens_k: Any = None, leftpad_k: Any = None, scores: Any = None, key_mass: Any = None,
-    row_max: Any = None, scores_stage: Any = None,
-) -> tuple[Any, ...] | None:
-    """What the extension takes as one argument, since most calls have none of it."""
+    *, softcap: float | None = None, window: tuple[int | None, int | None] | None = None,
+    block_mask_tile: tuple[int, int] | None = None, score_mod: ScoreMod | None = None, alibi_slopes: Any = None,
+    sinks: Any = None, block_mask: Any = None, k_scale: Any = None, v_scale: Any = None, seqlens_q: Any = None,
+    seqlens_k: Any = None, leftpad_k: Any = None, scores: Any = None, key_mass: Any = None, row_max: Any = None,
+    scores_stage: str | None = None,
+) -> Features | None:
+    """None where none of it is given."""
     if block_mask is None and block_mask_tile is not None:
         raise ValueError(f"block_mask_tile: expected None without block_mask, found {block_mask_tile!r}")
-    if score_mod is not None:
-        score_mod = _on_bytes(score_mod)
-    features = (softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, k_scale, v_scale,
-                seqlens_q, seqlens_k, leftpad_k, scores, key_mass, row_max, scores_stage)
+    features = Features(softcap=softcap, window=window, block_mask_tile=block_mask_tile,
+                        score_mod=None if score_mod is None else _on_bytes(score_mod), alibi_slopes=alibi_slopes,
+                        sinks=sinks, block_mask=block_mask, k_scale=k_scale, v_scale=v_scale, seqlens_q=seqlens_q,
+                        seqlens_k=seqlens_k, leftpad_k=leftpad_k, scores=scores, key_mass=key_mass, row_max=row_max,
+                        scores_stage=scores_stage)
     return None if all(x is None for x in features) else features
 
 

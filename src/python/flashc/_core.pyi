@@ -3,49 +3,51 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ._call import Features
+
 _Item = tuple[int, int, int, int, int, int, int, int, float, float]
 _Plan = tuple[str, str, str, int, int, int, int, int, int, int, float, str]
 
 def attention(
     q: Any, k: Any, v: Any, o: Any, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
-    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None,
+    sequences: tuple[Any, ...] | None, features: Features | None,
     progress: Callable[[int, int], object] | None, workspace: Any, /,
 ) -> None: ...
 def explain(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any | str, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
-    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None,
+    sequences: tuple[Any, ...] | None, features: Features | None,
     return_items: bool, /,
 ) -> tuple[_Plan, list[_Item] | None]: ...
 def attention_state_init(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
-    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, seqlen_k: int, seqlens_k: Any, /,
+    sequences: tuple[Any, ...] | None, features: Features | None, seqlen_k: int, seqlens_k: Any, /,
 ) -> tuple[int, int, int, int]: ...
 def attention_accumulate(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
-    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, state: tuple[Any, ...],
+    sequences: tuple[Any, ...] | None, features: Features | None, state: tuple[Any, ...],
     progress: Callable[[int, int], object] | None, owner: object, /,
 ) -> None: ...
 def attention_finish(
     q: Any, k: Any, v: Any, o: Any, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
-    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None, state: tuple[Any, ...], /,
+    sequences: tuple[Any, ...] | None, features: Features | None, state: tuple[Any, ...], /,
 ) -> None: ...
 def attention_state_merge(into: tuple[Any, ...], source: tuple[Any, ...], owner: object, /) -> None: ...
 def shared_prefix_attention(
     q: Any, k: Any, v: Any, o: Any, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
-    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None,
+    sequences: tuple[Any, ...] | None, features: Features | None,
     progress: Callable[[int, int], object] | None, workspace: Any,
     prefix_k: Any, prefix_v: Any, prefix_k_scale: Any, prefix_v_scale: Any, /,
 ) -> None: ...
 def explain_shared_prefix(
     q: Any, k: Any, v: Any, o: Any | str, lse: Any, mask: Any, bias: Any, scale: float | None, causal: bool,
     align: str | int | Sequence[int] | None, bshd: bool, num_threads: int, kernel: str | None, compute: str | None,
-    sequences: tuple[Any, ...] | None, features: tuple[Any, ...] | None,
+    sequences: tuple[Any, ...] | None, features: Features | None,
     prefix_k: Any, prefix_v: Any, prefix_k_scale: Any, prefix_v_scale: Any, /,
 ) -> tuple[_Plan, _Plan]: ...
 def append(

@@ -128,9 +128,11 @@ def explain(
     if out is None:  # an output is planned for, not made; so is lse, which some others need
         out = planned_output(q, out_dtype)
     sequences = sequences_of(cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
-    features = features_of(softcap, window, block_mask_tile, score_mod, alibi_slopes, sinks, block_mask, k_scale,
-                           v_scale, seqlens_q, seqlens_k, leftpad_k, scores, key_mass, row_max,
-                           stage_of(scores, scores_stage))
+    features = features_of(softcap=softcap, window=window, block_mask_tile=block_mask_tile, score_mod=score_mod,
+                           alibi_slopes=alibi_slopes, sinks=sinks, block_mask=block_mask, k_scale=k_scale,
+                           v_scale=v_scale, seqlens_q=seqlens_q, seqlens_k=seqlens_k, leftpad_k=leftpad_k,
+                           scores=scores, key_mass=key_mass, row_max=row_max,
+                           scores_stage=stage_of(scores, scores_stage))
     plan, items = _core.explain(q, k, v, out, "f32", mask, bias, scale, causal, align, bshd, num_threads, kernel,
                                 compute, sequences, features, bool(return_items))
     return explanation_of(plan) if items is None else (explanation_of(plan), [ItemWork(*item) for item in items])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -54,8 +55,9 @@ class AttentionState:
         self._q, self._kind = kind_of(q, "q")
         self._in_all = (seqlen_k, self._lengths(integers(seqlens_k), integers(cu_seqlens_q)))
         self._options = (scale, causal, align, self._bshd, num_threads, kernel, compute)
-        self._block_mask = (block_mask, block_mask_tile)
-        self._of_scores = (softcap, window, score_mod, alibi_slopes, sinks, seqlens_q, leftpad_k)
+        self._features = functools.partial(
+            features_of, softcap=softcap, window=window, block_mask_tile=block_mask_tile, score_mod=score_mod,
+            alibi_slopes=alibi_slopes, sinks=sinks, block_mask=block_mask, seqlens_q=seqlens_q, leftpad_k=leftpad_k)
         self._cu_seqlens_q = cu_seqlens_q
         self._arrays: _Arrays | None = None
         self._piece_n: int | None = None  # goes by the first chunk; what is merged before is one piece, however long
@@ -77,10 +79,8 @@ class AttentionState:
               block_table: Any = None, block_table_v: Any = None, scores: Any = None,
               scores_stage: str | None = None, row_max: Any = None) -> tuple[Any, ...]:
         """The arguments of a function of _core: those of explain(), then `last`."""
-        softcap, window, score_mod, alibi_slopes, sinks, seqlens_q, leftpad_k = self._of_scores
-        block_mask, tile = self._block_mask
-        features = features_of(softcap, window, tile, score_mod, alibi_slopes, sinks, block_mask, k_scale, v_scale,
-                               seqlens_q, seqlens_k, leftpad_k, scores, None, row_max, scores_stage)
+        features = self._features(k_scale=k_scale, v_scale=v_scale, seqlens_k=seqlens_k, scores=scores, row_max=row_max,
+                                  scores_stage=scores_stage)
         sequences = sequences_of(self._cu_seqlens_q, cu_seqlens_k, block_table, block_table_v)
         return (self._q, k, v, o, lse, mask, bias, *self._options, sequences, features, *last)
 
