@@ -7,7 +7,8 @@
 #include <stdio.h>
 
 enum {
-    OPT_OUTPUT = 1, OPT_LSE, OPT_STATES, OPT_SAVE_STATE, OPT_LAYOUT, OPT_DTYPE, OPT_OUT_DTYPE, OPT_JSON, OPT_QUIET
+    OPT_OUTPUT = 1, OPT_LSE, OPT_STATES, OPT_SAVE_STATE, OPT_SINKS, OPT_LAYOUT, OPT_DTYPE,
+    OPT_OUT_DTYPE, OPT_JSON, OPT_QUIET
 };
 enum { NUM_OUTPUTS = 4 };
 
@@ -18,6 +19,8 @@ static const flashc_cli_option options[] = {
      "The parts are states that `flashc-run attention --save-state NAME` saved: NAME1 [NAME2 ...].",
      FLASHC_CLI_FOR_ALL},
     {OPT_SAVE_STATE, "save-state", 0, "NAME", "With --states: where the merged state goes.", FLASHC_CLI_FOR_ALL},
+    {OPT_SINKS, "sinks", 0, "FILE",
+     "With --states: one more logit in each softmax, without a value, in O and LSE: [H].", FLASHC_CLI_FOR_ALL},
     {OPT_LAYOUT, "layout", 0, "L", "Order of the axes of O: bhsd (default) or bshd. LSE is [B,H,L] in both.",
      FLASHC_CLI_FOR_ALL},
     {OPT_DTYPE, "dtype", 0, "T", "Convert the O of the parts to f32, f16 or bf16 first; only with bf16 is 2-byte raw "
@@ -30,7 +33,7 @@ static const flashc_cli_option options[] = {
 };
 
 typedef struct merge_run {
-    const char *o_path, *lse_path, *save_state;
+    const char *o_path, *lse_path, *save_state, *sinks;
     int states, bshd, dtype, out_dtype, json, quiet;
     int num_parts;
     flashc_cli_merged merged;
@@ -44,6 +47,7 @@ static int take_option(int id, const char *value, void *args)
     case OPT_LSE: run->lse_path = value; return 0;
     case OPT_STATES: run->states = 1; return 0;
     case OPT_SAVE_STATE: run->save_state = value; return 0;
+    case OPT_SINKS: run->sinks = value; return 0;
     case OPT_LAYOUT: return flashc_cli_parse_layout(value, &run->bshd);
     case OPT_DTYPE: return flashc_cli_parse_dtype("--dtype", value, &run->dtype);
     case OPT_OUT_DTYPE: return flashc_cli_parse_dtype("--out-dtype", value, &run->out_dtype);
@@ -78,7 +82,7 @@ static int merge_and_write(merge_run *run, char **names, const flashc_cli_output
     flashc_cli_merged *merged = &run->merged;
     if (flashc_cli_outputs_reserve(NUM_OUTPUTS, outputs, &batch))
         return FLASHC_CLI_FAILED;
-    if ((run->states ? flashc_cli_merge_states(run->num_parts, names, run->bshd, merged)
+    if ((run->states ? flashc_cli_merge_states(run->num_parts, names, run->bshd, run->sinks, merged)
                      : flashc_cli_merge_parts(run->num_parts, names, run->bshd, run->dtype, merged)) ||
         (run->out_dtype && flashc_cli_array_convert(&merged->o, (flashc_dtype)run->out_dtype))) {
         flashc_npy_abort(batch);
@@ -130,6 +134,11 @@ static int check(const merge_run *run, int num_names)
         return flashc_cli_usage_error("--states and --dtype do not go together: states are f32");
     if (run->save_state && !run->states)
         return flashc_cli_usage_error("--save-state needs --states");
+    if (run->sinks && !run->states)
+        return flashc_cli_usage_error("--sinks needs --states: parts are merged with a part whose O is 0 and whose LSE "
+                                      "is the sink");
+    if (run->sinks && !run->o_path && !run->lse_path)
+        return flashc_cli_usage_error("--sinks needs -o or --lse: a state has no sinks");
     if (!run->o_path && !run->lse_path && !run->save_state)
         return flashc_cli_usage_error("nothing to do: give at least one of -o%s and --lse",
                                       run->states ? ", --save-state" : "");

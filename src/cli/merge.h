@@ -14,8 +14,8 @@ typedef struct flashc_cli_merged {
 
 /* Pairs of files, O and LSE; dtype: what O is converted to first, or 0. */
 int flashc_cli_merge_parts(int count, char **paths, int bshd, int dtype, flashc_cli_merged *out);
-/* States of these names; bshd: the layout that O is to have. */
-int flashc_cli_merge_states(int count, char **names, int bshd, flashc_cli_merged *out);
+/* States of these names; bshd: the layout that O is to have; sinks: a file of them for O and LSE, or NULL. */
+int flashc_cli_merge_states(int count, char **names, int bshd, const char *sinks, flashc_cli_merged *out);
 
 void flashc_cli_merged_free(flashc_cli_merged *merged);
 

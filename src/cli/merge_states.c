@@ -3,7 +3,9 @@
 #include "cli/arithmetic.h"
 #include "cli/cli.h"
 #include "cli/library_error.h"
+#include "cli/score_options.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,8 +72,41 @@ static void take_keys(flashc_cli_array *keys, const flashc_cli_array *from, int 
     }
 }
 
+/* A sink is a key whose value is 0: it is added to what O is divided by. In the order of bhsd; O and LSE alone, since a
+ * state has no sinks. */
+static void add_sinks(const float *sinks, int64_t heads, flashc_cli_merged *out)
+{
+    const int64_t columns = out->o.shape[out->o.rank - 1], queries = out->o.shape[out->o.rank - 2];
+    float *o = out->o.data, *lse = out->lse.data;
+    for (int64_t i = 0; i < out->lse.count; i++) {
+        const double sink = (double)sinks[i / queries % heads], before = (double)lse[i];
+        if (sink == (double)-INFINITY)
+            continue;
+        const double after = fmax(before, sink) + log1p(exp(-fabs(before - sink)));
+        const double kept = exp(before - after);
+        for (int64_t d = 0; d < columns; d++)
+            o[i * columns + d] = (float)(kept * (double)o[i * columns + d]);
+        lse[i] = (float)after;
+    }
+}
+
+static int take_sinks(const char *path, flashc_cli_merged *out)
+{
+    const int64_t heads = out->o.rank > 2 ? out->o.shape[out->o.rank - 3] : 1;
+    flashc_cli_array sinks = {.data = NULL};
+    int code = flashc_cli_per_head_read(path, heads, -1, &sinks);
+    for (int64_t h = 0; code == FLASHC_CLI_OK && h < heads; h++)
+        if (!(((const float *)sinks.data)[h] < INFINITY))
+            code = flashc_cli_error("--sinks %s: sinks[%lld]: expected a finite value, or -inf for none, found %g",
+                                    path, (long long)h, (double)((const float *)sinks.data)[h]);
+    if (code == FLASHC_CLI_OK)
+        add_sinks(sinks.data, heads, out);
+    flashc_cli_array_free(&sinks);
+    return code;
+}
+
 /* O and LSE, and the numbers of the union to its rows. */
-static int finish(flashc_union *u, int bshd, flashc_cli_merged *out)
+static int finish(flashc_union *u, int bshd, const char *sinks, flashc_cli_merged *out)
 {
     flashc_cli_array *rows = &out->states.rows;
     const int rank = rows->rank - 1;
@@ -88,6 +123,8 @@ static int finish(flashc_union *u, int bshd, flashc_cli_merged *out)
     }
     if (flashc_softmax_state_finish(&u->state, out->o.data, u->state.head_dim_v, out->lse.data) != FLASHC_OK)
         return flashc_cli_library_error();
+    if (sinks && take_sinks(sinks, out))
+        return FLASHC_CLI_FAILED;
     if (!bshd || rank < 3)
         return FLASHC_CLI_OK;
     flashc_cli_array_swap_axes(&out->o, rank - 3, rank - 2);
@@ -125,10 +162,10 @@ static int merge(int count, char **names, flashc_cli_merged *out, flashc_union *
     return FLASHC_CLI_OK;
 }
 
-int flashc_cli_merge_states(int count, char **names, int bshd, flashc_cli_merged *out)
+int flashc_cli_merge_states(int count, char **names, int bshd, const char *sinks, flashc_cli_merged *out)
 {
     flashc_union u = {.row_max = NULL};
-    const int code = merge(count, names, out, &u) || finish(&u, bshd, out);
+    const int code = merge(count, names, out, &u) || finish(&u, bshd, sinks, out);
     end(&u);
     return code ? FLASHC_CLI_FAILED : FLASHC_CLI_OK;
 }

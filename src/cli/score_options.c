@@ -3,18 +3,17 @@
 #include "cli/cli.h"
 #include "cli/lengths.h"
 
-/* An array of f32, C order, of the shape [heads], or [batch, heads] where that is allowed. */
-static int read_per_head(const char *path, const flashc_attention_params *p, int per_batch, flashc_cli_array *array)
+int flashc_cli_per_head_read(const char *path, int64_t heads, int64_t batch, flashc_cli_array *array)
 {
     char text[FLASHC_CLI_SHAPE_TEXT];
     if (flashc_cli_array_read(path, 0, array) || flashc_cli_array_to_float(array, FLASHC_F32) ||
         flashc_cli_array_pack(array))
         return FLASHC_CLI_FAILED;
-    if ((array->rank == 1 && array->shape[0] == p->num_heads) ||
-        (per_batch && array->rank == 2 && array->shape[0] == p->batch && array->shape[1] == p->num_heads))
+    if ((array->rank == 1 && array->shape[0] == heads) ||
+        (batch >= 0 && array->rank == 2 && array->shape[0] == batch && array->shape[1] == heads))
         return FLASHC_CLI_OK;
     return flashc_cli_error("%s: expected one number for each of %lld heads%s, found shape %s", array->name,
-                            (long long)p->num_heads, per_batch ? ", or for each batch element and head" : "",
+                            (long long)heads, batch >= 0 ? ", or for each batch element and head" : "",
                             flashc_cli_shape_text(array->rank, array->shape, text));
 }
 
@@ -52,8 +51,8 @@ int flashc_cli_score_options_set(const flashc_cli_attention_args *args, int plan
     p->window_left = args->window[0];
     p->window_right = args->window[1];
     p->softcap = args->softcap;
-    if ((args->alibi && read_per_head(args->alibi, p, 1, &scores->alibi)) ||
-        (args->sinks && read_per_head(args->sinks, p, 0, &scores->sinks)) ||
+    if ((args->alibi && flashc_cli_per_head_read(args->alibi, p->num_heads, p->batch, &scores->alibi)) ||
+        (args->sinks && flashc_cli_per_head_read(args->sinks, p->num_heads, -1, &scores->sinks)) ||
         (args->block_mask && read_block_mask(args, plan_only, &scores->block_mask, p)))
         return FLASHC_CLI_FAILED;
     p->alibi_slopes = scores->alibi.data;

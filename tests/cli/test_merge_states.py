@@ -2,7 +2,7 @@
 import math
 
 from states import BATCH, DIM, HEADS, HEADS_K, KERNEL, KEYS, QKV, QUERIES, StatesTest
-from support import main
+from support import main, transpose
 
 
 class MergedStatesTest(StatesTest):
@@ -22,6 +22,39 @@ class MergedStatesTest(StatesTest):
             self.ok('merge', '--states', 'a', 'b', '--save-state', 'a', '--quiet')
             self.check(self.outputs('-q', 'q.npy', '-k', 'k2.npy', '-v', 'v2.npy', '--stream-kv', 90,
                                     '--resume-state', 'a', *args), expected)
+
+    def test_merge_with_sinks(self):
+        """What one call makes of them; the state that is saved has none, so that they come in later as well."""
+        self.cut(600)
+        for sinks in ([0.5, 3.0, -math.inf, 40.0], [-2.0] * HEADS):
+            self.write('sinks.npy', [HEADS], sinks)
+            self.save('a', 0)
+            self.save('b', 1, '--first-key', 600)
+            expected = self.outputs(*QKV, '--sinks', 'sinks.npy')
+            self.ok('merge', '--states', 'a', 'b', '--sinks', 'sinks.npy', '-o', 'm.npy', '--lse', 'ml.npy',
+                    '--save-state', 'c', '--quiet')
+            self.check((self.read('m.npy')[2], self.read('ml.npy')[2]), expected)
+            self.ok('merge', '--states', 'c', '--sinks', 'sinks.npy', '-o', 'm.npy', '--lse', 'ml.npy', '--quiet')
+            self.check((self.read('m.npy')[2], self.read('ml.npy')[2]), expected)
+            self.ok('merge', '--states', 'c', '-o', 'm.npy', '--lse', 'ml.npy', '--quiet')
+            self.check((self.read('m.npy')[2], self.read('ml.npy')[2]), self.outputs(*QKV))
+        bshd = ('--layout', 'bshd', '-o', 'm.npy', '--quiet')
+        self.ok('merge', '--states', 'c', '--sinks', 'sinks.npy', *bshd)
+        swapped = transpose([BATCH, HEADS, QUERIES, DIM], expected[0], [0, 2, 1, 3])
+        self.assertEqual(self.read('m.npy')[1], tuple(swapped[0]))
+        self.assert_close(self.read('m.npy')[2], swapped[1], 2e-6)
+
+    def test_sinks_that_are_refused(self):
+        self.cut(600)
+        self.save('a', 0)
+        merge = ('merge', '--states', 'a', '-o', 'm.npy', '--sinks')
+        self.write('short.npy', [HEADS - 1], [0.0] * (HEADS - 1))
+        self.fails(1, [f'short.npy: expected one number for each of {HEADS} heads, found shape [3]'], *merge,
+                   'short.npy')
+        self.write('nan.npy', [HEADS], [0.0, math.nan, 0.0, 0.0])
+        self.fails(1, ['--sinks nan.npy: sinks[1]: expected a finite value, or -inf', 'nan'], *merge, 'nan.npy')
+        self.fails(2, ['--sinks needs -o or --lse'], 'merge', '--states', 'a', '--save-state', 'b', '--sinks', 'n.npy')
+        self.fails(2, ['--sinks needs --states'], 'merge', 'a', 'b', '-o', 'm.npy', '--sinks', 'n.npy')
 
     def test_merge_in_the_layout_bshd(self):
         """Of any rank: O is what attention writes in that layout."""
