@@ -88,52 +88,57 @@ typedef struct key_prefetcher {
     bool into_l2, loads; /* see prefetches_into_l2(), loads_lines() */
 } key_prefetcher;
 
-/* VL scores: `rows` rows by VL / rows keys, of which k says where they lie and `key` is the first one's number in the
- * tile. rows is 1, 2 or 4; all constants after inlining. coming: NULL, or prefetches. */
-V_INLINE void dot_block(int rows, flashc_dtype dtype, const void *const *k, int64_t column, const gemm_element *q,
-                        int64_t ld, int64_t depth, float *scores, float factor, int64_t key, key_prefetcher *coming)
+/* Scores of all rows over a strip of columns. Beside it rows of queries and of K stay arguments of their own. */
+typedef struct dot_strip {
+    flashc_dtype dtype; /* of K */
+    int64_t column, depth; /* the first one, and how many */
+    const gemm_element *q; /* of that column */
+    int64_t ld; /* lanes from row to row of q, and of scores */
+    float *scores, factor; /* scores are set, times the factor, by the strip that begins at column 0, else added to */
+} dot_strip;
+
+/* VL scores: `rows` rows from `row` on by VL / rows keys from `key` on, k[key] being where the first one lies. rows is
+ * 1, 2 or 4, a constant after inlining. coming: NULL, or prefetches. */
+V_INLINE void dot_block(int rows, dot_strip s, int64_t row, const void *const *k, int64_t key, key_prefetcher *coming)
 {
     const int keys = VL / rows, step = step_keys(rows);
+    const int64_t ldq = s.ld * GEMM_PER_LANE;
+    float *scores = s.scores + row * s.ld + key;
     if (coming && coming->start)
         coming->start = prefetch_starts(coming->start, key + keys, coming->into_l2);
     vec sum[VL];
 #pragma GCC unroll 4 /* or sums wait in memory: on Zen 4 a store of 64 bytes takes two cycles (int8, two rows: 4 %) */
     for (int first = 0; first < keys; first += step) {
+        const void *const *at = k + key + first;
         if (coming) {
-            prefetch_rows(step, k + coming->ahead + first, coming->row_bytes, coming->into_l2);
+            prefetch_rows(step, at + coming->ahead, coming->row_bytes, coming->into_l2);
             if (coming->loads)
-                load_lines(step, k + first, coming->row_bytes);
+                load_lines(step, at, coming->row_bytes);
         }
-        dot_registers((dot_shape){rows, step, dtype}, k + first, column, q, ld * GEMM_PER_LANE, depth, sum + first,
-                      keys);
+        dot_registers((dot_shape){rows, step, s.dtype}, at, s.column, s.q + row * ldq, ldq, s.depth, sum + first, keys);
     }
     float out[VL];
-    v_store(out, v_mul(v_sum_each(sum), v_set1(factor)));
+    v_store(out, v_mul(v_sum_each(sum), v_set1(s.factor)));
     for (int r = 0; r < rows; r++)
-        if (column == 0)
-            memcpy(scores + r * ld, out + r * keys, (size_t)keys * sizeof(float));
+        if (s.column == 0)
+            memcpy(scores + r * s.ld, out + r * keys, (size_t)keys * sizeof(float));
         else
             for (int j = 0; j < keys; j++)
-                scores[r * ld + j] += out[r * keys + j];
+                scores[r * s.ld + j] += out[r * keys + j];
 }
 
-/* Scores of VL keys and all rows: four rows at a time, then two, then one. The first to come prefetch. */
-V_INLINE void dot_keys(flashc_dtype dtype, const void *const *k, int64_t column, const gemm_element *q, int64_t ld,
-                       int64_t n_rows, int64_t depth, float *scores, float factor, int64_t first,
-                       key_prefetcher *coming)
+/* Scores of VL keys from `first` on and all rows: four rows at a time, then two, then one. The first prefetch. */
+V_INLINE void dot_keys(dot_strip s, int64_t n_rows, const void *const *k, int64_t first, key_prefetcher *coming)
 {
-    const int64_t ldq = ld * GEMM_PER_LANE;
     int64_t row = 0;
     for (; row + 4 <= n_rows; row += 4, coming = NULL)
         for (int key = 0; key < VL; key += VL / 4)
-            dot_block(4, dtype, k + key, column, q + row * ldq, ld, depth, scores + row * ld + key, factor,
-                      first + key, coming);
+            dot_block(4, s, row, k, first + key, coming);
     for (; row + 2 <= n_rows; row += 2, coming = NULL)
         for (int key = 0; key < VL; key += VL / 2)
-            dot_block(2, dtype, k + key, column, q + row * ldq, ld, depth, scores + row * ld + key, factor,
-                      first + key, coming);
+            dot_block(2, s, row, k, first + key, coming);
     if (row < n_rows)
-        dot_block(1, dtype, k, column, q + row * ldq, ld, depth, scores + row * ld, factor, first, coming);
+        dot_block(1, s, row, k, first, coming);
 }
 
 V_INLINE void qk_typed(flashc_dtype dtype, float *scores, flashc_kv_tile k, const gemm_element *q, int64_t ld,
@@ -144,10 +149,11 @@ V_INLINE void qk_typed(flashc_dtype dtype, float *scores, flashc_kv_tile k, cons
     key_prefetcher coming = {rows_ahead(row_bytes, into_l2), row_bytes, k.start, into_l2,
                              loads_lines(dtype, n_rows, into_l2)};
     for (int64_t first = 0; first < n_keys; first += VL)
-        for (int64_t column = 0; column < columns; column += FLASHC_QK_DEPTH * VL)
-            dot_keys(dtype, k.row + first, column, q + column, ld, n_rows,
-                     flashc_min(columns - column, FLASHC_QK_DEPTH * VL), scores + first, factor, first,
+        for (int64_t column = 0; column < columns; column += FLASHC_QK_DEPTH * VL) {
+            const int64_t depth = flashc_min(columns - column, FLASHC_QK_DEPTH * VL);
+            dot_keys((dot_strip){dtype, column, depth, q + column, ld, scores, factor}, n_rows, k.row, first,
                      column == 0 ? &coming : NULL);
+        }
 }
 
 static void row_qk(float *scores, flashc_kv_tile k, const void *q, int64_t ld, int64_t n_keys, int64_t n_rows,
@@ -156,12 +162,20 @@ static void row_qk(float *scores, flashc_kv_tile k, const void *q, int64_t ld, i
     FLASHC_OF_CACHE_TYPE(k.dtype, qk_typed, scores, k, q, ld, n_keys, n_rows, head_dim, factor);
 }
 
-/* acc[r][column ..] = acc * factor[r] + the sum over n keys of p[r][key] * V[key], for `vecs` vectors of columns.
- * Constants after inlining: rows and vecs, their product at most ROW_ACCUMULATORS, and dtype. They stay arguments of
- * their own: in a struct, as dot_shape, gcc 12 allots the registers of these loops otherwise. */
+/* Query rows that are multiplied together, and their sums: acc[r] = acc * factor[r] + the sum over keys of
+ * p[r][key] * V[key] */
+typedef struct pv_group {
+    const float *p;
+    float *acc;
+    int64_t ld; /* from row to row of both */
+    const float *factor;
+} pv_group;
+
+/* Of a group whose weights are at p, ldp apart, `vecs` vectors of columns from `column` on, over n keys. rows, vecs
+ * (their product at most ROW_ACCUMULATORS) and dtype are constants after inlining. These and v stay arguments of their
+ * own: in a struct, as dot_shape, gcc 12 allots the registers of these loops otherwise. */
 V_INLINE void pv_registers(int rows, int vecs, flashc_dtype dtype, const void *const *v, int64_t column, int64_t n,
-                           const gemm_element *p, int64_t ldp, float *acc, int64_t ld, const float *factor,
-                           row_prefetcher *coming)
+                           const gemm_element *p, int64_t ldp, pv_group group, row_prefetcher *coming)
 {
     vec sum[ROW_ACCUMULATORS];
     for (int i = 0; i < rows * vecs; i++)
@@ -180,32 +194,39 @@ V_INLINE void pv_registers(int rows, int vecs, flashc_dtype dtype, const void *c
         pv_keys(rows, vecs, dtype, v + key, n - key, column, p + key, ldp, sum);
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < vecs; j++) {
-            float *a = acc + r * ld + column + j * VL;
-            v_store(a, v_fma(v_load(a), v_set1(factor[r]), sum[r * vecs + j]));
+            float *a = group.acc + r * group.ld + column + j * VL;
+            v_store(a, v_fma(v_load(a), v_set1(group.factor[r]), sum[r * vecs + j]));
         }
 }
 
 /* Strips of as many vectors as the registers hold, then as narrow ones as can be. */
-V_INLINE void pv_rows(int rows, flashc_dtype dtype, const void *const *v, int64_t columns, int64_t n, const float *p,
-                      int64_t ld, float *acc, const float *factor, row_prefetcher *coming)
+V_INLINE void pv_rows(int rows, flashc_dtype dtype, const void *const *v, int64_t columns, int64_t n, pv_group group,
+                      row_prefetcher *coming)
 {
     const int vecs = ROW_ACCUMULATORS / rows < 8 ? ROW_ACCUMULATORS / rows : 8;
     gemm_element room[4][PV_KEYS];
-    int64_t ldp = ld;
-    const gemm_element *weights = decode_weights(rows, p, &ldp, room);
+    int64_t ldp = group.ld;
+    const gemm_element *weights = decode_weights(rows, group.p, &ldp, room);
     if (coming)
         coming->per_step = flashc_ceil_div(PV_STEP, columns / (vecs * VL) + columns % (vecs * VL) / COLUMNS);
     int64_t column = 0;
     for (; column + vecs * VL <= columns; column += vecs * VL)
-        pv_registers(rows, vecs, dtype, v, column, n, weights, ldp, acc, ld, factor, coming);
+        pv_registers(rows, vecs, dtype, v, column, n, weights, ldp, group, coming);
     for (; column < columns; column += COLUMNS)
-        pv_registers(rows, GEMM_PER_LANE, dtype, v, column, n, weights, ldp, acc, ld, factor, coming);
+        pv_registers(rows, GEMM_PER_LANE, dtype, v, column, n, weights, ldp, group, coming);
 }
 
-V_INLINE void pv_typed(flashc_dtype dtype, float *acc, flashc_kv_tile v, const float *p, int64_t ld, int64_t n_keys,
-                       int64_t n_rows, int64_t head_dim_v, const float *correction)
+/* The group's rows from `row` on, and keys from `first` on: what acc has of the keys before stays. */
+V_INLINE pv_group from_row_and_key(pv_group group, int64_t row, int64_t first)
 {
     static const float ones[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+    return (pv_group){group.p + row * group.ld + first, group.acc + row * group.ld, group.ld,
+                      first ? ones : group.factor + row};
+}
+
+V_INLINE void pv_typed(flashc_dtype dtype, pv_group all, flashc_kv_tile v, int64_t n_keys, int64_t n_rows,
+                       int64_t head_dim_v)
+{
     const int64_t columns = flashc_round_up(head_dim_v, COLUMNS), row_bytes = flashc_row_bytes(dtype, head_dim_v);
     const bool into_l2 = prefetches_into_l2(dtype, n_rows);
     const flashc_start *start = v.start;
@@ -218,21 +239,19 @@ V_INLINE void pv_typed(flashc_dtype dtype, float *acc, flashc_kv_tile v, const f
         row_prefetcher *coming = &rows;
         int64_t row = 0;
         for (; row + 4 <= n_rows; row += 4, coming = NULL)
-            pv_rows(4, dtype, v.row + first, columns, n, p + row * ld + first, ld, acc + row * ld,
-                    first ? ones : correction + row, coming);
+            pv_rows(4, dtype, v.row + first, columns, n, from_row_and_key(all, row, first), coming);
         for (; row + 2 <= n_rows; row += 2, coming = NULL)
-            pv_rows(2, dtype, v.row + first, columns, n, p + row * ld + first, ld, acc + row * ld,
-                    first ? ones : correction + row, coming);
+            pv_rows(2, dtype, v.row + first, columns, n, from_row_and_key(all, row, first), coming);
         if (row < n_rows)
-            pv_rows(1, dtype, v.row + first, columns, n, p + row * ld + first, ld, acc + row * ld,
-                    first ? ones : correction + row, coming);
+            pv_rows(1, dtype, v.row + first, columns, n, from_row_and_key(all, row, first), coming);
     }
 }
 
 static void row_pv(float *acc, flashc_kv_tile v, const void *p, int64_t ld, int64_t n_keys, int64_t n_rows,
                    int64_t head_dim_v, const float *correction)
 {
-    FLASHC_OF_CACHE_TYPE(v.dtype, pv_typed, acc, v, p, ld, n_keys, n_rows, head_dim_v, correction);
+    const pv_group all = {p, acc, ld, correction};
+    FLASHC_OF_CACHE_TYPE(v.dtype, pv_typed, all, v, n_keys, n_rows, head_dim_v);
 }
 
 #endif
