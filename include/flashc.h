@@ -11,15 +11,25 @@
  *
  *   Ownership  The caller owns every array and struct; flashc keeps no pointer after it returns.
  *              Returned `const char *` point to static or thread-local text: never free them.
+ *   Overlap    Outputs share no memory with each other or with inputs, but where a function says so. Attention and
+ *              append refuse two arguments at one address and leave the rest to the caller, so that views that
+ *              interleave are valid; the functions of softmax refuse what certainly overlaps.
+ *   Alignment  Pointers are aligned to their elements, those of a params struct to arrays of numbers too. Of
+ *              flashc_attention_params that is checked.
+ *   Versions   The struct_size of a params struct may be of an older version (what it lacks is as after init) or of a
+ *              newer one (what this one lacks must be 0). Of structs that flashc fills in or keeps up to date
+ *              (flashc_system_info, flashc_explanation, flashc_attention_state) it must be that of this version.
  *   Threads    Any function may be called from any number of threads at once, on different outputs.
  *              flashc changes no process-wide state: not the OpenMP or OpenBLAS thread counts, not
- *              the floating-point mode, not the locale, not the signal mask. It prints nothing.
+ *              the floating-point mode, not the locale, not the signal mask. It prints nothing (libgomp does,
+ *              see Errors).
  *   Rounding   Results are those of the IEEE default (to nearest, with subnormal numbers), whatever
  *              floating-point mode the caller is in.
  *   Fork       In a child made by fork() calls run on one thread (libgomp hangs there otherwise).
  *   Errors     A status other than FLASHC_OK comes with a message (flashc_last_error()) that names
- *              the argument, what was expected and what was found. Nothing aborts. After any error
- *              but FLASHC_ERR_CANCELLED the outputs are as they were.
+ *              the argument, what was expected and what was found. Nothing aborts, with one exception: where the
+ *              system refuses a thread, libgomp prints that and ends the process (num_threads 1 needs none). After
+ *              any error but FLASHC_ERR_CANCELLED the outputs are as they were.
  *   Units      Sizes count elements, strides count elements of the tensor's type (they may be 0 or
  *              negative), *_size of memory counts bytes. All index arithmetic is 64-bit.
  *
@@ -99,7 +109,7 @@ typedef struct flashc_system_info {
 } flashc_system_info;
 
 /* The environment variable FLASHC_DISABLE_CPU_FEATURES (a comma-separated list of the names in
- * cpu_features), read once, hides features from the choice of kernels.
+ * cpu_features), read once, hides features from the choice of kernels. Names that it does not know are ignored.
  *
  * OpenBLAS is loaded at run time, once, visible to flashc alone, and only when something needs it: this call,
  * flashc_kernel_get(), a kernel that is named, or a choice that depends on it (on Zen 4 alone, with
@@ -181,7 +191,7 @@ typedef enum flashc_alignment {
  * [page, row, head, dim], so stride[1] = dim and stride[2] = num_heads_k*dim). Only entries that the lengths of
  * the sequences reach are looked at; each must be 0 .. num_pages - 1. */
 typedef struct flashc_block_table {
-    const int32_t *pages; /* NULL: no pages; row j of sequence b is [b][head][j] of the tensor */
+    const int32_t *pages; /* NULL: no pages, and sizes 0; row j of sequence b is [b][head][j] of the tensor */
     int64_t stride[2];    /* elements: from a sequence to the next, from an entry to the next */
     int64_t max_pages;    /* entries of a sequence */
     int64_t num_pages;    /* of the tensor */
@@ -212,7 +222,8 @@ typedef enum flashc_score_stage {
 
 /* Called on the calling thread only, from time to time while it has work itself (not while it waits for
  * the last items of other threads), with the work items done so far and their number; the last time, unless
- * cancelled, when all are done. (flashc_attention_shared_prefix() counts the prefix's items first, and then those of
+ * cancelled, when all are done. Where there are no items (no queries) it is not called.
+ * (flashc_attention_shared_prefix() counts the prefix's items first, and then those of
  * the sequences' own keys.) Return 0 to go on; anything else cancels the call. Must not call longjmp or throw. */
 typedef int (*flashc_progress_fn)(void *user_data, int64_t done, int64_t total);
 
@@ -321,7 +332,11 @@ typedef void (*flashc_score_mod_fn)(void *user_data, const flashc_score_block *b
  *     below 2^-126.
  *   - Same machine and same kernel: the same bits for any number of threads, any batch size and
  *     any neighbours in the batch; also whether a batch element is padded (seqlens_q, seqlens_k, leftpad_k) or
- *     alone in a call of its own size, packed or in pages. (Which kernel is the best that fits depends on seqlen_q.)
+ *     alone in a call of its own size, packed or in pages. But with kernel NULL the longest sequence's queries decide
+ *     which kernel that is, so that a neighbour with more of them changes the bits of all. For bits that depend on no
+ *     neighbour, name a kernel, the same for decode and prefill: one that takes any number of query rows (those whose
+ *     names do not begin with "decode"; the first of flashc_kernel_get() that runs here). Decode is slower with it; a
+ *     decode_* kernel may be named for all calls of few query rows instead, not for the others.
  *   - Error against exact arithmetic on the same inputs (code * scale is not rounded), with u = 2^-24, for finite data:
  *       |O - exact|   <= u (8 + cA + 2(n + T)) sum_j p_j |v_j|  + half an ulp of o's type
  *                        + 2^-126 sum_j |v_j| + 2^-149 (n + T), which is underflow
@@ -354,12 +369,12 @@ typedef struct flashc_attention_params {
     flashc_tensor k, v; /* f32, f16, bf16, or one of the types of caches, each its own */
     flashc_tensor k_scale, v_scale; /* f32, see Types; data NULL after init */
     flashc_tensor o;       /* output; f32, f16 or bf16, the caller's choice; must not overlap itself, and share no
-                              element with an input (refused where it begins at the same address) */
+                              element with an input, see Overlap */
     flashc_tensor lse;     /* output; f32; optional */
     flashc_tensor row_max; /* output; f32, as lse; optional: the largest visible score of each query, -inf without
                               one, NaN where LSE is */
     flashc_tensor scores;  /* output; f32, f16 or bf16, as mask; optional; see flashc_score_stage */
-    flashc_score_stage scores_stage; /* SCALED after init */
+    flashc_score_stage scores_stage; /* SCALED after init; ignored without scores */
     flashc_tensor key_mass; /* output; f32 [batch, num_heads, seqlen_k] (packed keys: as k); optional, with lse: the
                                sum over the queries of each key's softmax weights, itself off by at most u seqlen_q
                                relative */
@@ -367,7 +382,7 @@ typedef struct flashc_attention_params {
     float softmax_scale;        /* any finite value, 0 and negatives too; FLASHC_SCALE_DEFAULT after init */
     int causal;                 /* 0 or 1; needs alignment */
     flashc_alignment alignment; /* UNSET after init */
-    const int64_t *offsets;     /* [batch], for FLASHC_ALIGN_EXPLICIT: position of query 0, may be negative */
+    const int64_t *offsets;     /* [batch], for FLASHC_ALIGN_EXPLICIT alone: position of query 0, may be negative */
     int64_t window_left, window_right; /* how many keys before and after its position a query sees, its position's
                                           own key besides; 0 or more, or -1: all (after init). Needs alignment.
                                           With causal, keys must be in both. */
@@ -392,7 +407,7 @@ typedef struct flashc_attention_params {
     flashc_tensor bias;         /* f32, f16 or bf16, added to the scaled (and capped) score; optional */
     const float *alibi_slopes;  /* [num_heads], finite; NULL: none. Needs alignment. */
     int64_t alibi_batch_stride; /* elements; 0 (after init): the same slopes for every batch element; num_heads: the
-                                   slopes are [batch, num_heads] */
+                                   slopes are [batch, num_heads]. Ignored without slopes */
     flashc_score_mod_fn score_mod; /* NULL: none */
     void *score_mod_user_data;
     /* [num_heads], finite or -inf (none); NULL: none. LSE includes them, so results with sinks are no partial results:
@@ -407,7 +422,8 @@ typedef struct flashc_attention_params {
     flashc_compute compute; /* DEFAULT after init */
 
     /* Scratch of at least flashc_attention_workspace_size() bytes, aligned to 64; NULL: one internal
-     * allocation, freed before return. It grows with tile and threads, never with seqlen. */
+     * allocation, freed before return. A thread's part goes with the tile; partial results of key pieces come
+     * besides. So it rises with seqlen_k as long as more pieces occupy more threads, and then no more. */
     void *workspace;
     size_t workspace_size;
 
@@ -423,8 +439,11 @@ FLASHC_API void flashc_attention_params_init(flashc_attention_params *params, si
 /* Computes o (and lse). Errors: FLASHC_ERR_ARGUMENT, _UNSUPPORTED, _MEMORY, _WORKSPACE, _CANCELLED. */
 FLASHC_API flashc_status flashc_attention_fwd(const flashc_attention_params *params);
 
-/* Bytes of workspace that flashc_attention_fwd() needs for these params. Tensor data is not read (arrays of
- * one number per batch element are); params->workspace is ignored. Errors as flashc_attention_fwd(). */
+/* Bytes of workspace for these params, and for any that differ in this alone: no sequence has more keys (seqlen_k, or
+ * with it as the most that there will be seqlens_k, leftpad_k and offsets). So a decode loop asks once, for the most
+ * keys, and serves every length from 1 on; one call may take less. With another seqlen_q, batch or number of threads
+ * ask again: fewer queries may take more. Tensor data is not read (arrays of one number per batch element are);
+ * params->workspace is ignored. Errors as flashc_attention_fwd(). */
 FLASHC_API flashc_status flashc_attention_workspace_size(const flashc_attention_params *params, size_t *size);
 
 /* The plan of a call: a pure function of params, CPU, OpenBLAS build and thread limits. */
@@ -442,7 +461,7 @@ typedef struct flashc_explanation {
     int64_t num_items;     /* work items: units of scheduling; where keys are split, their number depends on
                               num_threads, but the result does not */
     int64_t num_threads;   /* team size */
-    size_t workspace_size; /* bytes */
+    size_t workspace_size; /* bytes, as flashc_attention_workspace_size() has them */
     double flops;          /* useful floating-point operations: 2 * (head_dim + head_dim_v) per visible
                               (query, key) pair; causal, window and lengths are counted out, masks
                               and bias are not read */
@@ -585,7 +604,9 @@ typedef struct flashc_attention_state {
     int64_t row_stride[3]; /* the row of (batch element, head, query); after init {num_heads * seqlen_q, seqlen_q, 1} */
     int64_t head_dim_v;
     int64_t piece_n;       /* as flashc_explanation.piece_n of the one call; 0: one partial result */
-    int64_t seqlen_k;      /* rows of keys that there will be in all, or at most (packed: of the longest sequence) */
+    int64_t seqlen_k;      /* rows of keys that there will be in all, or at most (packed: of the longest sequence):
+                              levels and piece_n are made for so many. FLASHC_ALIGN_BOTTOM_RIGHT refuses more;
+                              otherwise more are taken, as many as the levels hold */
     const int64_t *seqlens_k; /* [batch], the caller's: the same of each batch element, where it is not seqlen_k; NULL
                                  after init */
     int64_t levels;        /* partial results that the arrays have room for: init says how many so many keys need */
@@ -602,7 +623,7 @@ typedef struct flashc_attention_state {
  * looked at, and whether there is a mask, bias or block mask, which the choice of a kernel and its tiles goes by. */
 FLASHC_API flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t struct_size,
                                                      const flashc_attention_params *params);
-/* No keys seen, also where a cancelled chunk left the state of no other use. */
+/* No keys seen, also where a cancelled chunk left the state of no other use (next_key -1). */
 FLASHC_API flashc_status flashc_attention_state_clear(flashc_attention_state *state);
 /* Takes a chunk of seqlen_k keys. o, lse, row_max and sinks are not looked at. Scratch is params->workspace, the
  * caller's, of at least flashc_attention_accumulate_workspace_size() bytes, aligned to 64; NULL: one internal
@@ -613,8 +634,9 @@ FLASHC_API flashc_status flashc_attention_state_clear(flashc_attention_state *st
  * cleared. */
 FLASHC_API flashc_status flashc_attention_accumulate(flashc_attention_state *state,
                                                      const flashc_attention_params *params);
-/* Bytes of workspace that this chunk needs; it goes with tiles and threads, not with the keys. Tensor data is not read,
- * and params->workspace ignored. Errors as flashc_attention_accumulate(). */
+/* Bytes of workspace for this chunk, and for every one of no more keys that comes before or after it, all else equal.
+ * It rises with the chunk's pieces as long as these occupy more threads. Tensor data is not read, and
+ * params->workspace ignored. Errors as flashc_attention_accumulate(). */
 FLASHC_API flashc_status flashc_attention_accumulate_workspace_size(const flashc_attention_state *state,
                                                                     const flashc_attention_params *params,
                                                                     size_t *size);
@@ -666,7 +688,8 @@ FLASHC_API flashc_status flashc_explain_shared_prefix(const flashc_attention_par
  * ------------------------------------------------------------------------------------------- */
 
 /* Softmax over the last axis. x, y: [rows, cols], contiguous last axis, row strides in elements,
- * both of type dtype (f32, f16, bf16). lse: [rows] f32, natural log, or NULL. y may be x.
+ * both of type dtype (f32, f16, bf16). lse: [rows] f32, natural log, or NULL. y may be x; otherwise x, y and lse share
+ * no element, and are refused where one without gaps has the first or last byte of another.
  * -inf leaves an element out (0); a row of nothing but -inf gives zeros and LSE -inf; NaN or +inf makes
  * the row NaN. Error per element: u (8 + 4 max|x| + 2 (128 + cols/128)) relative, u = 2^-24, plus
  * half an ulp of dtype, and 2^-126: weights below that of the largest are 0. */
@@ -705,8 +728,8 @@ FLASHC_API flashc_status flashc_softmax_state_finish(const flashc_softmax_state 
  * union, in a fixed binary tree over the part index. o_parts[i]: [rows, head_dim_v], lse_parts[i]:
  * [rows], f32, contiguous. o and lse may be any of the parts. A part row whose LSE is -inf is the
  * identity, whatever its O holds; identities merge to O = 0, LSE = -inf. A part row whose LSE is NaN or
- * +inf makes the row NaN. Sums of |O| over the parts must not overflow. Outputs may be a part's own array, but not
- * overlap one otherwise. lse may be NULL. */
+ * +inf makes the row NaN. Sums of |O| over the parts must not overflow. o may be an array of o_parts and lse one of
+ * lse_parts, but neither overlaps a part otherwise, nor the other one; that is refused. lse may be NULL. */
 FLASHC_API flashc_status flashc_merge_partials(int64_t n_parts, int64_t rows, int64_t head_dim_v,
                                                const float *const *o_parts, const float *const *lse_parts, float *o,
                                                float *lse);

@@ -94,6 +94,8 @@ flashc_status flashc_tensor_check(const flashc_tensor_argument *a)
         [FLASHC_TYPES_BOOL] = "bool",
         [FLASHC_TYPES_CACHE] = "f32, f16, bf16, i8, f8_e4m3, f8_e5m2 or q8_0"};
     const flashc_tensor *t = a->tensor;
+    if (!has_type(a) && (int)t->dtype == 0)
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.dtype: expected %s, found none", a->name, types[a->types]);
     if (!has_type(a))
         return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.dtype: expected %s, found %s (%d)", a->name, types[a->types],
                            flashc_dtype_name(t->dtype), (int)t->dtype);
@@ -124,4 +126,53 @@ flashc_status flashc_tensor_check_apart(const flashc_tensor_argument *output, co
                            "%s.data: expected memory of its own, found the address of %s (%p)", output->name,
                            other->name, output->tensor->data);
     return FLASHC_OK;
+}
+
+/* The first and the last byte of a tensor that has elements, all of them at 64-bit distances. */
+typedef struct byte_span {
+    uintptr_t first, last;
+} byte_span;
+
+static byte_span span_of(const flashc_tensor_argument *a)
+{
+    const uint64_t bytes = flashc_dtype_size(a->tensor->dtype);
+    byte_span s = {.first = (uintptr_t)a->tensor->data, .last = (uintptr_t)a->tensor->data + bytes - 1};
+    for (int axis = 0; axis < 4; axis++) {
+        const int64_t stride = a->tensor->stride[axis];
+        const uint64_t extent = flashc_magnitude(stride) * (uint64_t)(elements(a, axis) - 1) * bytes;
+        if (stride < 0)
+            s.first -= extent;
+        else
+            s.last += extent;
+    }
+    return s;
+}
+
+/* Is each byte of its span an element's? */
+static bool has_no_gaps(const flashc_tensor_argument *a, byte_span s)
+{
+    uint64_t run = 1; /* elements side by side; an axis whose step is within them makes them more, in any order */
+    for (int again = 0; again < 4; again++)
+        for (int axis = 0; axis < 4; axis++) {
+            const uint64_t step = flashc_magnitude(a->tensor->stride[axis]);
+            const uint64_t reach = step * (uint64_t)(elements(a, axis) - 1);
+            run += step <= run && reach >= run ? reach : 0;
+        }
+    return run > (s.last - s.first) / flashc_dtype_size(a->tensor->dtype);
+}
+
+static bool holds_end_of(byte_span a, byte_span b)
+{
+    return (a.first <= b.first && b.first <= a.last) || (a.first <= b.last && b.last <= a.last);
+}
+
+bool flashc_tensors_overlap(const flashc_tensor_argument *a, const flashc_tensor_argument *b)
+{
+    if (flashc_tensor_is_empty(a) || flashc_tensor_is_empty(b))
+        return false;
+    const byte_span of_a = span_of(a), of_b = span_of(b);
+    if (of_a.last < of_b.first || of_b.last < of_a.first)
+        return false;
+    return a->tensor->data == b->tensor->data || (holds_end_of(of_a, of_b) && has_no_gaps(a, of_a)) ||
+           (holds_end_of(of_b, of_a) && has_no_gaps(b, of_b));
 }

@@ -28,6 +28,10 @@ flashc_status flashc_tensor_check(const flashc_tensor_argument *a);
 /* An output and another argument must not begin at the same address. */
 flashc_status flashc_tensor_check_apart(const flashc_tensor_argument *output, const flashc_tensor_argument *other);
 
+/* Do two valid tensors certainly share an element: do they begin at one address, or has one that is without gaps the
+ * first or the last byte of the other? (Views that interleave may share some all the same.) */
+bool flashc_tensors_overlap(const flashc_tensor_argument *a, const flashc_tensor_argument *b);
+
 /* Address of element [i0][i1][i2][i3]. */
 static inline char *flashc_element(const flashc_tensor *t, int64_t i0, int64_t i1, int64_t i2, int64_t i3)
 {

@@ -35,9 +35,7 @@ flashc_status flashc_attention_workspace_size(const flashc_attention_params *par
     flashc_status status = flashc_problem_init(&problem, params);
     if (status == FLASHC_OK)
         status = flashc_plan_init(&plan, &problem, NULL, 0);
-    if (status == FLASHC_OK)
-        *size = plan.workspace_size;
-    return status;
+    return status == FLASHC_OK ? flashc_plan_workspace_bound(&plan, &problem, size) : status;
 }
 
 int flashc_kernel_count(void)

@@ -45,6 +45,30 @@ static flashc_status check_sizes(const flashc_attention_params *p)
     return FLASHC_OK;
 }
 
+/* Of arrays of numbers; the tensors and block tables come later. */
+static flashc_status check_alignment(const flashc_attention_params *p)
+{
+    const struct {
+        const char *name;
+        const void *array;
+        size_t size;
+    } arrays[] = {
+        {"offsets", p->offsets, sizeof *p->offsets},
+        {"seqlens_q", p->seqlens_q, sizeof *p->seqlens_q},
+        {"seqlens_k", p->seqlens_k, sizeof *p->seqlens_k},
+        {"leftpad_k", p->leftpad_k, sizeof *p->leftpad_k},
+        {"cu_seqlens_q", p->cu_seqlens_q, sizeof *p->cu_seqlens_q},
+        {"cu_seqlens_k", p->cu_seqlens_k, sizeof *p->cu_seqlens_k},
+        {"alibi_slopes", p->alibi_slopes, sizeof *p->alibi_slopes},
+        {"sinks", p->sinks, sizeof *p->sinks},
+    };
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
+        if ((uintptr_t)arrays[i].array % arrays[i].size != 0)
+            return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected an address aligned to %zu bytes, found %p",
+                               arrays[i].name, arrays[i].size, arrays[i].array);
+    return FLASHC_OK;
+}
+
 static flashc_status check_options(const flashc_attention_params *p)
 {
     if (p->softmax_scale != FLASHC_SCALE_DEFAULT && !isfinite(p->softmax_scale))
@@ -158,6 +182,8 @@ flashc_status flashc_check_attention(const flashc_attention_params *params, cons
                                      bool outputs)
 {
     flashc_status status = check_sizes(params);
+    if (status == FLASHC_OK)
+        status = check_alignment(params);
     if (status == FLASHC_OK)
         status = flashc_check_sequences(params, state);
     if (status == FLASHC_OK)

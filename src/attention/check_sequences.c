@@ -28,6 +28,10 @@ static flashc_status check_alignment(const flashc_attention_params *p)
     if (p->alignment == FLASHC_ALIGN_EXPLICIT && !p->offsets && p->batch > 0)
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "offsets: FLASHC_ALIGN_EXPLICIT needs one per batch element, found NULL");
+    if (p->alignment != FLASHC_ALIGN_EXPLICIT && p->offsets)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "offsets: expected NULL without FLASHC_ALIGN_EXPLICIT, which alone reads them, found %p",
+                           (const void *)p->offsets);
     return FLASHC_OK;
 }
 

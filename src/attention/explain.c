@@ -23,7 +23,10 @@ flashc_status flashc_explain_problem(const flashc_problem *problem, flashc_expla
     flashc_plan plan;
     char refused[sizeof out->refused] = "";
     FLASHC_IN_DEFAULT_FLOAT_MODE; /* for counts beyond 2^53 */
+    size_t workspace_size;
     flashc_status status = flashc_plan_init(&plan, problem, refused, sizeof refused);
+    if (status == FLASHC_OK)
+        status = flashc_plan_workspace_bound(&plan, problem, &workspace_size);
     if (status != FLASHC_OK)
         return status;
     *out = (flashc_explanation){
@@ -37,7 +40,7 @@ flashc_status flashc_explain_problem(const flashc_problem *problem, flashc_expla
         .piece_n = plan.longest_piece,
         .num_items = plan.num_items,
         .num_threads = plan.num_threads,
-        .workspace_size = plan.workspace_size,
+        .workspace_size = workspace_size,
         .flops = plan.flops,
     };
     memcpy(out->refused, refused, sizeof refused);

@@ -3,6 +3,7 @@
 #include "attention/choose.h"
 #include "attention/kv_tiles.h"
 #include "attention/mask.h"
+#include "attention/scratch.h"
 #include "attention/threads.h"
 
 #include <math.h>
@@ -30,6 +31,12 @@ enum {
 static int64_t distinct_sequences(const flashc_problem *p)
 {
     return flashc_problem_is_uniform(p) ? flashc_min(1, p->batch) : p->batch;
+}
+
+/* Rows of queries of one head, padding included. */
+static double all_queries(const flashc_problem *p)
+{
+    return p->cu_seqlens_q ? (double)p->cu_seqlens_q[p->batch] : (double)p->batch * (double)p->seqlen_q;
 }
 
 static double useful_flops(const flashc_problem *p)
@@ -73,21 +80,25 @@ static void fit_block_mask(flashc_plan *plan, const flashc_problem *p)
     b->block_n = fit_tiles(flashc_min(p->block_mask_n, large), 1, b->block_n);
 }
 
-static size_t take(size_t *size, int64_t count, size_t element_size)
+/* Are a sequence's row blocks so few that its keys are cut, if they are long? */
+static bool has_few_blocks(const flashc_plan *plan, const flashc_problem *p, int64_t n_queries)
 {
-    size_t offset = *size;
-    *size += (size_t)flashc_round_up(count * (int64_t)element_size, FLASHC_ALIGNMENT);
-    return offset;
+    const int64_t few = flashc_max(2, flashc_ceil_div(CUT_BELOW_BLOCKS, flashc_max(1, p->num_heads_k)));
+    return flashc_ceil_div(n_queries * p->group, plan->block.block_m) < few;
+}
+
+static int64_t shortest_piece(const flashc_plan *plan)
+{
+    return flashc_round_up(PIECE_KEYS, plan->block.block_n);
 }
 
 int64_t flashc_plan_piece_keys(const flashc_plan *plan, const flashc_problem *p, const flashc_sequence *s)
 {
     if (p->state)
         return flashc_attention_state_piece_keys(p->state);
-    const int64_t few = flashc_max(2, flashc_ceil_div(CUT_BELOW_BLOCKS, flashc_max(1, p->num_heads_k)));
-    if (flashc_ceil_div(s->n_queries * p->group, plan->block.block_m) >= few)
+    if (!has_few_blocks(plan, p, s->n_queries))
         return flashc_max(1, s->n_keys);
-    int64_t piece_keys = flashc_round_up(PIECE_KEYS, plan->block.block_n);
+    int64_t piece_keys = shortest_piece(plan);
     while (flashc_ceil_div(s->n_keys, piece_keys) > FLASHC_MAX_PIECES)
         piece_keys *= 2;
     return piece_keys;
@@ -108,10 +119,18 @@ static void find_longest_piece(flashc_plan *plan, const flashc_problem *p)
     }
 }
 
+/* Whole pieces of a chunk. */
+static int64_t chunk_pieces(const flashc_problem *p)
+{
+    return flashc_max(1, p->seqlen_k / flashc_attention_state_piece_keys(p->state));
+}
+
 /* The most pieces that the rows of one item see. */
 static int64_t most_pieces(const flashc_plan *plan, const flashc_problem *p)
 {
     int64_t most = 1;
+    if (p->state)
+        return chunk_pieces(p);
     for (int64_t b = 0; plan->longest_piece > 0 && b < distinct_sequences(p); b++) {
         const flashc_sequence s = flashc_problem_sequence(p, b);
         const int64_t piece_keys = flashc_plan_piece_keys(plan, p, &s), rows = s.n_queries * p->group;
@@ -128,35 +147,35 @@ static int64_t most_pieces(const flashc_plan *plan, const flashc_problem *p)
 }
 
 /* What the caller asks for, or what the work is worth. */
-static int64_t wanted_threads(const flashc_plan *plan, const flashc_problem *p)
+static int64_t wanted_threads(const flashc_problem *p, double flops)
 {
     int64_t threads = p->num_threads;
     if (threads == 0)
-        threads = (int64_t)fmin(flashc_default_threads(), 1 + plan->flops / FLOPS_PER_THREAD);
+        threads = (int64_t)fmin(flashc_default_threads(), 1 + flops / FLOPS_PER_THREAD);
     return flashc_threads_limit(threads);
 }
 
 /* Row blocks that share each loaded K/V tile. More than one only where items remain for all threads; no bit of a result
  * depends on it. */
-static int64_t choose_blocks_per_item(const flashc_plan *plan, const flashc_problem *p, bool in_place, int64_t threads)
+static void choose_blocks_per_item(flashc_plan *plan, const flashc_problem *p, int64_t threads)
 {
-    if (plan->longest_piece > 0)
-        return 1; /* an item holds a partial state per level of the tree */
+    const bool in_place = flashc_kv_in_place(&p->k, &plan->kernel->gemm->k, p->head_dim) &&
+                          flashc_kv_in_place(&p->v, &plan->kernel->gemm->v, p->head_dim_v);
     const int64_t block_bytes = (p->head_dim + p->head_dim_v) * plan->block.block_m * (int64_t)sizeof(float);
     int64_t most = flashc_min(in_place ? MAX_BLOCKS_IN_PLACE : MAX_BLOCKS_CONVERTED, FLASHC_HALF_L2 / block_bytes);
     if (threads > 1)
         most = flashc_min(most, plan->row_blocks * p->batch * p->num_heads_k / (ITEMS_PER_THREAD * threads));
-    return flashc_max(1, flashc_min(most, plan->row_blocks));
+    if (plan->longest_piece > 0)
+        most = 1; /* an item holds a partial state per level of the tree */
+    plan->blocks_per_item = flashc_max(1, flashc_min(most, plan->row_blocks));
+    plan->row_items = flashc_ceil_div(plan->row_blocks, plan->blocks_per_item);
 }
 
-/* Threads, and runs that occupy them: aligned, so a power of two pieces long, and at most twice as many as
- * asked for. *most_runs: a bound of runs that does not depend on the length. */
-static void choose_runs(flashc_plan *plan, const flashc_problem *p, int64_t threads, int64_t *most_runs)
+/* Threads, and runs of so many pieces that occupy them: aligned, so a power of two pieces long, and at most twice as
+ * many as asked for. *most_runs: a bound of runs that does not depend on the length. */
+static void choose_runs(flashc_plan *plan, const flashc_problem *p, int64_t threads, int64_t pieces, int64_t *most_runs)
 {
     const int64_t row_items = plan->row_items * p->batch * p->num_heads_k;
-    const int64_t pieces = p->state ? flashc_max(1, /* whole ones */
-                                                 p->seqlen_k / flashc_attention_state_piece_keys(p->state))
-                                    : most_pieces(plan, p);
     /* Row items are divided by, not multiplied with the pieces: there may be any number of them. */
     if (flashc_ceil_div(threads, pieces) > row_items)
         threads = pieces * row_items;
@@ -178,50 +197,16 @@ static void choose_runs(flashc_plan *plan, const flashc_problem *p, int64_t thre
     plan->num_items = row_items * plan->runs;
 }
 
-static void lay_out_scratch(flashc_plan *plan, const flashc_problem *p)
+/* What is left of a plan whose row items are known. */
+static flashc_status plan_memory(flashc_plan *plan, const flashc_problem *p, int64_t threads, int64_t pieces)
 {
-    flashc_scratch_layout *s = &plan->scratch;
-    const int64_t m = plan->block.block_m, n = plan->block.block_n;
-    const int64_t tile = flashc_plan_tile_floats(plan, n);
-    const flashc_operand *k = &plan->kernel->gemm->k, *v = &plan->kernel->gemm->v;
-    *s = (flashc_scratch_layout){.size = 0};
-    s->qt = take(&s->size, plan->blocks_per_item * flashc_plan_query_floats(plan, p->head_dim), sizeof(float));
-    const int64_t levels = plan->longest_piece > 0 ? FLASHC_TREE_LEVELS : 1;
-    s->partials = take(&s->size, plan->partial_floats * levels, sizeof(float));
-    s->scores = take(&s->size, tile, sizeof(float));
-    const bool k_in_place = flashc_kv_in_place(&p->k, k, p->head_dim);
-    s->k_tile = take(&s->size, k_in_place ? 0 : flashc_kv_copy_floats(k, n, p->head_dim), sizeof(float));
-    s->v_tile = take(&s->size, flashc_kv_copy_floats(v, n, p->head_dim_v), sizeof(float));
-    /* The careful pass's rows of f32: where a copy of V lies, unless it packs them into that. */
-    s->v_finite = v->pack ? take(&s->size, flashc_kv_copy_floats(v, n, p->head_dim_v), sizeof(float)) : s->v_tile;
-    s->gathered = take(&s->size, flashc_max(flashc_kv_gathered_bytes(&p->k, k, n, p->head_dim),
-                                            flashc_kv_gathered_bytes(&p->v, v, n, p->head_dim_v)), 1);
-    s->k_rows = take(&s->size, flashc_kv_row_pointers(k, n), sizeof(void *));
-    s->v_rows = take(&s->size, flashc_kv_row_pointers(v, n), sizeof(void *));
-    s->k_scale = take(&s->size, flashc_kv_scales(&p->k, n), sizeof(float));
-    s->v_scale = take(&s->size, flashc_kv_scales(&p->v, n), sizeof(float));
-    s->k_starts = take(&s->size, flashc_kv_starts(&p->k, k), sizeof(flashc_start));
-    s->v_starts = take(&s->size, flashc_kv_starts(&p->v, v), sizeof(flashc_start));
-    s->hidden = take(&s->size, tile, sizeof(uint8_t));
-    s->correction = take(&s->size, m, sizeof(float));
-}
-
-/* Each thread's slot, then what the runs of split_items row items share. */
-static flashc_status size_workspace(flashc_plan *plan, int64_t split_items, int64_t most_runs)
-{
-    const size_t partials = (size_t)(split_items * most_runs), counts = (size_t)split_items * sizeof(int);
-    size_t shared;
-    if (__builtin_mul_overflow(plan->scratch.size, (size_t)plan->num_threads, &plan->shared_partials) ||
-        __builtin_mul_overflow((size_t)plan->partial_floats * sizeof(float), partials, &shared) ||
-        __builtin_add_overflow(plan->shared_partials, shared, &plan->shared_counts) ||
-        __builtin_add_overflow(plan->shared_counts, (size_t)flashc_round_up((int64_t)counts, FLASHC_ALIGNMENT),
-                               &plan->workspace_size) ||
-        /* No allocation can be larger, and a caller may round the size up. */
-        plan->workspace_size > PTRDIFF_MAX)
-        return flashc_fail(FLASHC_ERR_MEMORY,
-                           "workspace: %d threads with %zu bytes each are more than any machine can address",
-                           plan->num_threads, plan->scratch.size);
-    return FLASHC_OK;
+    int64_t most_runs;
+    choose_runs(plan, p, threads, pieces, &most_runs);
+    plan->block_floats = 2 * flashc_round_up(plan->block.block_m, FLASHC_COLUMN_MULTIPLE) +
+                         flashc_round_up(flashc_plan_tile_floats(plan, p->head_dim_v), FLASHC_COLUMN_MULTIPLE);
+    plan->partial_floats = plan->block_floats * plan->blocks_per_item;
+    flashc_scratch_lay_out(plan, p);
+    return flashc_scratch_size_workspace(plan, plan->runs > 1 ? plan->num_items / plan->runs : 0, most_runs);
 }
 
 flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char *refused, size_t refused_size)
@@ -241,23 +226,75 @@ flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *p, char 
                    : plan->block.block_m;
     plan->flops = useful_flops(p);
 
-    const int64_t threads = wanted_threads(plan, p);
+    const int64_t threads = wanted_threads(p, plan->flops);
     plan->row_blocks = flashc_ceil_div(plan->rows, plan->block.block_m);
     find_longest_piece(plan, p);
-    const bool in_place = flashc_kv_in_place(&p->k, &plan->kernel->gemm->k, p->head_dim) &&
-                          flashc_kv_in_place(&p->v, &plan->kernel->gemm->v, p->head_dim_v);
-    plan->blocks_per_item = choose_blocks_per_item(plan, p, in_place, threads);
-    plan->row_items = flashc_ceil_div(plan->row_blocks, plan->blocks_per_item);
+    choose_blocks_per_item(plan, p, threads);
     /* An item of one block would issue more prefetches than it gains where K and V stay in L2 anyway (-4 % at
      * seqlen 512). Divided, since a long head's bytes may be beyond 64 bits. */
     const bool head_fits = p->seqlen_k < FLASHC_HALF_L2 / ((p->head_dim + p->head_dim_v) * (int64_t)sizeof(float));
     plan->prefetch_keys = plan->blocks_per_item > 1 || !head_fits;
+    return plan_memory(plan, p, threads, most_pieces(plan, p));
+}
 
-    int64_t most_runs;
-    choose_runs(plan, p, threads, &most_runs);
-    plan->block_floats = 2 * flashc_round_up(plan->block.block_m, FLASHC_COLUMN_MULTIPLE) +
-                         flashc_round_up(flashc_plan_tile_floats(plan, p->head_dim_v), FLASHC_COLUMN_MULTIPLE);
-    plan->partial_floats = plan->block_floats * plan->blocks_per_item;
-    lay_out_scratch(plan, p);
-    return size_workspace(plan, plan->runs > 1 ? plan->num_items / plan->runs : 0, most_runs);
+/* Keys that a query sees at most, whatever its position is. */
+static int64_t most_keys_of_query(const flashc_problem *p)
+{
+    const int64_t right = p->causal ? 0 : p->window_right;
+    if (p->window_left < 0 || right < 0)
+        return p->seqlen_k;
+    return flashc_min(p->seqlen_k,
+                      flashc_min(p->window_left, p->seqlen_k) + flashc_min(right, p->seqlen_k) + 1);
+}
+
+/* Keys of a piece, if any sequence's may be cut with no more than seqlen_k of them; else 0. */
+static int64_t piece_of_fewer_keys(const flashc_plan *plan, const flashc_problem *p)
+{
+    if (p->state)
+        return p->state->piece_n;
+    bool few = has_few_blocks(plan, p, p->seqlen_q);
+    for (int64_t b = 0; !few && (p->seqlens_q || p->cu_seqlens_q) && b < p->batch; b++)
+        few = has_few_blocks(plan, p, flashc_problem_sequence(p, b).n_queries);
+    return few && p->seqlen_k > shortest_piece(plan) ? shortest_piece(plan) : 0;
+}
+
+/* A bound of most_pieces() for any lengths and positions. */
+static int64_t most_pieces_of_fewer_keys(const flashc_plan *plan, const flashc_problem *p)
+{
+    if (p->state)
+        return chunk_pieces(p);
+    const int64_t piece_keys = plan->longest_piece;
+    const int64_t queries = flashc_min(p->seqlen_q, plan->block.block_m / flashc_max(1, p->group) + 2);
+    const int64_t span = flashc_min(p->seqlen_k, most_keys_of_query(p) + queries - 1);
+    return flashc_min(FLASHC_MAX_PIECES, flashc_min(flashc_ceil_div(p->seqlen_k, piece_keys),
+                                                    flashc_ceil_div(span - 1, piece_keys) + 1));
+}
+
+flashc_status flashc_plan_workspace_bound(const flashc_plan *plan, const flashc_problem *p, size_t *size)
+{
+    const int64_t threads =
+        wanted_threads(p, 2.0 * all_queries(p) * (double)most_keys_of_query(p) * (double)p->num_heads *
+                              (double)(p->head_dim + p->head_dim_v));
+    flashc_plan most = *plan;
+    flashc_status status = FLASHC_OK;
+    size_t bound = 0;
+    most.longest_piece = piece_of_fewer_keys(plan, p);
+    if (most.longest_piece > 0) {
+        choose_blocks_per_item(&most, p, threads);
+        status = plan_memory(&most, p, threads, most_pieces_of_fewer_keys(&most, p));
+        bound = most.workspace_size;
+    }
+    /* Keys that are not cut. With fewer threads more row blocks may be an item's, and less work may mean fewer. */
+    most.longest_piece = 0;
+    for (int64_t t = flashc_max(1, threads); t > 0 && status == FLASHC_OK;) {
+        choose_blocks_per_item(&most, p, t);
+        status = plan_memory(&most, p, t, 1);
+        bound = most.workspace_size > bound ? most.workspace_size : bound;
+        const int64_t next = plan->row_blocks * p->batch * p->num_heads_k /
+                             (ITEMS_PER_THREAD * (most.blocks_per_item + 1));
+        t = p->num_threads > 0 || t == 1 ? 0 : flashc_max(1, flashc_min(t - 1, next));
+    }
+    if (status == FLASHC_OK)
+        *size = bound;
+    return status;
 }

@@ -22,7 +22,7 @@
 enum { FLASHC_MAX_BLOCKS_PER_ITEM = 8 };
 
 /* No more pieces than this: beyond, pieces get longer. A thread's partial states stand in a stack as deep as the
- * tree, so that scratch does not grow with seqlen. */
+ * tree, so that its scratch does not grow with seqlen. */
 enum { FLASHC_MAX_PIECES = 1024, FLASHC_TREE_LEVELS = 11 }; /* the first a power of two */
 
 /* Half of the smallest L2 that matters (1 MiB a core on Zen 4, 2 MiB on recent Xeons): qt and acc of an item
@@ -55,7 +55,7 @@ typedef struct flashc_plan {
     int64_t block_floats, partial_floats; /* a partial state of one row block, and of all of an item */
     size_t shared_partials;               /* offset in the workspace: the results of runs, if there are several */
     size_t shared_counts;                 /* offset in the workspace: an atomic_int per row item, then */
-    size_t workspace_size;
+    size_t workspace_size;                /* that this call takes; see flashc_plan_workspace_bound() */
     double flops;
 } flashc_plan;
 
@@ -89,5 +89,11 @@ static inline flashc_piece_range flashc_plan_pieces(flashc_key_range keys, int64
 /* FLASHC_ERR_UNSUPPORTED or _ARGUMENT if the named kernel does not fit, _MEMORY if the workspace is beyond
  * any address space. refused (may be NULL) takes one line per better kernel that was passed over. */
 flashc_status flashc_plan_init(flashc_plan *plan, const flashc_problem *problem, char *refused, size_t refused_size);
+
+/* *size: the most workspace that a call takes which is as this one but for its keys: no more than seqlen_k of each
+ * sequence, wherever seqlens_k, leftpad_k and offsets put them; to a state, of a chunk, whatever came before it. It
+ * does not fall with seqlen_k. Needs as flashc_plan_init() has it fall where more keys mean more pieces, and so items
+ * of one row block, or where a window's pieces lie otherwise. FLASHC_ERR_MEMORY as there. */
+flashc_status flashc_plan_workspace_bound(const flashc_plan *plan, const flashc_problem *problem, size_t *size);
 
 #endif

@@ -10,8 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* The struct as it was in the first release: nothing shorter can have been compiled. */
-enum { FIRST_PREFIX_SIZE = sizeof(flashc_shared_prefix) };
+/* The struct as it was in the first release, whose last field this is: nothing shorter can have been compiled. */
+enum { FIRST_PREFIX_SIZE = offsetof(flashc_shared_prefix, v_scale) + sizeof(flashc_tensor) };
+_Static_assert(sizeof(void *) != 8 || FIRST_PREFIX_SIZE == 208, "fields are added at the end");
 
 static flashc_status check_options(const flashc_attention_params *p)
 {
@@ -64,6 +65,7 @@ static flashc_attention_params of_prefix(const flashc_attention_params *p, const
     all.block_table = all.block_table_v = (flashc_block_table){.pages = NULL};
     all.causal = 0;
     all.alignment = FLASHC_ALIGN_UNSET;
+    all.offsets = NULL;
     all.seqlen_k = prefix->seqlen;
     if (prefix->seqlen == 0) /* no work, which any kernel can do */
         all.kernel = NULL;
@@ -136,6 +138,7 @@ static flashc_status make_chunks(chunks *c, const flashc_attention_params *p, co
     whole.cu_seqlens_k = whole.seqlens_k = NULL;
     whole.causal = 0;
     whole.alignment = FLASHC_ALIGN_UNSET;
+    whole.offsets = NULL;
     *c = (chunks){.shared = of_prefix(p, prefix), .own = *p};
     c->shared.workspace = c->own.workspace = NULL; /* of the caller's nobody said how large it must be */
     flashc_status status = flashc_attention_state_init(&c->state, sizeof c->state, &whole);
@@ -210,9 +213,8 @@ static flashc_status begin(const flashc_attention_params *params, const flashc_s
     flashc_attention_params p;
     flashc_problem own;
     c->offsets = NULL;
-    flashc_attention_params_init(&p, sizeof p);
     flashc_shared_prefix_init(shared, sizeof *shared);
-    flashc_status status = flashc_params_read(&p, sizeof p, params, sizeof p, "flashc_attention_params_init");
+    flashc_status status = flashc_problem_read_params(&p, params);
     if (status == FLASHC_OK && !prefix)
         status = flashc_fail(FLASHC_ERR_ARGUMENT, "prefix: expected a pointer, found NULL");
     if (status == FLASHC_OK)

@@ -8,8 +8,9 @@
 #include <math.h>
 #include <string.h>
 
-/* The struct as it was in the first release: nothing shorter can have been compiled. */
-enum { FIRST_STRUCT_SIZE = sizeof(flashc_attention_params) };
+/* The struct as it was in the first release, whose last field this is: nothing shorter can have been compiled. */
+enum { FIRST_STRUCT_SIZE = offsetof(flashc_attention_params, progress_user_data) + sizeof(void *) };
+_Static_assert(sizeof(void *) != 8 || FIRST_STRUCT_SIZE == 992, "fields are added at the end");
 
 void flashc_attention_params_init(flashc_attention_params *params, size_t struct_size)
 {
@@ -112,15 +113,19 @@ static void resolve(flashc_problem *problem, const flashc_attention_params *p, c
     }
 }
 
+flashc_status flashc_problem_read_params(flashc_attention_params *ours, const flashc_attention_params *params)
+{
+    flashc_attention_params_init(ours, sizeof *ours);
+    return flashc_params_read(ours, sizeof *ours, params, FIRST_STRUCT_SIZE, "flashc_attention_params_init");
+}
+
 /* state, outputs: as in flashc_check_attention(). */
 static flashc_status init(flashc_problem *problem, const flashc_attention_params *params,
                           const flashc_attention_state *state, bool outputs)
 {
     flashc_attention_params p;
     FLASHC_IN_DEFAULT_FLOAT_MODE; /* for checks that compare floats, and the default scale, which is rounded */
-    flashc_attention_params_init(&p, sizeof p);
-    flashc_status status =
-        flashc_params_read(&p, sizeof p, params, FIRST_STRUCT_SIZE, "flashc_attention_params_init");
+    flashc_status status = flashc_problem_read_params(&p, params);
     if (status == FLASHC_OK)
         status = flashc_check_attention(&p, state, outputs);
     if (status != FLASHC_OK)

@@ -36,6 +36,9 @@ typedef struct flashc_problem {
     const flashc_attention_state *state; /* NULL, or what the result goes to instead of o and lse, see stream.h */
 } flashc_problem;
 
+/* A copy of the caller's params, which may be of another version; nothing is checked but that. */
+flashc_status flashc_problem_read_params(flashc_attention_params *ours, const flashc_attention_params *params);
+
 /* Checks params (argument by argument, see flashc.h) and resolves them. */
 flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attention_params *params);
 

@@ -42,7 +42,7 @@ flashc_status flashc_attention_state_init(flashc_attention_state *state, size_t 
         return flashc_fail(FLASHC_ERR_ARGUMENT, "state: expected a pointer, found NULL");
     if (struct_size != sizeof *state)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "struct_size: expected %zu, found %zu", sizeof *state, struct_size);
-    flashc_status status = flashc_attention_state_read_params(&p, params);
+    flashc_status status = flashc_problem_read_params(&p, params);
     if (status != FLASHC_OK)
         return status;
     forget_data(&p);
@@ -119,9 +119,7 @@ flashc_status flashc_attention_accumulate_workspace_size(const flashc_attention_
     if (!size)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "size: expected a pointer, found NULL");
     flashc_status status = plan_chunk(state, params, &problem, &plan);
-    if (status == FLASHC_OK)
-        *size = plan.workspace_size;
-    return status;
+    return status == FLASHC_OK ? flashc_plan_workspace_bound(&plan, &problem, size) : status;
 }
 
 /* Passes of the chunk that ends at `end`. */

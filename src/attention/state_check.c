@@ -2,6 +2,7 @@
 
 #include "attention/passes.h"
 #include "attention/plan.h"
+#include "attention/problem.h"
 #include "params.h"
 #include "tensor.h"
 
@@ -9,12 +10,6 @@
 
 /* As many pieces of them as there may be are keys. */
 static const int64_t MOST_PIECE_KEYS = FLASHC_SIZE_LIMIT / FLASHC_MAX_PIECES;
-
-flashc_status flashc_attention_state_read_params(flashc_attention_params *ours, const flashc_attention_params *params)
-{
-    flashc_attention_params_init(ours, sizeof *ours);
-    return flashc_params_read(ours, sizeof *ours, params, sizeof *ours, "flashc_attention_params_init");
-}
 
 int64_t flashc_attention_state_capacity(const flashc_attention_state *s)
 {
@@ -55,6 +50,10 @@ flashc_status flashc_attention_state_check_state(const char *name, const flashc_
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "%s->struct_size: expected %zu (flashc_attention_state_init sets it), found %zu", name,
                            sizeof *s, s->struct_size);
+    if (s->next_key == -1)
+        return flashc_fail(FLASHC_ERR_ARGUMENT,
+                           "%s->next_key: expected 0 or more, found -1: a cancelled chunk left the state unusable; "
+                           "flashc_attention_state_clear() makes it one of no keys", name);
     /* Of others there is no capacity, and they are refused before it is asked for. */
     const bool fits = s->levels >= 1 && s->levels <= FLASHC_TREE_LEVELS && s->piece_n >= 0 &&
                       s->piece_n <= MOST_PIECE_KEYS;
@@ -91,7 +90,7 @@ flashc_status flashc_attention_state_read_call(flashc_attention_params *ours, co
                                                const flashc_attention_params *params)
 {
     const flashc_status status = flashc_attention_state_check_state("state", state);
-    return status == FLASHC_OK ? flashc_attention_state_read_params(ours, params) : status;
+    return status == FLASHC_OK ? flashc_problem_read_params(ours, params) : status;
 }
 
 flashc_status flashc_attention_state_check_rows(const flashc_attention_state *s, const flashc_attention_params *p)

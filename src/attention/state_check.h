@@ -4,9 +4,6 @@
 
 #include "common.h"
 
-/* A copy of the caller's params. */
-flashc_status flashc_attention_state_read_params(flashc_attention_params *ours, const flashc_attention_params *params);
-
 /* The most keys that the levels hold: each node stands for twice as many pieces as the one after it. */
 int64_t flashc_attention_state_capacity(const flashc_attention_state *state);
 

@@ -110,6 +110,7 @@ flashc_status flashc_attention_finish(const flashc_attention_state *state, const
     p.causal = 0;
     p.window_left = p.window_right = -1;
     p.alignment = FLASHC_ALIGN_UNSET;
+    p.offsets = NULL;
     p.alibi_slopes = NULL;
     status = flashc_attention_state_check_outputs(&p);
     p.scores.data = NULL; /* of a chunk */

@@ -27,6 +27,20 @@ flashc_status flashc_cache_check_tables_given(const flashc_block_table *k, const
 {
     if (v->pages && !k->pages)
         return flashc_fail(FLASHC_ERR_ARGUMENT, "block_table.pages: block_table_v needs it too, found NULL");
+    const struct {
+        const char *name;
+        const flashc_block_table *table;
+    } tables[] = {{"block_table", k}, {"block_table_v", v}};
+    for (int i = 0; i < 2; i++) {
+        const flashc_block_table *t = tables[i].table;
+        const char *field = t->max_pages != 0   ? "max_pages"
+                            : t->num_pages != 0 ? "num_pages"
+                            : t->page_size != 0 ? "page_size"
+                                                : NULL;
+        if (!t->pages && field)
+            return flashc_fail(FLASHC_ERR_ARGUMENT, "%s.pages: expected a pointer beside %s, found NULL",
+                               tables[i].name, field);
+    }
     return FLASHC_OK;
 }
 

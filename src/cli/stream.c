@@ -190,6 +190,7 @@ static int run_prefix(stream *s, const char *kernel)
     whole.cu_seqlens_k = whole.seqlens_k = NULL;
     whole.causal = 0;
     whole.alignment = FLASHC_ALIGN_UNSET;
+    whole.offsets = NULL;
     if (flashc_cli_chunks_plan(&whole, prefix->seqlen + whole.seqlen_k, &planned))
         return FLASHC_CLI_FAILED;
     planned.row_stride[0] = planned.rows; /* of its one element */

@@ -62,6 +62,7 @@ flashc_attention_params flashc_cli_stream_prefix(const flashc_attention_params *
     make_single(&p);
     p.causal = 0;
     p.alignment = FLASHC_ALIGN_UNSET;
+    p.offsets = NULL;
     p.seqlen_k = prefix->seqlen;
     p.k = prefix->k;
     p.v = prefix->v;

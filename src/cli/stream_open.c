@@ -95,7 +95,8 @@ int flashc_cli_stream_open(const flashc_cli_attention_args *args, flashc_cli_job
     if (p->alignment != FLASHC_ALIGN_UNSET)
         p->alignment = FLASHC_ALIGN_EXPLICIT;
     free(job->offsets);
-    p->offsets = job->offsets = offsets;
+    job->offsets = offsets;
+    p->offsets = p->alignment == FLASHC_ALIGN_EXPLICIT ? offsets : NULL;
     return code;
 }
 

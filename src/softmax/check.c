@@ -54,6 +54,17 @@ flashc_status flashc_check_output(const char *name, const void *data, int64_t ro
     return flashc_check_input(name, data, rows, cols, row_stride, element_size);
 }
 
+flashc_status flashc_check_apart(const char *name, const void *a, int64_t n, const char *other, const void *b,
+                                 int64_t m)
+{
+    const uintptr_t first = (uintptr_t)a, second = (uintptr_t)b;
+    if (n > 0 && m > 0 && first < second + (uintptr_t)m * sizeof(float) &&
+        second < first + (uintptr_t)n * sizeof(float))
+        return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected memory of its own, found %p, which overlaps %s (%p)",
+                           name, a, other, b);
+    return FLASHC_OK;
+}
+
 flashc_status flashc_check_no_overlap(const char *name, const void *a, const char *other, const void *b, int64_t n)
 {
     uintptr_t first = (uintptr_t)a, second = (uintptr_t)b;

@@ -19,6 +19,10 @@ flashc_status flashc_check_input(const char *name, const void *data, int64_t row
 flashc_status flashc_check_output(const char *name, const void *data, int64_t rows, int64_t cols, int64_t row_stride,
                                   size_t element_size);
 
+/* name: [n], other: [m] f32. They share no element. */
+flashc_status flashc_check_apart(const char *name, const void *a, int64_t n, const char *other, const void *b,
+                                 int64_t m);
+
 /* name and other: [n] f32 each. They are the same array or share no element. */
 flashc_status flashc_check_no_overlap(const char *name, const void *a, const char *other, const void *b, int64_t n);
 

@@ -75,6 +75,8 @@ static flashc_status check_parts(const partials *parts, const float *o, const fl
 {
     const int64_t elements = parts->rows * parts->head_dim_v;
     flashc_status status = FLASHC_OK;
+    if (lse)
+        status = flashc_check_apart("lse", lse, parts->rows, "o", o, elements);
     for (int64_t part = 0; part < parts->n_parts && status == FLASHC_OK; part++) {
         char o_name[48], lse_name[48];
         snprintf(o_name, sizeof o_name, "o_parts[%" PRId64 "]", part);
@@ -82,9 +84,13 @@ static flashc_status check_parts(const partials *parts, const float *o, const fl
         status = flashc_check_pointer(lse_name, parts->lse[part]);
         if (status == FLASHC_OK && lse)
             status = flashc_check_no_overlap("lse", lse, lse_name, parts->lse[part], parts->rows);
+        if (status == FLASHC_OK)
+            status = flashc_check_apart("o", o, elements, lse_name, parts->lse[part], parts->rows);
         if (status != FLASHC_OK || elements == 0)
             continue;
         status = flashc_check_pointer(o_name, parts->o[part]);
+        if (status == FLASHC_OK && lse)
+            status = flashc_check_apart("lse", lse, parts->rows, o_name, parts->o[part], elements);
         if (status == FLASHC_OK)
             status = flashc_check_no_overlap("o", o, o_name, parts->o[part], elements);
     }

@@ -2,6 +2,7 @@
 #include "numerics.h"
 #include "softmax/check.h"
 #include "softmax/state.h"
+#include "tensor.h"
 
 #include <inttypes.h>
 
@@ -56,6 +57,25 @@ static flashc_status check_rows(int64_t rows, int64_t cols, flashc_dtype dtype, 
                : status;
 }
 
+static flashc_status check_outputs_apart(int64_t rows, int64_t cols, const void *x, int64_t x_row_stride, void *y,
+                                         int64_t y_row_stride, flashc_dtype dtype, float *lse)
+{
+    const flashc_tensor tensors[] = {{(void *)(uintptr_t)x, dtype, {0, 0, x_row_stride, 1}},
+                                     {y, dtype, {0, 0, y_row_stride, 1}},
+                                     {lse, FLASHC_F32, {0, 0, 1, 0}}};
+    const flashc_tensor_argument arguments[] = {{.name = "x", .tensor = &tensors[0], .size = {1, 1, rows, cols}},
+                                                {.name = "y", .tensor = &tensors[1], .size = {1, 1, rows, cols}},
+                                                {.name = "lse", .tensor = &tensors[2], .size = {1, 1, rows, 1}}};
+    for (int out = 1; out < (lse ? 3 : 2); out++)
+        for (int other = 0; other < out; other++)
+            if ((out != 1 || x != y) && flashc_tensors_overlap(&arguments[out], &arguments[other]))
+                return flashc_fail(FLASHC_ERR_ARGUMENT,
+                                   "%s: expected memory of its own%s, found %p, which overlaps %s (%p)",
+                                   arguments[out].name, out == 1 ? " or x itself" : "", tensors[out].data,
+                                   arguments[other].name, tensors[other].data);
+    return FLASHC_OK;
+}
+
 flashc_status flashc_softmax(int64_t rows, int64_t cols, const void *x, int64_t x_row_stride, void *y,
                              int64_t y_row_stride, flashc_dtype dtype, float *lse)
 {
@@ -70,6 +90,9 @@ flashc_status flashc_softmax(int64_t rows, int64_t cols, const void *x, int64_t 
         return flashc_fail(FLASHC_ERR_ARGUMENT,
                            "y: expected x's row stride %" PRId64 " where it is x itself, found %" PRId64, x_row_stride,
                            y_row_stride);
+    status = check_outputs_apart(rows, cols, x, x_row_stride, y, y_row_stride, dtype, lse);
+    if (status != FLASHC_OK)
+        return status;
     FLASHC_IN_DEFAULT_FLOAT_MODE;
     const int64_t written = cols > 0 || lse ? rows : 0; /* any number of empty rows is no work */
     for (int64_t row = 0; row < written; row++)

@@ -172,6 +172,31 @@ static void o_is_q(problem *p) { p->params.o.data = p->params.q.data; }
 static void o_is_v(problem *p) { p->params.o.data = p->params.v.data; }
 static void lse_is_k(problem *p) { p->params.lse.data = p->params.k.data; }
 static void lse_is_o(problem *p) { p->params.lse.data = p->params.o.data; }
+static void offsets_unused(problem *p)
+{
+    p->params.alignment = FLASHC_ALIGN_BOTTOM_RIGHT;
+    p->params.offsets = one_offset;
+}
+static void max_pages_alone(problem *p) { p->params.block_table.max_pages = 3; }
+static void num_pages_alone(problem *p) { p->params.block_table_v.num_pages = 3; }
+static void page_size_alone(problem *p) { p->params.block_table.page_size = 16; }
+static char odd_bytes[64] __attribute__((aligned(64)));
+static void odd_offsets(problem *p)
+{
+    p->params.alignment = FLASHC_ALIGN_EXPLICIT;
+    p->params.offsets = (void *)(odd_bytes + 4);
+}
+static void odd_seqlens_q(problem *p) { p->params.seqlens_q = (void *)(odd_bytes + 1); }
+static void odd_seqlens_k(problem *p) { p->params.seqlens_k = (void *)(odd_bytes + 4); }
+static void odd_leftpad(problem *p) { p->params.leftpad_k = (void *)(odd_bytes + 2); }
+static void odd_cu_q(problem *p) { p->params.cu_seqlens_q = (void *)(odd_bytes + 4); }
+static void odd_cu_k(problem *p) { p->params.cu_seqlens_k = (void *)(odd_bytes + 7); }
+static void odd_slopes(problem *p)
+{
+    p->params.alignment = FLASHC_ALIGN_TOP_LEFT;
+    p->params.alibi_slopes = (void *)(odd_bytes + 2);
+}
+static void odd_sinks(problem *p) { p->params.sinks = (void *)(odd_bytes + 1); }
 
 static const mistake mistakes[] = {
     {"struct_size 0", zero_struct, FLASHC_ERR_ARGUMENT, "struct_size", "found 0"},
@@ -192,7 +217,7 @@ static const mistake mistakes[] = {
     {"4 heads on 0", no_heads_k, FLASHC_ERR_ARGUMENT, "num_heads_k", "0"},
     {"q of bool", bool_q, FLASHC_ERR_ARGUMENT, "q.dtype", "bool"},
     {"k of type 77", unknown_k, FLASHC_ERR_ARGUMENT, "k.dtype", "77"},
-    {"v of type 0", zero_v, FLASHC_ERR_ARGUMENT, "v.dtype", "0"},
+    {"v of type 0", zero_v, FLASHC_ERR_ARGUMENT, "v.dtype", "found none"},
     {"o of bool", bool_o, FLASHC_ERR_ARGUMENT, "o.dtype", "bool"},
     {"lse of f16", f16_lse, FLASHC_ERR_ARGUMENT, "lse.dtype", "f16"},
     {"q NULL", null_q, FLASHC_ERR_ARGUMENT, "q.data", "NULL"},
@@ -255,6 +280,18 @@ static const mistake mistakes[] = {
     {"o is v", o_is_v, FLASHC_ERR_ARGUMENT, "o.data", "v"},
     {"lse is k", lse_is_k, FLASHC_ERR_ARGUMENT, "lse.data", "k"},
     {"o is lse", lse_is_o, FLASHC_ERR_ARGUMENT, "data", "lse"},
+    {"offsets unused", offsets_unused, FLASHC_ERR_ARGUMENT, "offsets: expected NULL without", "0x"},
+    {"max_pages alone", max_pages_alone, FLASHC_ERR_ARGUMENT, "block_table.pages: expected", "max_pages, found NULL"},
+    {"num_pages alone", num_pages_alone, FLASHC_ERR_ARGUMENT, "block_table_v.pages: expected", "num_pages"},
+    {"page_size alone", page_size_alone, FLASHC_ERR_ARGUMENT, "block_table.pages: expected", "page_size"},
+    {"offsets misaligned", odd_offsets, FLASHC_ERR_ARGUMENT, "offsets: expected an address aligned to 8", "0x"},
+    {"seqlens_q misaligned", odd_seqlens_q, FLASHC_ERR_ARGUMENT, "seqlens_q: expected an address aligned to 8", "0x"},
+    {"seqlens_k misaligned", odd_seqlens_k, FLASHC_ERR_ARGUMENT, "seqlens_k: expected an address aligned to 8", "0x"},
+    {"leftpad_k misaligned", odd_leftpad, FLASHC_ERR_ARGUMENT, "leftpad_k: expected an address aligned to 8", "0x"},
+    {"cu_seqlens_q misaligned", odd_cu_q, FLASHC_ERR_ARGUMENT, "cu_seqlens_q: expected an address aligned", "0x"},
+    {"cu_seqlens_k misaligned", odd_cu_k, FLASHC_ERR_ARGUMENT, "cu_seqlens_k: expected an address aligned", "0x"},
+    {"alibi_slopes misaligned", odd_slopes, FLASHC_ERR_ARGUMENT, "alibi_slopes: expected an address aligned to", "0x"},
+    {"sinks misaligned", odd_sinks, FLASHC_ERR_ARGUMENT, "sinks: expected an address aligned to 4", "0x"},
 };
 
 static void test_mistakes(void **state)
@@ -334,11 +371,87 @@ static void test_null(void **state)
     problem_free(&p);
 }
 
+/* One buffer [B, L, 3, H, D] of q, k and v, and one whose columns are o and lse: views that interleave. */
+static void test_interleaved_views(void **state)
+{
+    (void)state;
+    enum { B = 2, L = 9, H = 2, D = 8 };
+    static float in[B][L][3][H][D], out[B][H][L][D + 1];
+    flashc_attention_params p;
+    flashc_attention_params_init(&p, sizeof p);
+    p.batch = B, p.num_heads = p.num_heads_k = H;
+    p.seqlen_q = p.seqlen_k = L, p.head_dim = p.head_dim_v = D;
+    p.q = (flashc_tensor){in[0][0][0], FLASHC_F32, {3 * L * H * D, D, 3 * H * D, 1}};
+    p.k = p.v = p.q;
+    p.k.data = in[0][0][1], p.v.data = in[0][0][2];
+    p.o = (flashc_tensor){out[0][0][0], FLASHC_F32, {H * L * (D + 1), L * (D + 1), D + 1, 1}};
+    p.lse = p.o;
+    p.lse.data = &out[0][0][0][D];
+    assert_int_equal(flashc_attention_fwd(&p), FLASHC_OK);
+    p.o = p.q; /* the same buffer's queries */
+    assert_int_equal(flashc_attention_fwd(&p), FLASHC_ERR_ARGUMENT);
+}
+
+/* A caller of a newer version: what this one does not know must be 0. One that is shorter than the first is refused. */
+static void test_struct_versions(void **state)
+{
+    (void)state;
+    static union {
+        flashc_attention_params params;
+        char bytes[sizeof(flashc_attention_params) + 16];
+    } u;
+    static const problem_shape one = {1, 4, 2, 9, 11, 8, 6}; /* whose strides a shared prefix takes */
+    problem p;
+    problem_plain(&p, &one, FLASHC_F32, 5);
+    float sums[2][4 * 9], acc[4 * 9 * 6];
+    flashc_shared_prefix prefix;
+    flashc_shared_prefix_init(&prefix, sizeof prefix);
+    flashc_attention_state s;
+    assert_int_equal(flashc_attention_state_init(&s, sizeof s, &p.params), FLASHC_OK);
+    s.row_max = sums[0], s.row_sum = sums[1], s.acc = acc;
+    assert_int_equal(s.levels, 1);
+    assert_int_equal(flashc_attention_state_clear(&s), FLASHC_OK);
+    static const struct {
+        size_t size;
+        char byte;
+        flashc_status status;
+    } callers[] = {{sizeof u.params, 0, FLASHC_OK},
+                   {sizeof u, 0, FLASHC_OK},
+                   {sizeof u, 1, FLASHC_ERR_UNSUPPORTED},
+                   {sizeof u.params - 1, 0, FLASHC_ERR_ARGUMENT}};
+    for (size_t n = 0; n < sizeof callers / sizeof callers[0]; n++) {
+        u.params = p.params;
+        u.params.struct_size = callers[n].size;
+        u.bytes[sizeof u - 1] = callers[n].byte;
+        flashc_explanation plan = {.struct_size = sizeof plan}, own = plan;
+        flashc_attention_state made;
+        size_t size;
+        const flashc_status results[] = {
+            flashc_attention_fwd(&u.params),
+            flashc_attention_workspace_size(&u.params, &size),
+            flashc_explain(&u.params, &plan),
+            flashc_explain_items(&u.params, 0, 0, NULL),
+            flashc_attention_shared_prefix(&u.params, &prefix),
+            flashc_explain_shared_prefix(&u.params, &prefix, &plan, &own),
+            flashc_attention_state_init(&made, sizeof made, &u.params),
+            flashc_attention_accumulate_workspace_size(&s, &u.params, &size),
+            flashc_attention_accumulate(&s, &u.params),
+            flashc_attention_finish(&s, &u.params),
+        };
+        for (size_t i = 0; i < sizeof results / sizeof results[0]; i++)
+            if (results[i] != callers[n].status)
+                fail_msg("caller %zu, call %zu: %s", n, i, flashc_status_string(results[i]));
+    }
+    problem_free(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mistakes),
         cmocka_unit_test(test_mistakes_in_explain),
+        cmocka_unit_test(test_interleaved_views),
+        cmocka_unit_test(test_struct_versions),
         cmocka_unit_test(test_null),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

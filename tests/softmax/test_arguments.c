@@ -34,6 +34,34 @@ static void softmax_of_nothing(void **state)
     expect_ok(flashc_softmax(INT64_MAX / 8, 0, NULL, 0, NULL, 0, FLASHC_F32, NULL));
 }
 
+static void expect_overlap(flashc_status status, const char *name, const char *other)
+{
+    const char *message = flashc_last_error();
+    if (status != FLASHC_ERR_ARGUMENT || strncmp(message, name, strlen(name)) != 0 || !strstr(message, other))
+        fail_msg("\"%s\", expected %s and \"%s\"", status == FLASHC_OK ? "" : message, name, other);
+}
+
+/* Outputs in other arguments; rows that interleave with them are fine. */
+static void outputs_overlap(void **state)
+{
+    (void)state;
+    float a[16] = {1, 2, 3, 4, 5, 6, 7, 8}, b[16] = {0};
+    expect_overlap(flashc_softmax(2, 4, a, 4, a + 1, 4, FLASHC_F32, NULL), "y: expected", "overlaps x (");
+    expect_overlap(flashc_softmax(2, 4, a + 1, 4, a, 4, FLASHC_F32, NULL), "y: expected", "overlaps x (");
+    expect_overlap(flashc_softmax(2, 4, a, 4, b, 4, FLASHC_F32, a + 7), "lse: expected", "overlaps x (");
+    expect_overlap(flashc_softmax(2, 4, a, 4, b, 4, FLASHC_F32, b), "lse: expected", "overlaps y (");
+    for (int i = 0; i < 16; i++)
+        assert_true(a[i] == (i < 8 ? (float)(i + 1) : 0.0f) && b[i] == 0.0f);
+    expect_ok(flashc_softmax(2, 4, a, 8, a + 4, 8, FLASHC_F32, NULL));
+    expect_ok(flashc_softmax(2, 4, a, 4, a, 4, FLASHC_F32, b));
+
+    const float *os[1] = {a}, *ls[1] = {b};
+    expect_overlap(flashc_merge_partials(1, 2, 4, os, ls, a, a), "lse: expected", "overlaps o (");
+    expect_overlap(flashc_merge_partials(1, 2, 4, os, ls, b, NULL), "o: expected", "overlaps lse_parts[0] (");
+    expect_overlap(flashc_merge_partials(1, 2, 4, os, ls, b + 2, a + 6), "lse: expected", "overlaps o_parts[0] (");
+    expect_ok(flashc_merge_partials(1, 2, 4, os, ls, a, b));
+}
+
 static void softmax_refuses(void **state)
 {
     (void)state;
@@ -237,6 +265,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(softmax_of_nothing),
+        cmocka_unit_test(outputs_overlap),
         cmocka_unit_test(softmax_refuses),
         cmocka_unit_test(is_softmax_refuses),
         cmocka_unit_test(state_refuses_bad_layouts),

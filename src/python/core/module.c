@@ -15,7 +15,8 @@ static const struct {
     {"cu_seqlens_new", "cu_seqlens"}, {"seqlens_new", "seqlens"}, {"seqlen_new", "seqlen"}, {"o.data", "out"},
     {"o.", "out."}, {"of o (", "of out ("}, {".data", ""},
     {"FLASHC_ALIGN_BOTTOM_RIGHT", "'bottom-right'"}, {"chunk, found NULL", "chunk, found None"},
-    {"rotary_cos", "cos"}, {"rotary_sin", "sin"}, {"workspace_size", "workspace"},
+    {"flashc_attention_state_clear()", "clear()"}, {"rotary_cos", "cos"}, {"rotary_sin", "sin"},
+    {"workspace_size", "workspace"},
 };
 
 /* The message in the package's names; as much of it as fits. */

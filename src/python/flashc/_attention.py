@@ -137,7 +137,8 @@ def attention(
         progress(done, total) in work items, called now and then on this thread, the last time when all are done; what
         it raises cancels the call.
     workspace:
-        A writable buffer aligned to 64 bytes of flashc.explain(...).workspace_size bytes; None allocates.
+        A writable buffer aligned to 64 bytes of flashc.explain(...).workspace_size bytes; None allocates. That of the
+        most keys serves all calls of fewer, all else equal.
 
     Returns
     -------
