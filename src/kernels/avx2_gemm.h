@@ -4,7 +4,7 @@
  * What a core with a busy other thread lacks is places for instructions, not multiply-adds. A step of 4 rows and 3
  * vectors is 3 loads, 4 broadcasts and 12 multiply-adds; four of them take 80 instructions here, the loop included.
  * gcc 12 takes 45 for two, with addresses and moves between registers, and spills at four. Tiles of 48 queries take
- * 1.85 to 1.89 instructions a multiply-add in all, in place of 2.1. Zen 3, whole calls beside neighbours, medians: 5 to
+ * 1.80 to 1.87 instructions a multiply-add in all, in place of 2.1. Zen 3, whole calls beside neighbours, medians: 5 to
  * 8 % less time at head_dim 128, 1 to 9 at 64; best calls are the same.
  */
 #ifndef FLASHC_AVX2_GEMM_H

@@ -8,10 +8,10 @@
  * Instructions of a tile of 48 queries x 128 keys (scripts/count_instructions; gcc 12):
  *
  *              head_dim   Q K^T     per FMA   softmax   per score   P V       per FMA
- *   f32_neon      64      139,128    1.42      50,738      8.3      141,456    1.44
- *   f32_avx2      64      108,355    2.20      20,372      3.3      102,970    2.09
- *   f32_neon     128      286,471    1.46      50,738      8.3      282,264    1.44
- *   f32_avx2     128      209,068    2.13      20,372      3.3      205,210    2.09
+ *   f32_neon      64      136,316    1.39      50,738      8.3      141,836    1.44
+ *   f32_avx2      64       88,590    1.80      18,034      2.9       92,138    1.87
+ *   f32_neon     128      282,040    1.43      50,738      8.3      282,863    1.44
+ *   f32_avx2     128      178,374    1.81      18,034      2.9      183,565    1.87
  *
  * A vector of scores takes 28 instructions in the loop of exp against 23, seven of them copies of constants that FMLA
  * overwrites.

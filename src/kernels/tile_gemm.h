@@ -136,11 +136,13 @@ V_INLINE void gemm_registers(int rows, int vecs, gemm_mode mode, gemm_product p,
         for (int j = 0; j < vecs; j++)
             sum[r][j] = v_set1(0.0f);
 #ifdef FLASHC_OWN_GEMM_SUMS
-    for (int64_t k = 0; k < p.depth; k += upcoming->steps) {
+    int64_t k = 0;
+    do { /* once if PREFETCH_STEPS has no end: as a loop 7 % more instructions with NEON */
         prefetch_some(upcoming);
         gemm_sums(sum, rows, vecs, flashc_min(upcoming->steps, p.depth - k), p.a + k * p.a_depth, p.a_row, p.a_depth,
                   p.b + k * p.ldb, p.ldb);
-    }
+        k += upcoming->steps;
+    } while (PREFETCH_STEPS < INT32_MAX && k < p.depth);
 #else
     for (int64_t k = 0; k < p.depth; k++) {
         if (k % PREFETCH_STEPS == 0) /* as a loop over pieces of depth, 16 % slower with one vector (gcc 12) */
