@@ -46,7 +46,7 @@ static flashc_status check_sizes(const flashc_attention_params *p)
 }
 
 /* Of arrays of numbers; the tensors and block tables come later. */
-static flashc_status check_alignment(const flashc_attention_params *p)
+static flashc_status check_addresses(const flashc_attention_params *p)
 {
     const struct {
         const char *name;
@@ -183,7 +183,7 @@ flashc_status flashc_check_attention(const flashc_attention_params *params, cons
 {
     flashc_status status = check_sizes(params);
     if (status == FLASHC_OK)
-        status = check_alignment(params);
+        status = check_addresses(params);
     if (status == FLASHC_OK)
         status = flashc_check_sequences(params, state);
     if (status == FLASHC_OK)

@@ -63,9 +63,7 @@ static flashc_attention_params of_prefix(const flashc_attention_params *p, const
     all.batch = 1;
     all.cu_seqlens_q = all.cu_seqlens_k = all.seqlens_k = NULL;
     all.block_table = all.block_table_v = (flashc_block_table){.pages = NULL};
-    all.causal = 0;
-    all.alignment = FLASHC_ALIGN_UNSET;
-    all.offsets = NULL;
+    flashc_problem_forget_positions(&all);
     all.seqlen_k = prefix->seqlen;
     if (prefix->seqlen == 0) /* no work, which any kernel can do */
         all.kernel = NULL;
@@ -136,9 +134,7 @@ static flashc_status make_chunks(chunks *c, const flashc_attention_params *p, co
     flashc_attention_params whole = *p; /* as far as a state is about it */
     whole.seqlen_k = prefix->seqlen + p->seqlen_k;
     whole.cu_seqlens_k = whole.seqlens_k = NULL;
-    whole.causal = 0;
-    whole.alignment = FLASHC_ALIGN_UNSET;
-    whole.offsets = NULL;
+    flashc_problem_forget_positions(&whole);
     *c = (chunks){.shared = of_prefix(p, prefix), .own = *p};
     c->shared.workspace = c->own.workspace = NULL; /* of the caller's nobody said how large it must be */
     flashc_status status = flashc_attention_state_init(&c->state, sizeof c->state, &whole);

@@ -33,11 +33,19 @@ typedef struct flashc_problem {
     size_t workspace_size;
     flashc_progress_fn progress;
     void *progress_user_data;
-    const flashc_attention_state *state; /* NULL, or what the result goes to instead of o and lse, see stream.h */
+    const flashc_attention_state *state; /* NULL, or what the result goes to instead of o and lse, see state.h */
 } flashc_problem;
 
 /* A copy of the caller's params, which may be of another version; nothing is checked but that. */
 flashc_status flashc_problem_read_params(flashc_attention_params *ours, const flashc_attention_params *params);
+
+/* A call in which queries have no positions: nothing is hidden by them. */
+static inline void flashc_problem_forget_positions(flashc_attention_params *params)
+{
+    params->causal = 0;
+    params->alignment = FLASHC_ALIGN_UNSET;
+    params->offsets = NULL;
+}
 
 /* Checks params (argument by argument, see flashc.h) and resolves them. */
 flashc_status flashc_problem_init(flashc_problem *problem, const flashc_attention_params *params);

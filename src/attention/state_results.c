@@ -107,10 +107,8 @@ flashc_status flashc_attention_finish(const flashc_attention_state *state, const
     p.k.data = p.v.data = p.k_scale.data = p.v_scale.data = p.mask.data = p.bias.data = p.block_mask.data = NULL;
     p.seqlens_k = p.leftpad_k = p.cu_seqlens_k = NULL;
     p.block_table = p.block_table_v = (flashc_block_table){.pages = NULL};
-    p.causal = 0;
+    flashc_problem_forget_positions(&p);
     p.window_left = p.window_right = -1;
-    p.alignment = FLASHC_ALIGN_UNSET;
-    p.offsets = NULL;
     p.alibi_slopes = NULL;
     status = flashc_attention_state_check_outputs(&p);
     p.scores.data = NULL; /* of a chunk */

@@ -54,12 +54,18 @@ flashc_status flashc_check_output(const char *name, const void *data, int64_t ro
     return flashc_check_input(name, data, rows, cols, row_stride, element_size);
 }
 
+/* [n] and [m] f32. */
+static bool overlap(const void *a, int64_t n, const void *b, int64_t m)
+{
+    const uintptr_t first = (uintptr_t)a, second = (uintptr_t)b;
+    return n > 0 && m > 0 && (first < second ? second - first < (uint64_t)n * sizeof(float)
+                                             : first - second < (uint64_t)m * sizeof(float));
+}
+
 flashc_status flashc_check_apart(const char *name, const void *a, int64_t n, const char *other, const void *b,
                                  int64_t m)
 {
-    const uintptr_t first = (uintptr_t)a, second = (uintptr_t)b;
-    if (n > 0 && m > 0 && first < second + (uintptr_t)m * sizeof(float) &&
-        second < first + (uintptr_t)n * sizeof(float))
+    if (overlap(a, n, b, m))
         return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected memory of its own, found %p, which overlaps %s (%p)",
                            name, a, other, b);
     return FLASHC_OK;
@@ -67,9 +73,7 @@ flashc_status flashc_check_apart(const char *name, const void *a, int64_t n, con
 
 flashc_status flashc_check_no_overlap(const char *name, const void *a, const char *other, const void *b, int64_t n)
 {
-    uintptr_t first = (uintptr_t)a, second = (uintptr_t)b;
-    uintptr_t distance = first < second ? second - first : first - second;
-    if (n > 0 && distance != 0 && distance < (uint64_t)n * sizeof(float))
+    if (a != b && overlap(a, n, b, n))
         return flashc_fail(FLASHC_ERR_ARGUMENT, "%s: expected %s itself or no overlap with it, found a part of it",
                            name, other);
     return FLASHC_OK;
